@@ -1,0 +1,535 @@
+//! What the store keeps: decisions. Observations in here (phase, endpoint, reason) are a cache of the last look.
+//!
+//! These are stored types: bodies are JSON with a schema version, and a field that is added later has a default, so that
+//! rows of the previous release stay readable.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    context::Priority,
+    types::{
+        Actor, CellName, DataDisposition, DataId, Endpoint, Generation, Hold, HostName, IdempotencyKey, Incarnation,
+        InstanceId, InstanceSpec, Intent, OperationId, Phase, Reason, Revision, Size, TenantId, Timestamp,
+    },
+};
+
+/// What is decided about one instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceRow {
+    /// Its name.
+    pub id: InstanceId,
+    /// Its owner.
+    pub tenant: TenantId,
+    /// Where it lives: chosen before anything is made.
+    pub cell: CellName,
+    /// What the customer should have.
+    pub intent: Intent,
+    /// Rises with every accepted request.
+    pub revision: Revision,
+    /// The spec the customer wants.
+    pub wanted: Generation,
+    /// The spec that is worked with: the wanted one, or, after a failed update, a copy of the one applied last under a
+    /// generation of its own.
+    pub in_force: Generation,
+    /// The last one that was seen ready.
+    pub applied: Option<Generation>,
+    /// The making that is alive, or may be.
+    pub live: Option<LiveIncarnation>,
+    /// The number of the last making.
+    pub incarnations: u32,
+    /// The data it runs on.
+    pub data: DataId,
+    /// Whether that data was ever seen in use: from then on it must exist.
+    pub data_made: bool,
+    /// Whether what is there was seen to be what is intended. A mutating call needs `false` on disk first.
+    pub settled: bool,
+    /// Since when it is settled, or was for the last time.
+    pub settled_at: Option<Timestamp>,
+    /// The phase seen last.
+    pub phase: Option<Phase>,
+    /// The endpoint seen last.
+    pub endpoint: Option<Endpoint>,
+    /// Why it is as it is: of the last look, the last failure, or why it is parked.
+    pub reason: Option<Reason>,
+    /// Whether the engine has given up until somebody asks for something.
+    pub parked: bool,
+    /// Failures in a row.
+    pub attempts: u32,
+    /// Until when a failure keeps it from acting.
+    pub retry_at: Option<Timestamp>,
+    /// When the move that is under way counts as failed.
+    pub deadline_at: Option<Timestamp>,
+    /// When to look at it by itself. None: at rest.
+    pub due_at: Option<Timestamp>,
+    /// Who waits for it.
+    pub lane: Lane,
+    /// The operation that is open.
+    pub operation: Option<OperationId>,
+    /// The operation that created it.
+    pub created_by: OperationId,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When it is suspended for having expired.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl InstanceRow {
+    /// The generation that the next change of the spec gets.
+    #[must_use]
+    pub fn next_generation(&self) -> Generation {
+        self.wanted.max(self.in_force).next()
+    }
+}
+
+/// The making that is alive, or may be: stored before its first call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveIncarnation {
+    /// Which making.
+    pub incarnation: Incarnation,
+    /// Whether it was ever seen present. What was never seen may be called for again; what was seen and is absent now
+    /// has ended, once that is confirmed.
+    pub seen: bool,
+    /// The first of the absent reads in a row.
+    pub absent_since: Option<Timestamp>,
+    /// The last mutating call on it that is on record.
+    pub last_call: Option<Timestamp>,
+}
+
+/// The queue's lanes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lane {
+    /// Somebody waits.
+    Interactive,
+    /// Nobody waits.
+    Background,
+}
+
+impl Lane {
+    /// Every lane, most urgent first.
+    pub const ALL: [Self; 2] = [Self::Interactive, Self::Background];
+}
+
+impl From<Lane> for Priority {
+    fn from(lane: Lane) -> Self {
+        match lane {
+            Lane::Interactive => Self::Interactive,
+            Lane::Background => Self::Background,
+        }
+    }
+}
+
+/// One making, for as long as anything of it may turn up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IncarnationRow {
+    /// Which making.
+    pub incarnation: Incarnation,
+    /// Of which instance.
+    pub instance: InstanceId,
+    /// Whose.
+    pub tenant: TenantId,
+    /// Where.
+    pub cell: CellName,
+    /// On which data.
+    pub data: DataId,
+    /// How far it is.
+    pub state: IncarnationState,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// When to look for remnants of it.
+    pub due_at: Option<Timestamp>,
+}
+
+/// How far a making is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IncarnationState {
+    /// It is the instance's making, or will be.
+    Live,
+    /// A remnant of it was found and is being removed.
+    Ending,
+    /// It is over. Kept 30 days, so that a remnant is known as one.
+    Ended,
+}
+
+/// One durable data set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataRow {
+    /// Which.
+    pub id: DataId,
+    /// Whose.
+    pub tenant: TenantId,
+    /// The instance that uses it, or used it last.
+    pub instance: InstanceId,
+    /// Where it lies.
+    pub cell: CellName,
+    /// Whether an instance uses it.
+    pub state: DataState,
+    /// Since when it is in this state.
+    pub since: Timestamp,
+}
+
+/// Whether an instance uses a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataState {
+    /// One does.
+    Used,
+    /// None does, and it was kept on purpose.
+    Retained,
+}
+
+/// What a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// A new instance.
+    Create,
+    /// Another spec.
+    Update,
+    /// The same spec again, with secrets read anew.
+    Restart,
+    /// To go to zero.
+    Sleep,
+    /// To come back from zero.
+    Wake,
+    /// One more hold.
+    Suspend,
+    /// One hold less.
+    Lift,
+    /// To be removed.
+    Destroy,
+    /// To try again after being parked.
+    Retry,
+    /// To take a stranger in.
+    Adopt,
+}
+
+impl Verb {
+    /// The word for it, as everywhere else.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Restart => "restart",
+            Self::Sleep => "sleep",
+            Self::Wake => "wake",
+            Self::Suspend => "suspend",
+            Self::Lift => "lift",
+            Self::Destroy => "destroy",
+            Self::Retry => "retry",
+            Self::Adopt => "adopt",
+        }
+    }
+}
+
+/// One accepted request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Its name.
+    pub id: OperationId,
+    /// About which instance.
+    pub instance: InstanceId,
+    /// What was asked.
+    pub verb: Verb,
+    /// The instance's revision from this request on.
+    pub revision: Revision,
+    /// Who asked.
+    pub actor: Actor,
+    /// Why, in the asker's words.
+    pub reason: Option<String>,
+    /// The key that makes it repeatable.
+    pub key: Option<IdempotencyKey>,
+    /// What was asked, as a hash: the same key with another request is refused.
+    pub fingerprint: String,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// How it stands.
+    pub state: OperationState,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// Why it failed.
+    pub failure: Option<Reason>,
+}
+
+/// How an operation stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OperationState {
+    /// Under way.
+    Pending,
+    /// What was asked is so.
+    Done,
+    /// The engine gave up; the failure says why.
+    Failed,
+    /// A newer request took its place.
+    Superseded,
+}
+
+impl OperationState {
+    /// Whether it will not change any more.
+    #[must_use]
+    pub const fn is_ended(self) -> bool {
+        !matches!(self, Self::Pending)
+    }
+
+    /// The word for it, as everywhere else.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Superseded => "superseded",
+        }
+    }
+}
+
+/// Something that happened, before the store gave it a place in the order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewEvent {
+    /// About which instance; none: about a cell or the whole control plane.
+    pub instance: Option<InstanceId>,
+    /// When.
+    pub at: Timestamp,
+    /// The instance's revision then.
+    pub revision: Option<Revision>,
+    /// Who caused it; none: the engine.
+    pub actor: Option<Actor>,
+    /// Why, in the asker's words.
+    pub reason: Option<String>,
+    /// What.
+    pub what: EventKind,
+}
+
+/// Something that happened, at its place in the order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its place: rises from event to event; a reader that goes on from the last one it saw misses nothing.
+    pub position: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: NewEvent,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum EventKind {
+    /// A request was accepted.
+    Accepted {
+        /// What was asked.
+        verb: Verb,
+        /// Its operation.
+        operation: OperationId,
+        /// The hold that was put on or lifted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hold: Option<Hold>,
+    },
+    /// An operation ended.
+    OperationEnded {
+        /// Which.
+        operation: OperationId,
+        /// How.
+        state: OperationState,
+    },
+    /// A new making begins.
+    IncarnationStarted {
+        /// Which.
+        incarnation: Incarnation,
+    },
+    /// A making is over.
+    IncarnationEnded {
+        /// Which.
+        incarnation: Incarnation,
+    },
+    /// Another phase was seen.
+    PhaseChanged {
+        /// The one before.
+        from: Option<Phase>,
+        /// The one seen; none: absent.
+        to: Option<Phase>,
+        /// Why, where there is something to say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detail: Option<Reason>,
+    },
+    /// What was settled is not what it should be any more.
+    Drifted {
+        /// What was found.
+        found: String,
+    },
+    /// A step failed and will be tried again.
+    Retrying {
+        /// What went wrong.
+        failure: Reason,
+        /// Failures in a row.
+        attempts: u32,
+        /// In how many milliseconds it is tried again.
+        again_ms: u64,
+    },
+    /// The engine gave up until somebody asks for something.
+    Parked {
+        /// Why.
+        failure: Reason,
+    },
+    /// Something of an ended making was found and is being removed.
+    RemnantFound {
+        /// Which making.
+        incarnation: Incarnation,
+    },
+    /// Something of ours that the store never knew was found. It is left alone until somebody decides.
+    StrangerFound {
+        /// Which making.
+        incarnation: Incarnation,
+        /// Where.
+        cell: CellName,
+    },
+    /// Somebody decided about a stranger.
+    StrangerResolved {
+        /// Which making.
+        incarnation: Incarnation,
+        /// What was decided: `adopt` or `forget`.
+        decision: String,
+    },
+    /// A cell's drift actions stopped: too much vanished at once.
+    DriftFrozen {
+        /// Which cell.
+        cell: CellName,
+        /// What was found.
+        found: String,
+    },
+    /// Somebody confirmed what the drift pass found.
+    DriftConfirmed {
+        /// Which cell.
+        cell: CellName,
+    },
+    /// All work at providers was stopped or let go on.
+    Freeze {
+        /// Whether it is stopped.
+        frozen: bool,
+    },
+    /// The instance and all that was kept of it is gone. The last event of an instance.
+    Forgotten {
+        /// What became of its data.
+        data: DataDisposition,
+    },
+}
+
+/// An instance's row with what is needed to act on it.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// The row.
+    pub row: Arc<InstanceRow>,
+    /// Its version in the store.
+    pub version: u64,
+    /// The specs that the row refers to: wanted, in force, applied.
+    pub specs: BTreeMap<Generation, Arc<InstanceSpec>>,
+}
+
+impl Record {
+    /// The spec of a generation that the row refers to.
+    ///
+    /// # Panics
+    /// When the store broke its promise to keep it.
+    #[must_use]
+    pub fn spec(&self, generation: Generation) -> &Arc<InstanceSpec> {
+        self.specs.get(&generation).expect("a store keeps every spec that a row refers to")
+    }
+}
+
+/// What one cell holds and has promised.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CellUsage {
+    /// Instances that have a place there.
+    pub instances: u64,
+    /// Thousandths of a CPU promised.
+    pub cpu_millis: u64,
+    /// Mebibytes of memory promised.
+    pub memory_mib: u64,
+    /// Mebibytes of data promised.
+    pub data_mib: u64,
+}
+
+/// How much one cell can hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Instances.
+    pub instances: u64,
+    /// Thousandths of a CPU.
+    pub cpu_millis: u64,
+    /// Mebibytes of memory.
+    pub memory_mib: u64,
+    /// Mebibytes of data.
+    pub data_mib: u64,
+}
+
+impl Capacity {
+    /// No bound.
+    pub const UNBOUNDED: Self =
+        Self { instances: u64::MAX, cpu_millis: u64::MAX, memory_mib: u64::MAX, data_mib: u64::MAX };
+
+    /// Which resource this usage exceeds, if any: its name, how much is used, how much there is.
+    #[must_use]
+    pub fn exceeded_by(&self, usage: &CellUsage) -> Option<(&'static str, u64, u64)> {
+        [
+            ("instances", usage.instances, self.instances),
+            ("cpu_millis", usage.cpu_millis, self.cpu_millis),
+            ("memory_mib", usage.memory_mib, self.memory_mib),
+            ("data_mib", usage.data_mib, self.data_mib),
+        ]
+        .into_iter()
+        .find(|(_, used, capacity)| used > capacity)
+    }
+}
+
+/// What is reserved for an instance, in the transaction that accepts its spec. Replaces what it had reserved before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reservation {
+    /// In which cell.
+    pub cell: CellName,
+    /// How much that cell can hold.
+    pub capacity: Capacity,
+    /// Compute.
+    pub size: Size,
+    /// Mebibytes of data.
+    pub data_mib: u32,
+    /// Host names, unique in the control plane.
+    pub host_names: Vec<HostName>,
+}
+
+/// What is recorded of a cell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CellRow {
+    /// Its name.
+    pub name: CellName,
+    /// The provider's identity, as seen first.
+    pub identity: Option<String>,
+    /// Why its drift actions are frozen.
+    pub drift_frozen: Option<String>,
+}
+
+/// Something of ours that the store never knew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stranger {
+    /// Which making.
+    pub incarnation: Incarnation,
+    /// Of which instance, by its mark.
+    pub instance: InstanceId,
+    /// Where it was found.
+    pub cell: CellName,
+    /// When it was found first.
+    pub found_at: Timestamp,
+}
+
+/// A control plane process's right to write, until a newer session takes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Session {
+    /// Its number. Writes with an older number than the newest session that excludes it are refused.
+    pub epoch: u64,
+    /// After how much silence it lapses. None: it holds until closed, as nobody else can open the store.
+    pub lapses_after: Option<Duration>,
+}

@@ -1,0 +1,24 @@
+//! The words of the project, as types.
+
+mod capabilities;
+mod id;
+mod incarnation;
+mod intent;
+mod observed;
+mod spec;
+mod spec_format;
+mod target;
+mod time;
+
+pub use capabilities::{Capabilities, SecretSupport, SizeMax};
+pub use id::{
+    Actor, CellName, ControlPlaneId, DataId, Hold, HostName, IdempotencyKey, InstanceId, InvalidName, LabelKey,
+    LabelValue, OperationId, TenantId, VariableName,
+};
+pub use incarnation::{Incarnation, InvalidIncarnation};
+pub use intent::{DataDisposition, Generation, Intent, Power, Revision, TargetState};
+pub use observed::{Endpoint, Observed, Phase, Present, Reason};
+pub use spec::{DataVolume, ExpiryPolicy, IdlePolicy, InstanceSpec, InvalidSpec, Size, Workload};
+pub use spec_format::SpecFormat;
+pub use target::{DataSource, Owned, OwnedKind, Target};
+pub use time::Timestamp;
