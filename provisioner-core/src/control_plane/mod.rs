@@ -1,172 +1,358 @@
 //! The façade that a signup service uses.
 
+mod accept;
+mod builder;
+mod operation;
 mod request;
+mod strangers;
 mod view;
 
 use std::{sync::Arc, time::Duration};
 
 use futures::stream::BoxStream;
+use tracing::info;
 
+pub use builder::ControlPlaneBuilder;
+pub use operation::OperationHandle;
 pub use request::{NewInstance, Request};
 pub use view::{FleetCounts, Instance, Page, ProvisioningSlo};
 
+use self::accept::Ask;
 use crate::{
-    engine::EngineConfig,
-    error::Result,
-    placement::Cell,
-    seams::Seams,
-    secret::SecretResolver,
-    store::{DataRow, Event, InstanceFilter, Operation, Store, Stranger},
-    types::{CellName, DataDisposition, DataId, Hold, Incarnation, InstanceId, InstanceSpec, OperationId, TenantId},
+    engine::{DriftReport, Engine, cells::CellHandle, draft::Draft, drift},
+    error::{Error, ErrorKind, Result},
+    placement::{NamedOrOnly, Placement},
+    store::{DataRow, Event, InstanceFilter, Lane, Operation, Store, StoreError, Verb},
+    types::{CellName, DataDisposition, DataId, Hold, InstanceId, InstanceSpec, OperationId, TenantId},
 };
 
-/// The engine and its store. A clone is the same control plane.
+/// How often a request is tried when others change the same row at the same moment.
+const TRIES: usize = 32;
+/// The longest page.
+const PAGE_MAX: usize = 1000;
+/// How many creations the provisioning figures are made of at most: the newest ones.
+const SLO_SAMPLES: usize = 10_000;
+
+/// The engine and its store: takes intents, makes them true, keeps them true. A clone is the same control plane.
+///
+/// Every verb returns once the intent is on disk, and answers with the operation; killing the process at any moment
+/// afterwards loses nothing. What it started goes on in the background: [`OperationHandle::wait`] waits for it.
+///
+/// # Errors
+/// All verbs answer [`NotFound`](ErrorKind::NotFound) for an instance that is not there,
+/// [`Conflict`](ErrorKind::Conflict) for what contradicts the instance's state or the expected revision,
+/// [`InvalidSpec`](ErrorKind::InvalidSpec) naming the field, [`CellMissing`](ErrorKind::CellMissing) when the instance's
+/// cell is not configured, and [`StoreFull`](ErrorKind::StoreFull) or [`Unavailable`](ErrorKind::Unavailable) when the
+/// store could not take the request: then nothing was accepted.
+///
+/// # Cancellation
+/// A verb whose future is dropped was accepted or was not; with an idempotency key, asking again tells.
 #[derive(Debug, Clone)]
-pub struct ControlPlane {}
-
-/// A control plane to be.
-#[derive(Debug)]
-pub struct ControlPlaneBuilder {}
-
-impl ControlPlaneBuilder {
-    /// With this cell too.
-    #[must_use]
-    pub fn cell(self, _cell: Cell) -> Self {
-        unimplemented!()
-    }
-    /// With this resolver of secrets. Without one, every reference is refused.
-    #[must_use]
-    pub fn secrets(self, _secrets: Arc<dyn SecretResolver>) -> Self {
-        unimplemented!()
-    }
-    /// With this configuration.
-    #[must_use]
-    pub fn config(self, _config: EngineConfig) -> Self {
-        unimplemented!()
-    }
-    /// With these seams.
-    #[must_use]
-    pub fn seams(self, _seams: Seams) -> Self {
-        unimplemented!()
-    }
-    /// Opens a session with the store and starts the engine.
-    pub async fn start(self) -> Result<ControlPlane> {
-        unimplemented!()
-    }
+pub struct ControlPlane {
+    engine: Arc<Engine>,
 }
 
 impl ControlPlane {
-    pub fn builder(_store: Arc<dyn Store>) -> ControlPlaneBuilder {
-        unimplemented!()
+    /// A control plane on this store, to be given cells and started.
+    pub fn builder(store: Arc<dyn Store>) -> ControlPlaneBuilder {
+        ControlPlaneBuilder::new(store)
     }
-    pub async fn create(&self, _new: NewInstance, _request: Request) -> Result<OperationHandle> {
-        unimplemented!()
+
+    // Requests
+
+    /// Asks for a new instance. Without a key, the same id with the same request answers with the operation that exists.
+    ///
+    /// # Errors
+    /// Besides the common ones: `Conflict` when the id or a host name is taken, `QuotaExceeded` when the cell is full.
+    pub async fn create(&self, new: NewInstance, request: Request) -> Result<OperationHandle> {
+        let engine = &self.engine;
+        let spec = Arc::new(new.spec.clone());
+        let fingerprint = creation_fingerprint(&new);
+        let name = NamedOrOnly.choose(&new, &engine.cells.values().map(|cell| &cell.cell).collect::<Vec<_>>())?;
+        let cell = &engine.cells[&name].cell;
+        let now = engine.now();
+        let id = engine.seams.random.operation_id(now);
+        let data = new.data.clone().unwrap_or_else(|| engine.seams.random.data_id());
+        let row = accept::new_row(&new, cell, data, id.clone(), now);
+        let operation =
+            accept::operation(Verb::Create, &new.id, row.revision, &request, fingerprint.clone(), (id, now));
+        let mut draft = Draft::new(row, Arc::clone(&spec), now);
+        draft.reserve(accept::reservation(cell, &spec));
+        if let Some(data) = new.data.clone() {
+            draft.take_data(data);
+            draft.data(crate::store::DataState::Used);
+        }
+        draft.open_operation(operation.clone(), None);
+        match self.commit(&mut draft).await {
+            Ok(()) => {
+                info!(instance = %new.id, operation = %operation.id, "create accepted");
+                Ok(self.handle(operation))
+            }
+            Err(StoreError::KeyUsed(used)) => self.repeated(*used, &fingerprint),
+            Err(StoreError::Exists) => self.existing(&new, &request, &fingerprint).await,
+            Err(error) => Err(accept::refused(error, "create", &new.id)),
+        }
     }
-    pub async fn update(&self, _id: &InstanceId, _spec: InstanceSpec, _request: Request) -> Result<OperationHandle> {
-        unimplemented!()
+
+    /// Asks for another spec. An instance that sleeps takes it up when it wakes.
+    ///
+    /// # Errors
+    /// The common ones.
+    pub async fn update(&self, id: &InstanceId, spec: InstanceSpec, request: Request) -> Result<OperationHandle> {
+        self.ask(id, Ask::Update(Arc::new(spec)), request).await
     }
-    pub async fn restart(&self, _id: &InstanceId, _request: Request) -> Result<OperationHandle> {
-        unimplemented!()
+
+    /// Asks for a restart on the same spec, with secrets read anew.
+    ///
+    /// # Errors
+    /// The common ones.
+    pub async fn restart(&self, id: &InstanceId, request: Request) -> Result<OperationHandle> {
+        self.ask(id, Ask::Restart, request).await
     }
-    pub async fn sleep(&self, _id: &InstanceId, _request: Request) -> Result<OperationHandle> {
-        unimplemented!()
+
+    /// Asks to go to zero: asleep, data kept.
+    ///
+    /// # Errors
+    /// The common ones.
+    pub async fn sleep(&self, id: &InstanceId, request: Request) -> Result<OperationHandle> {
+        self.ask(id, Ask::Sleep, request).await
     }
-    pub async fn wake(&self, _id: &InstanceId, _request: Request) -> Result<OperationHandle> {
-        unimplemented!()
+
+    /// Asks to come back from zero.
+    ///
+    /// # Errors
+    /// The common ones; `Conflict` while it is suspended.
+    pub async fn wake(&self, id: &InstanceId, request: Request) -> Result<OperationHandle> {
+        self.ask(id, Ask::Wake, request).await
     }
-    pub async fn suspend(&self, _id: &InstanceId, _hold: Hold, _request: Request) -> Result<OperationHandle> {
-        unimplemented!()
+
+    /// Puts a hold on: it is stopped until the last hold is lifted.
+    ///
+    /// # Errors
+    /// The common ones.
+    pub async fn suspend(&self, id: &InstanceId, hold: Hold, request: Request) -> Result<OperationHandle> {
+        self.ask(id, Ask::Suspend(hold), request).await
     }
-    pub async fn lift(&self, _id: &InstanceId, _hold: &Hold, _request: Request) -> Result<OperationHandle> {
-        unimplemented!()
+
+    /// Lifts one hold; the others stay.
+    ///
+    /// # Errors
+    /// The common ones; `Conflict` when it is not held for this.
+    pub async fn lift(&self, id: &InstanceId, hold: &Hold, request: Request) -> Result<OperationHandle> {
+        self.ask(id, Ask::Lift(hold.clone()), request).await
     }
-    pub async fn destroy(
-        &self,
-        _id: &InstanceId,
-        _data: DataDisposition,
-        _request: Request,
-    ) -> Result<OperationHandle> {
-        unimplemented!()
+
+    /// Asks for its removal. Final.
+    ///
+    /// # Errors
+    /// The common ones.
+    pub async fn destroy(&self, id: &InstanceId, data: DataDisposition, request: Request) -> Result<OperationHandle> {
+        self.ask(id, Ask::Destroy(data), request).await
     }
-    pub async fn retry(&self, _id: &InstanceId, _request: Request) -> Result<OperationHandle> {
-        unimplemented!()
+
+    /// Asks to try again what was parked.
+    ///
+    /// # Errors
+    /// The common ones; `Conflict` when it is not parked.
+    pub async fn retry(&self, id: &InstanceId, request: Request) -> Result<OperationHandle> {
+        self.ask(id, Ask::Retry, request).await
     }
-    /// NotFound when there is none, or no more.
-    pub async fn get(&self, _id: &InstanceId) -> Result<Instance> {
-        unimplemented!()
+
+    async fn ask(&self, id: &InstanceId, ask: Ask, request: Request) -> Result<OperationHandle> {
+        let verb = ask.verb().as_str();
+        let engine = &self.engine;
+        let read = |error: StoreError| error.into_error(verb).with_instance(id);
+        for _ in 0..TRIES {
+            if let Some(key) = &request.key
+                && let Some(used) = engine.store.operation_of_key(key).await.map_err(read)?
+                && engine.now().since(used.accepted_at) < crate::store::KEY_KEPT
+            {
+                return self.repeated(used, &ask.fingerprint(id));
+            }
+            let record = engine.store.instance(id).await.map_err(read)?.ok_or_else(|| not_found(verb, id))?;
+            let cell = self.cell(&record.row.cell, verb)?;
+            let now = engine.now();
+            let mut draft = Draft::of(&record, now);
+            accept::accept(&mut draft, cell, &ask, &request, (engine.seams.random.operation_id(now), now))?;
+            let operation = draft.opened().clone();
+            match self.commit(&mut draft).await {
+                Ok(()) => {
+                    info!(instance = %id, verb, operation = %operation.id, "accepted");
+                    return Ok(self.handle(operation));
+                }
+                Err(StoreError::Stale) => {}
+                Err(StoreError::KeyUsed(used)) => return self.repeated(*used, &ask.fingerprint(id)),
+                Err(error) => return Err(accept::refused(error, verb, id)),
+            }
+        }
+        let error = Error::new(ErrorKind::Unavailable, verb).with_instance(id);
+        Err(error.with_message("too many others change it at this moment"))
     }
+
+    /// Commits a draft and hands the row over to the engine.
+    async fn commit(&self, draft: &mut Draft) -> Result<(), StoreError> {
+        let (change, row) = draft.to_change(Some(self.engine.epoch));
+        let committed = self.engine.commit(change).await?;
+        self.engine.offer(draft.to_record(row, committed.version), Lane::Interactive);
+        Ok(())
+    }
+
+    fn cell(&self, name: &CellName, operation: &'static str) -> Result<&Arc<CellHandle>> {
+        self.engine.cells.get(name).ok_or_else(|| {
+            Error::new(ErrorKind::CellMissing, operation).with_message(format!("cell {name} is not configured"))
+        })
+    }
+
+    fn handle(&self, operation: Operation) -> OperationHandle {
+        OperationHandle::new(Arc::clone(&self.engine), operation)
+    }
+
+    /// The answer to a key that was used already.
+    fn repeated(&self, used: Operation, fingerprint: &str) -> Result<OperationHandle> {
+        if used.fingerprint == fingerprint {
+            return Ok(self.handle(used));
+        }
+        Err(accept::refused(StoreError::KeyUsed(Box::new(used.clone())), used.verb.as_str(), &used.instance))
+    }
+
+    /// The answer to the creation of what exists: the operation that made it, if it was asked for in the same words.
+    async fn existing(&self, new: &NewInstance, request: &Request, fingerprint: &str) -> Result<OperationHandle> {
+        let read = |error: StoreError| error.into_error("create").with_instance(&new.id);
+        let taken = || accept::refused(StoreError::Exists, "create", &new.id);
+        if let Some(key) = &request.key {
+            let used = self.engine.store.operation_of_key(key).await.map_err(read)?;
+            return used.map_or_else(|| Err(taken()), |used| self.repeated(used, fingerprint));
+        }
+        let record = self.engine.store.instance(&new.id).await.map_err(read)?.ok_or_else(taken)?;
+        if record.row.intent.gone.is_some() {
+            return Err(taken());
+        }
+        let made_by = self.engine.store.operation(&record.row.created_by).await.map_err(read)?.ok_or_else(taken)?;
+        if made_by.fingerprint == fingerprint { Ok(self.handle(made_by)) } else { Err(taken()) }
+    }
+
+    // Reads
+
+    /// One instance.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) when there is none, or no more.
+    pub async fn get(&self, id: &InstanceId) -> Result<Instance> {
+        let record = self.engine.store.instance(id).await.map_err(|error| error.into_error("get"))?;
+        record.as_ref().map(Instance::from).ok_or_else(|| not_found("get", id))
+    }
+
+    /// Instances in the order of their ids, after the given one; up to 1,000 at a time.
+    ///
+    /// # Errors
+    /// What the store answers.
     pub async fn list(
         &self,
-        _filter: &InstanceFilter,
-        _after: Option<&InstanceId>,
-        _limit: usize,
+        filter: &InstanceFilter,
+        after: Option<&InstanceId>,
+        limit: usize,
     ) -> Result<Page<Instance>> {
-        unimplemented!()
+        let limit = limit.clamp(1, PAGE_MAX);
+        let records =
+            self.engine.store.instances(filter, after, limit + 1).await.map_err(|error| error.into_error("list"))?;
+        Ok(Page::cut(records.iter().map(Instance::from).collect(), limit))
     }
-    pub async fn events(&self, _instance: Option<&InstanceId>, _after: u64, _limit: usize) -> Result<Page<Event>> {
-        unimplemented!()
+
+    /// Events after a position, of one instance or of all, in order; up to 1,000 at a time.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn events(&self, instance: Option<&InstanceId>, after: u64, limit: usize) -> Result<Page<Event>> {
+        let limit = limit.clamp(1, PAGE_MAX);
+        let events = self
+            .engine
+            .store
+            .events(instance, after, limit + 1)
+            .await
+            .map_err(|error| error.into_error("list events"))?;
+        Ok(Page::cut(events, limit))
     }
-    /// Events after a position as they come: first those that are there, then live. Never ends by itself but at shutdown.
-    pub fn follow(&self, _instance: Option<InstanceId>, _after: u64) -> BoxStream<'static, Result<Event>> {
-        unimplemented!()
+
+    /// Events after a position as they come: first those that are there, then live, in order and without gaps. Ends when
+    /// the control plane shuts down.
+    #[must_use]
+    pub fn follow(&self, instance: Option<InstanceId>, after: u64) -> BoxStream<'static, Result<Event>> {
+        operation::follow(Arc::clone(&self.engine), instance, after)
     }
+
     /// The position of the last event so far.
+    #[must_use]
     pub fn position(&self) -> u64 {
-        unimplemented!()
+        *self.engine.store.positions().borrow()
     }
-    pub async fn operation(&self, _id: &OperationId) -> Result<OperationHandle> {
-        unimplemented!()
+
+    /// An operation that was accepted before. Kept 30 days after its end.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) when there is none, or no more.
+    pub async fn operation(&self, id: &OperationId) -> Result<OperationHandle> {
+        let operation = self.engine.store.operation(id).await.map_err(|error| error.into_error("get operation"))?;
+        let missing = || Error::new(ErrorKind::NotFound, "get operation").with_message(format!("no operation {id}"));
+        operation.map(|operation| self.handle(operation)).ok_or_else(missing)
     }
-    pub async fn data(
-        &self,
-        _tenant: Option<&TenantId>,
-        _after: Option<&DataId>,
-        _limit: usize,
-    ) -> Result<Page<DataRow>> {
-        unimplemented!()
+
+    /// Durable data sets in the order of their ids, after the given one: of a tenant or of all.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn data(&self, tenant: Option<&TenantId>, after: Option<&DataId>, limit: usize) -> Result<Page<DataRow>> {
+        let limit = limit.clamp(1, PAGE_MAX);
+        let rows =
+            self.engine.store.data(tenant, after, limit + 1).await.map_err(|error| error.into_error("list data"))?;
+        Ok(Page::cut(rows, limit))
     }
-    pub async fn strangers(&self) -> Result<Vec<Stranger>> {
-        unimplemented!()
-    }
-    pub async fn adopt(&self, _stranger: Incarnation, _new: NewInstance, _request: Request) -> Result<OperationHandle> {
-        unimplemented!()
-    }
-    pub async fn forget(&self, _stranger: Incarnation, _request: Request) -> Result<()> {
-        unimplemented!()
-    }
-    pub async fn freeze(&self, _frozen: bool, _request: Request) -> Result<()> {
-        unimplemented!()
-    }
-    pub async fn confirm_drift(&self, _cell: &CellName, _request: Request) -> Result<()> {
-        unimplemented!()
-    }
+
+    /// The fleet in numbers.
+    ///
+    /// # Errors
+    /// What the store answers.
     pub async fn counts(&self) -> Result<FleetCounts> {
-        unimplemented!()
+        let counts = self.engine.store.counts().await.map_err(|error| error.into_error("count"))?;
+        let mut fleet = FleetCounts::default();
+        for (cell, phase, count) in counts {
+            *fleet.by_cell.entry(cell).or_default().entry(phase).or_default() += count;
+        }
+        Ok(fleet)
     }
-    pub async fn slo(&self, _window: Duration) -> Result<ProvisioningSlo> {
-        unimplemented!()
+
+    /// How provisioning went in this window of time up to now: the newest 10,000 creations of it.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn slo(&self, window: Duration) -> Result<ProvisioningSlo> {
+        let since = self.engine.now().before(window);
+        let times = self.engine.store.provisioning_times(since, SLO_SAMPLES).await;
+        Ok(ProvisioningSlo::of(times.map_err(|error| error.into_error("measure"))?))
     }
-    /// Stops new work, waits for calls in flight and their records, closes the session.
+
+    /// Stops new work, waits for calls in flight and their records, closes the session. What is not done yet goes on at
+    /// the next start.
+    ///
+    /// # Errors
+    /// What the store answers to the end of the session.
     pub async fn shutdown(&self) -> Result<()> {
-        unimplemented!()
+        self.engine.shutdown().await.map_err(|error| error.into_error("shut down"))
+    }
+
+    /// Compares a cell with the store now, instead of when its turn comes.
+    ///
+    /// # Errors
+    /// When the provider cannot be listed or is not the one that the store knows.
+    pub async fn check_drift(&self, cell: &CellName) -> Result<DriftReport> {
+        drift::pass(&self.engine, self.cell(cell, "check drift")?).await
     }
 }
 
-/// An accepted request: can be waited for and followed.
-#[derive(Debug, Clone)]
-pub struct OperationHandle {}
+fn not_found(operation: &'static str, id: &InstanceId) -> Error {
+    Error::new(ErrorKind::NotFound, operation).with_instance(id)
+}
 
-impl OperationHandle {
-    /// The operation as it was when the handle was made.
-    pub fn operation(&self) -> &Operation {
-        unimplemented!()
-    }
-    /// Waits until it ended (done, failed or superseded) and answers with how.
-    pub async fn wait(&self) -> Result<Operation> {
-        unimplemented!()
-    }
-    /// The events of its instance from its acceptance on, until it ended.
-    pub fn progress(&self) -> BoxStream<'static, Result<Event>> {
-        unimplemented!()
-    }
+fn creation_fingerprint(new: &NewInstance) -> String {
+    let parts = serde_json::json!([new.tenant, new.spec, new.cell, new.data]);
+    accept::fingerprint(Verb::Create, &new.id, &parts.to_string())
 }

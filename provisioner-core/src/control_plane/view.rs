@@ -87,6 +87,15 @@ pub struct Page<T> {
     pub more: bool,
 }
 
+impl<T> Page<T> {
+    /// A page of what was read with one item beyond its limit, if there was one.
+    pub(super) fn cut(mut items: Vec<T>, limit: usize) -> Self {
+        let more = items.len() > limit;
+        items.truncate(limit);
+        Self { items, more }
+    }
+}
+
 /// The fleet in numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FleetCounts {
@@ -108,6 +117,19 @@ pub struct ProvisioningSlo {
 }
 
 impl ProvisioningSlo {
+    /// The figures of creations that ended: how many milliseconds each took, and whether it succeeded.
+    pub(super) fn of(times: Vec<(u64, bool)>) -> Self {
+        let failed = times.iter().filter(|(_, succeeded)| !succeeded).count() as u64;
+        let mut took: Vec<u64> = times.into_iter().filter(|(_, succeeded)| *succeeded).map(|(ms, _)| ms).collect();
+        took.sort_unstable();
+        // The smallest time that at least this many per cent did not exceed.
+        let percentile = |percent: usize| {
+            let rank = (took.len() * percent).div_ceil(100);
+            took.get(rank.checked_sub(1)?).copied().map(Duration::from_millis)
+        };
+        Self { succeeded: took.len() as u64, failed, p50: percentile(50), p99: percentile(99) }
+    }
+
     /// The part that succeeded, from 0 to 1; 1 when nothing ended.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
@@ -116,5 +138,20 @@ impl ProvisioningSlo {
             0 => 1.0,
             all => self.succeeded as f64 / all as f64,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_times_that_were_seen() {
+        let slo = ProvisioningSlo::of((1..=200).map(|ms| (ms, ms != 200)).collect());
+        assert_eq!((slo.succeeded, slo.failed), (199, 1));
+        assert_eq!(slo.p50, Some(Duration::from_millis(100)));
+        assert_eq!(slo.p99, Some(Duration::from_millis(198)));
+        assert_eq!(ProvisioningSlo::of(Vec::new()).p99, None);
+        assert!((ProvisioningSlo::default().success_rate() - 1.0).abs() < f64::EPSILON);
     }
 }

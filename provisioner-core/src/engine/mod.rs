@@ -1,46 +1,205 @@
 //! Makes intents true and keeps them true.
+//!
+//! [`plan`](plan::plan) decides, [`run`] does what it says, [`cells`] keeps one loop per cell going, [`drift`] compares
+//! slowly, [`remnants`] cleans up after calls that came too late. Only the [`ControlPlane`](crate::ControlPlane) talks to
+//! it.
 
-use std::time::Duration;
+mod backoff;
+pub(crate) mod cells;
+mod config;
+pub(crate) mod draft;
+pub(crate) mod drift;
+mod plan;
+mod queue;
+mod remnants;
+mod run;
+mod upkeep;
+mod waiters;
 
-/// How the engine goes about its work.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct EngineConfig {
-    /// How long a move may take, retries included, before it is parked.
-    pub move_deadline: Duration,
-    /// How long one call to a backend may take before its answer counts as lost.
-    pub call_timeout: Duration,
-    /// The first delay after a failure; doubles from failure to failure, with full jitter.
-    pub backoff_min: Duration,
-    /// The longest delay after a failure.
-    pub backoff_max: Duration,
-    /// How many failures in a row park an instance.
-    pub attempts_max: u32,
-    /// How long an instance must have been settled for its next failure to count as the first.
-    pub stable_after: Duration,
-    /// How often each cell is compared with the store, give or take a quarter.
-    pub drift_interval: Duration,
-    /// How many instances of a cell may vanish between two drift passes before its drift actions freeze.
-    pub vanished_max: u64,
-    /// Which share of a cell's instances, in percent.
-    pub vanished_percent_max: u64,
-    /// How long events, ended operations and ended makings are kept.
-    pub kept: Duration,
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::error;
+
+pub use config::EngineConfig;
+pub use drift::DriftReport;
+pub use plan::{Step, plan};
+
+use self::{cells::CellHandle, draft::Draft, waiters::Waiters};
+use crate::{
+    context::{OpContext, Priority},
+    error::{Chain, Effect, Error, ErrorKind, Result},
+    provisioner::Provisioner,
+    seams::Seams,
+    secret::SecretResolver,
+    store::{Change, Committed, Lane, Record, Store, StoreError},
+    types::{CellName, InstanceId, Timestamp},
+};
+
+/// What every part of a running control plane shares.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) config: EngineConfig,
+    pub(crate) seams: Seams,
+    pub(crate) secrets: Arc<dyn SecretResolver>,
+    pub(crate) cells: BTreeMap<CellName, Arc<CellHandle>>,
+    pub(crate) waiters: Waiters,
+    /// The number of this process's session: every write carries it.
+    pub(crate) epoch: u64,
+    pub(crate) started_at: Timestamp,
+    /// Stops all work.
+    pub(crate) cancel: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    frozen: AtomicBool,
 }
 
-impl Default for EngineConfig {
-    fn default() -> Self {
-        Self {
-            move_deadline: Duration::from_secs(600),
-            call_timeout: Duration::from_secs(60),
-            backoff_min: Duration::from_millis(500),
-            backoff_max: Duration::from_secs(300),
-            attempts_max: 10,
-            stable_after: Duration::from_secs(600),
-            drift_interval: Duration::from_secs(3600),
-            vanished_max: 20,
-            vanished_percent_max: 20,
-            kept: Duration::from_secs(30 * 24 * 3600),
+/// What an engine is made of.
+#[derive(Debug)]
+pub(crate) struct EngineParts {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) config: EngineConfig,
+    pub(crate) seams: Seams,
+    pub(crate) secrets: Arc<dyn SecretResolver>,
+    pub(crate) cells: Vec<CellHandle>,
+    pub(crate) epoch: u64,
+    pub(crate) frozen: bool,
+}
+
+impl Engine {
+    /// Starts the loops of all cells.
+    pub(crate) fn start(parts: EngineParts) -> Arc<Self> {
+        let engine = Arc::new(Self {
+            started_at: parts.seams.clock.now(),
+            store: parts.store,
+            config: parts.config,
+            seams: parts.seams,
+            secrets: parts.secrets,
+            cells: parts.cells.into_iter().map(|cell| (cell.name.clone(), Arc::new(cell))).collect(),
+            waiters: Waiters::default(),
+            epoch: parts.epoch,
+            cancel: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            frozen: AtomicBool::new(parts.frozen),
+        });
+        for cell in engine.cells.values() {
+            engine.tasks.spawn(cells::work(Arc::clone(&engine), Arc::clone(cell)));
+            engine.tasks.spawn(drift::patrol(Arc::clone(&engine), Arc::clone(cell)));
+        }
+        engine.tasks.spawn(upkeep::sort_out_cells(Arc::clone(&engine)));
+        engine.tasks.spawn(upkeep::prune(Arc::clone(&engine)));
+        engine
+    }
+
+    /// Stops new work, waits for calls in flight and their records, closes the session.
+    pub(crate) async fn shutdown(&self) -> Result<(), StoreError> {
+        self.cancel.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.store.close_session(self.epoch).await
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.seams.clock.now()
+    }
+
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_frozen(&self, frozen: bool) {
+        self.frozen.store(frozen, Ordering::SeqCst);
+        if !frozen {
+            for cell in self.cells.values() {
+                cell.rescan();
+            }
+        }
+    }
+
+    /// Says that a row is worth looking at, when its cell is configured.
+    pub(crate) fn offer(&self, record: Record, lane: Lane) {
+        if let Some(cell) = self.cells.get(&record.row.cell) {
+            cell.offer(record.row.id.clone(), lane, Some(record));
+        }
+    }
+
+    /// A context for calls of this control plane, without deadline.
+    pub(crate) fn context(&self, priority: Priority) -> OpContext {
+        let mut cx = OpContext::new(self.store.control_plane().clone()).with_secrets(Arc::clone(&self.secrets));
+        cx.priority = priority;
+        cx.now = self.now();
+        // A token of its own: shutting down waits for what was sent instead of cutting it.
+        cx.cancel = CancellationToken::new();
+        cx
+    }
+
+    /// Makes one call to a backend, within the time for one call. A panic of the backend is an error like any other.
+    pub(crate) async fn call<T>(
+        &self,
+        cell: &CellHandle,
+        cx: OpContext,
+        operation: &'static str,
+        instance: &InstanceId,
+        call: impl FnOnce(OpContext, Arc<dyn Provisioner>) -> BoxFuture<'static, Result<T>>,
+    ) -> Result<T> {
+        self.seams.kill_points.pass("before a call");
+        let cx = cx.with_timeout(self.config.call_timeout);
+        let cancel = cx.cancel.clone();
+        let call = std::panic::AssertUnwindSafe(call(cx, Arc::clone(cell.provisioner()))).catch_unwind();
+        let answer = match tokio::time::timeout(self.config.call_timeout, call).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => {
+                error!(%instance, operation, "the backend panicked");
+                let error = Error::new(ErrorKind::Internal, operation).with_effect(Effect::Unknown);
+                Err(error.with_message("the backend panicked"))
+            }
+            Err(_) => {
+                cancel.cancel();
+                Err(run::lost_answer(operation))
+            }
+        };
+        self.seams.kill_points.pass("after a call");
+        answer.map_err(|error| if error.instance().is_none() { error.with_instance(instance) } else { error })
+    }
+
+    /// Commits a change. When another session took over, all work stops.
+    pub(crate) async fn commit(&self, change: Change) -> Result<Committed, StoreError> {
+        self.seams.kill_points.pass("before a commit");
+        let ended: Vec<_> = change.ended.iter().map(|end| end.id.clone()).collect();
+        let committed = self.store.commit(change).await;
+        self.seams.kill_points.pass("after a commit");
+        match &committed {
+            Ok(_) => ended.iter().for_each(|id| self.waiters.ended(id)),
+            Err(error) => self.store_error(error),
+        }
+        committed
+    }
+
+    /// Commits the draft's change and begins the next one from there.
+    pub(crate) async fn write(&self, draft: &mut Draft) -> Result<(), StoreError> {
+        let (change, row) = draft.to_change(Some(self.epoch));
+        let committed = self.commit(change).await?;
+        draft.committed(row, committed.version);
+        Ok(())
+    }
+
+    /// Commits the removal of the draft's instance.
+    pub(crate) async fn remove(&self, draft: &Draft) -> Result<(), StoreError> {
+        self.commit(draft.to_removal(Some(self.epoch))).await.map(drop)
+    }
+
+    /// A replica whose session ended must not go on: somebody else works on its instances.
+    pub(crate) fn store_error(&self, failure: &StoreError) {
+        if matches!(failure, StoreError::SessionLost) && !self.cancel.is_cancelled() {
+            error!(error = %Chain(failure), "another session took over: all work stops");
+            self.cancel.cancel();
         }
     }
 }

@@ -1,6 +1,10 @@
 //! Which cell a new instance goes to.
 
+mod choose;
+
 use std::{fmt, sync::Arc};
+
+pub use choose::{NamedOrOnly, Placement};
 
 use crate::{provisioner::Provisioner, store::Capacity, types::CellName};
 

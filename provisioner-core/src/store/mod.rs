@@ -16,7 +16,8 @@ use tokio::sync::watch;
 pub use memory::MemoryStore;
 pub use rows::{
     Capacity, CellRow, CellUsage, DataRow, DataState, Event, EventKind, IncarnationRow, IncarnationState, InstanceRow,
-    Lane, LiveIncarnation, NewEvent, Operation, OperationState, Record, Reservation, Session, Stranger, Verb,
+    Lane, LiveIncarnation, NewEvent, Operation, OperationEnd, OperationState, Record, Reservation, Session, Stranger,
+    Verb,
 };
 #[cfg(feature = "sqlite")]
 pub use sqlite::{CommitMode, SqliteStore};
@@ -137,6 +138,8 @@ pub struct Change {
     /// Operations, inserted or replaced. [`StoreError::KeyUsed`] when a new one's key belongs to another whose 24 hours
     /// are not over.
     pub operations: Vec<Operation>,
+    /// Operations that end. One that has ended already, or is not there, stays as it is.
+    pub ended: Vec<OperationEnd>,
     /// Strangers, inserted or replaced.
     pub strangers: Vec<Stranger>,
     /// Strangers that are none any more.

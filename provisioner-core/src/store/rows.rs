@@ -59,8 +59,8 @@ pub struct InstanceRow {
     pub attempts: u32,
     /// Until when a failure keeps it from acting.
     pub retry_at: Option<Timestamp>,
-    /// When the move that is under way counts as failed.
-    pub deadline_at: Option<Timestamp>,
+    /// Since when a move is under way: its deadline counts from here.
+    pub moving_since: Option<Timestamp>,
     /// When to look at it by itself. None: at rest.
     pub due_at: Option<Timestamp>,
     /// Who waits for it.
@@ -251,6 +251,19 @@ pub struct Operation {
     pub state: OperationState,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
+    /// Why it failed.
+    pub failure: Option<Reason>,
+}
+
+/// How a pending operation ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperationEnd {
+    /// Which.
+    pub id: OperationId,
+    /// How: any state but pending.
+    pub state: OperationState,
+    /// When.
+    pub at: Timestamp,
     /// Why it failed.
     pub failure: Option<Reason>,
 }
@@ -521,6 +534,10 @@ pub struct Stranger {
     pub instance: InstanceId,
     /// Where it was found.
     pub cell: CellName,
+    /// The data it runs on, as far as the provider tells.
+    pub data: Option<DataId>,
+    /// The spec it was made with or last updated to.
+    pub generation: Generation,
     /// When it was found first.
     pub found_at: Timestamp,
 }

@@ -15,6 +15,7 @@ pub use id::{
     Actor, CellName, ControlPlaneId, DataId, Hold, HostName, IdempotencyKey, InstanceId, InvalidName, LabelKey,
     LabelValue, OperationId, TenantId, VariableName,
 };
+pub(crate) use incarnation::hex_digest;
 pub use incarnation::{Incarnation, InvalidIncarnation};
 pub use intent::{DataDisposition, Generation, Intent, Power, Revision, TargetState};
 pub use observed::{Endpoint, Observed, Phase, Present, Reason};

@@ -47,7 +47,7 @@ impl SpecFormat {
     }
 }
 
-/// YAML is read into a tree first: its reader takes a closure-free deserializer only for whole documents.
+/// YAML is read into a tree first, so that its errors name fields the way the others do.
 fn yaml(text: &str) -> Result<serde_json::Value, InvalidSpec> {
     serde_saphyr::from_str(text).map_err(|error| whole(&error))
 }
@@ -60,7 +60,7 @@ fn with_path<'de, T: DeserializeOwned>(reader: impl serde::Deserializer<'de>) ->
     let spec: Result<Spec<T>, _> = serde_path_to_error::deserialize(reader);
     spec.map(|spec| spec.0).map_err(|error| {
         let path = error.path().to_string();
-        let field = if path == "." { "spec".to_owned() } else { path };
+        let field = if matches!(path.as_str(), "." | "?") { "spec".to_owned() } else { path };
         InvalidSpec::new(field, error.into_inner().to_string().trim_end().to_owned())
     })
 }

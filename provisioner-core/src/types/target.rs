@@ -56,15 +56,17 @@ pub struct Owned {
     pub incarnation: Incarnation,
     /// What it is.
     pub kind: OwnedKind,
+    /// The data it runs on or is, as far as the provider tells.
+    pub data: Option<DataId>,
     /// What was seen of it.
     pub observed: Observed,
 }
 
 /// What a thing of ours is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnedKind {
     /// An instance: compute, route and all that goes with it.
     Instance,
     /// Retained data.
-    Data(DataId),
+    Data,
 }

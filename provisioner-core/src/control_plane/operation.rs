@@ -1,0 +1,143 @@
+//! Accepted requests, to be waited for and followed.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use tokio::sync::watch;
+
+use crate::{
+    engine::Engine,
+    error::{Error, ErrorKind, Result},
+    store::{Event, EventKind, Operation},
+    types::InstanceId,
+};
+
+/// How many events are read at a time.
+const PAGE: usize = 256;
+
+/// An accepted request. When it is in the caller's hands, the intent is on disk.
+#[derive(Debug, Clone)]
+pub struct OperationHandle {
+    engine: Arc<Engine>,
+    operation: Operation,
+}
+
+impl OperationHandle {
+    pub(super) fn new(engine: Arc<Engine>, operation: Operation) -> Self {
+        Self { engine, operation }
+    }
+
+    /// The operation as it was when the handle was made.
+    #[must_use]
+    pub fn operation(&self) -> &Operation {
+        &self.operation
+    }
+
+    /// Waits until it ended, and answers with how: done, failed or superseded.
+    ///
+    /// # Errors
+    /// [`Cancelled`](ErrorKind::Cancelled) when the control plane shuts down first (the operation goes on at the next
+    /// start); what the store answers when it fails.
+    ///
+    /// # Cancellation
+    /// Dropping the future changes nothing about the operation.
+    pub async fn wait(&self) -> Result<Operation> {
+        // Subscribed before it is read, so that an end in between is not missed.
+        let mut ended = self.engine.waiters.subscribe(&self.operation.id);
+        loop {
+            let operation = self.read().await?;
+            if operation.state.is_ended() {
+                return Ok(operation);
+            }
+            tokio::select! {
+                _ = ended.changed() => {}
+                () = self.engine.cancel.cancelled() => {
+                    let error = Error::new(ErrorKind::Cancelled, "wait").with_instance(&self.operation.instance);
+                    return Err(error.with_message("the control plane shuts down; the operation goes on when it is back"));
+                }
+            }
+        }
+    }
+
+    async fn read(&self) -> Result<Operation> {
+        let read = self.engine.store.operation(&self.operation.id).await.map_err(|error| error.into_error("wait"))?;
+        read.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "wait").with_message("the operation is older than what is kept")
+        })
+    }
+
+    /// The events of its instance from its acceptance on, as they come, until it ended.
+    #[must_use]
+    pub fn progress(&self) -> BoxStream<'static, Result<Event>> {
+        let id = self.operation.id.clone();
+        let began = id.clone();
+        let handle = self.clone();
+        let ended = stream::once(async move { handle.wait().await }).boxed();
+        let events = follow(Arc::clone(&self.engine), Some(self.operation.instance.clone()), 0)
+            .skip_while(move |event| {
+                let accepted = matches!(
+                    event.as_ref().map(|event| &event.event.what),
+                    Ok(EventKind::Accepted { operation, .. }) if *operation == began
+                );
+                std::future::ready(!accepted && event.is_ok())
+            })
+            .boxed();
+        // Its last event ends the stream; where that was pruned already, the operation's own end does.
+        stream::unfold((events, Some(ended)), move |(mut events, ended)| {
+            let id = id.clone();
+            async move {
+                let mut ended = ended?;
+                let event = tokio::select! {
+                    biased;
+                    event = events.next() => event?,
+                    Some(Err(error)) = ended.next() => return Some((Err(error), (events, None))),
+                };
+                let last = matches!(
+                    event.as_ref().map(|event| &event.event.what),
+                    Ok(EventKind::OperationEnded { operation, .. }) if *operation == id
+                );
+                Some((event, (events, (!last).then_some(ended))))
+            }
+        })
+        .boxed()
+    }
+}
+
+/// Events after a position as they come: first those that are there, then live, in order and without gaps. Ends when the
+/// control plane shuts down.
+pub(super) fn follow(
+    engine: Arc<Engine>,
+    instance: Option<InstanceId>,
+    after: u64,
+) -> BoxStream<'static, Result<Event>> {
+    struct Follower {
+        engine: Arc<Engine>,
+        instance: Option<InstanceId>,
+        after: u64,
+        read: VecDeque<Event>,
+        positions: watch::Receiver<u64>,
+    }
+    let positions = engine.store.positions();
+    let follower = Follower { engine, instance, after, read: VecDeque::new(), positions };
+    stream::unfold(follower, |mut follower| async move {
+        loop {
+            if let Some(event) = follower.read.pop_front() {
+                follower.after = event.position;
+                return Some((Ok(event), follower));
+            }
+            follower.positions.borrow_and_update();
+            match follower.engine.store.events(follower.instance.as_ref(), follower.after, PAGE).await {
+                Ok(events) if events.is_empty() => tokio::select! {
+                    () = follower.engine.cancel.cancelled() => return None,
+                    changed = follower.positions.changed() => changed.ok()?,
+                },
+                Ok(events) => follower.read.extend(events),
+                Err(error) => return Some((Err(error.into_error("follow events")), follower)),
+            }
+        }
+    })
+    .boxed()
+}

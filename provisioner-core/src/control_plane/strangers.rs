@@ -1,0 +1,126 @@
+//! What operators decide: about strangers, frozen cells, and the whole control plane.
+
+use super::{ControlPlane, NewInstance, OperationHandle, Request, accept};
+use crate::{
+    engine::draft::Draft,
+    error::{Error, ErrorKind, Result},
+    store::{CellRow, Change, DataState, EventKind, LiveIncarnation, NewEvent, Stranger, Verb},
+    types::{CellName, Incarnation, InstanceId},
+};
+
+impl ControlPlane {
+    /// What the drift pass found that the store never knew.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn strangers(&self) -> Result<Vec<Stranger>> {
+        self.engine.store.strangers().await.map_err(|error| error.into_error("list strangers"))
+    }
+
+    async fn stranger(&self, incarnation: Incarnation, operation: &'static str) -> Result<Stranger> {
+        let found = self.strangers().await?.into_iter().find(|stranger| stranger.incarnation == incarnation);
+        let missing = || Error::new(ErrorKind::NotFound, operation).with_message(format!("no stranger {incarnation}"));
+        found.ok_or_else(missing)
+    }
+
+    /// Takes a stranger in as an instance of this tenant and spec. It keeps its data and is brought to the spec.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such stranger; `Conflict` when its id is taken or another id or cell is asked for;
+    /// what [`create`](Self::create) answers otherwise.
+    pub async fn adopt(&self, stranger: Incarnation, new: NewInstance, request: Request) -> Result<OperationHandle> {
+        let engine = &self.engine;
+        let found = self.stranger(stranger, "adopt").await?;
+        if found.instance != new.id || new.cell.as_ref().is_some_and(|cell| *cell != found.cell) {
+            let message = format!("the stranger is {} in {}", found.instance, found.cell);
+            return Err(Error::new(ErrorKind::Conflict, "adopt").with_instance(&new.id).with_message(message));
+        }
+        let cell = &self.cell(&found.cell, "adopt")?.cell;
+        accept::validate(cell, &new.spec, None).map_err(|error| error.with_instance(&new.id))?;
+        let now = engine.now();
+        let id = engine.seams.random.operation_id(now);
+        let known_data = found.data.clone().or_else(|| new.data.clone());
+        let made = known_data.is_some();
+        let data = known_data.unwrap_or_else(|| engine.seams.random.data_id());
+        let mut row = accept::new_row(&new, cell, data, id.clone(), now);
+        // Above what it was made with, so that it is brought to the spec.
+        row.wanted = found.generation.next();
+        row.in_force = row.wanted;
+        row.data_made = made;
+        let fingerprint = accept::fingerprint(Verb::Adopt, &new.id, &stranger.to_string());
+        let operation = accept::operation(Verb::Adopt, &new.id, row.revision, &request, fingerprint, (id, now));
+        let mut draft = Draft::new(row, std::sync::Arc::new(new.spec.clone()), now);
+        draft.reserve(accept::reservation(cell, &new.spec));
+        draft.start_incarnation(stranger);
+        draft.row.live =
+            Some(LiveIncarnation { incarnation: stranger, seen: true, absent_since: None, last_call: None });
+        draft.data(DataState::Used);
+        draft.drop_stranger(stranger);
+        draft.event(EventKind::StrangerResolved { incarnation: stranger, decision: "adopt".into() });
+        draft.open_operation(operation.clone(), None);
+        self.commit(&mut draft).await.map_err(|error| accept::refused(error, "adopt", &new.id))?;
+        Ok(self.handle(operation))
+    }
+
+    /// Drops a stranger from the list. If it is still there at the next drift pass, it is reported anew.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such stranger; what the store answers.
+    pub async fn forget(&self, stranger: Incarnation, request: Request) -> Result<()> {
+        let found = self.stranger(stranger, "forget").await?;
+        let what = EventKind::StrangerResolved { incarnation: stranger, decision: "forget".into() };
+        let change = Change { drop_strangers: vec![stranger], ..self.decision(Some(found.instance), &request, what) };
+        self.decide(change, "forget").await
+    }
+
+    /// Stops all work at all providers, or lets it go on. Requests are accepted meanwhile.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn freeze(&self, frozen: bool, request: Request) -> Result<()> {
+        let what = EventKind::Freeze { frozen };
+        let change = Change { frozen: Some(frozen), ..self.decision(None, &request, what) };
+        self.decide(change, "freeze").await?;
+        self.engine.set_frozen(frozen);
+        Ok(())
+    }
+
+    /// Whether all work at all providers is stopped.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.engine.is_frozen()
+    }
+
+    /// Confirms that what vanished from a cell is really gone: its drift actions go on.
+    ///
+    /// # Errors
+    /// `CellMissing` when there is no such cell; what the store answers.
+    pub async fn confirm_drift(&self, cell: &CellName, request: Request) -> Result<()> {
+        let handle = self.cell(cell, "confirm drift")?;
+        let rows = self.engine.store.cells().await.map_err(|error| error.into_error("confirm drift"))?;
+        let what = EventKind::DriftConfirmed { cell: cell.clone() };
+        let thawed = rows.into_iter().filter(|row| row.name == *cell);
+        let cells = thawed.map(|row| CellRow { drift_frozen: None, ..row }).collect();
+        let change = Change { cells, ..self.decision(None, &request, what) };
+        self.decide(change, "confirm drift").await?;
+        handle.set_drift_frozen(false);
+        handle.rescan();
+        Ok(())
+    }
+
+    fn decision(&self, instance: Option<InstanceId>, request: &Request, what: EventKind) -> Change {
+        let event = NewEvent {
+            instance,
+            at: self.engine.now(),
+            revision: None,
+            actor: Some(request.actor.clone()),
+            reason: request.reason.clone(),
+            what,
+        };
+        Change { epoch: Some(self.engine.epoch), events: vec![event], ..Change::default() }
+    }
+
+    async fn decide(&self, change: Change, operation: &'static str) -> Result<()> {
+        self.engine.commit(change).await.map(drop).map_err(|error| error.into_error(operation))
+    }
+}

@@ -1,0 +1,336 @@
+//! One loop per cell: takes what is due, runs it within the cell's bounds, and sleeps until the next thing is due.
+//!
+//! Nothing is shared between the loops, so one sick cell does not slow the others.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::{FutureExt, StreamExt, future::OptionFuture, stream::BoxStream};
+use tokio::{sync::Notify, task::JoinSet, time::Instant};
+use tracing::{Instrument, error, info_span, warn};
+
+use super::{
+    Engine,
+    queue::{Queue, Work},
+    remnants,
+    run::{Next, run},
+};
+use crate::{
+    context::Priority,
+    error::{Chain, Error, ErrorKind, Result},
+    placement::Cell,
+    provisioner::Provisioner,
+    store::{CellRow, Change, Claim, Lane, Record},
+    types::{Capabilities, CellName, InstanceId, Timestamp},
+};
+
+/// How long to wait before what failed for reasons outside the instance is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The longest sleep. The machine's wall clock may be set forward while the loop sleeps by the steady one.
+const SLEEP_MAX: Duration = Duration::from_secs(3600);
+
+/// A cell at work.
+#[derive(Debug)]
+pub(crate) struct CellHandle {
+    pub(crate) name: CellName,
+    pub(crate) cell: Cell,
+    pub(crate) capabilities: Capabilities,
+    queue: Mutex<Queue>,
+    wake: Notify,
+    drift_frozen: AtomicBool,
+    /// Settled instances found gone since the last drift pass.
+    pub(crate) vanished: AtomicU64,
+}
+
+impl CellHandle {
+    pub(crate) fn new(cell: Cell, drift_frozen: bool) -> Self {
+        Self {
+            name: cell.name.clone(),
+            capabilities: cell.provisioner.capabilities(),
+            cell,
+            queue: Mutex::new(Queue::new()),
+            wake: Notify::new(),
+            drift_frozen: AtomicBool::new(drift_frozen),
+            vanished: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn provisioner(&self) -> &Arc<dyn Provisioner> {
+        &self.cell.provisioner
+    }
+
+    fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that an instance is worth looking at.
+    pub(crate) fn offer(&self, id: InstanceId, lane: Lane, record: Option<Record>) {
+        self.queue().offer(id, lane, record);
+        self.wake.notify_one();
+    }
+
+    /// Has the store asked again for all that is due.
+    pub(crate) fn rescan(&self) {
+        for lane in Lane::ALL {
+            self.queue().set_behind(lane, true);
+        }
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn drift_is_frozen(&self) -> bool {
+        self.drift_frozen.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_drift_frozen(&self, frozen: bool) {
+        self.vanished.store(0, Ordering::SeqCst);
+        self.drift_frozen.store(frozen, Ordering::SeqCst);
+    }
+}
+
+/// The loop of one cell, until the engine is cancelled; then it waits for what runs.
+pub(crate) async fn work(engine: Arc<Engine>, cell: Arc<CellHandle>) {
+    if !until_identified(&engine, &cell).await {
+        return;
+    }
+    CellLoop::new(engine, cell).work().await;
+}
+
+/// Waits until the provider is reached and is the one that the store knows.
+async fn until_identified(engine: &Engine, cell: &CellHandle) -> bool {
+    let mut pause = PAUSE;
+    loop {
+        match identify(engine, cell).await {
+            Ok(()) => return true,
+            Err(error) => {
+                error!(cell = %cell.name, error = %Chain(&error), "the cell is unavailable; its instances wait");
+            }
+        }
+        tokio::select! {
+            () = engine.cancel.cancelled() => return false,
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(60)),
+        }
+    }
+}
+
+/// Checks that the provider is the one that the store knows, or writes down which it is.
+pub(crate) async fn identify(engine: &Engine, cell: &CellHandle) -> Result<()> {
+    let cx = engine.context(Priority::Background).with_timeout(engine.config.call_timeout);
+    let identity = tokio::time::timeout(engine.config.call_timeout, cell.provisioner().identity(&cx))
+        .await
+        .map_err(|_| super::run::lost_answer("identify"))??;
+    let rows = engine.store.cells().await.map_err(|error| error.into_error("identify"))?;
+    let known = rows.into_iter().find(|row| row.name == cell.name);
+    match known.as_ref().and_then(|row| row.identity.clone()) {
+        Some(known) if known == identity => Ok(()),
+        Some(known) => Err(Error::new(ErrorKind::Conflict, "identify").with_message(format!(
+            "cell {} is {identity:?} now and was {known:?}: its instances are elsewhere, not gone",
+            cell.name
+        ))),
+        None => {
+            let drift_frozen = known.and_then(|row| row.drift_frozen);
+            let row = CellRow { name: cell.name.clone(), identity: Some(identity), drift_frozen };
+            let change = Change { epoch: Some(engine.epoch), cells: vec![row], ..Change::default() };
+            engine.commit(change).await.map(drop).map_err(|error| error.into_error("identify"))
+        }
+    }
+}
+
+struct CellLoop {
+    engine: Arc<Engine>,
+    cell: Arc<CellHandle>,
+    runs: JoinSet<(InstanceId, Next)>,
+    remnants: Option<tokio::task::JoinHandle<()>>,
+    /// Where the last claim of each lane ended.
+    cursors: [Option<(Timestamp, InstanceId)>; 2],
+    /// The earliest time at which something is due by itself.
+    next_due: Option<Timestamp>,
+    events: Option<BoxStream<'static, InstanceId>>,
+    events_again: Instant,
+}
+
+impl CellLoop {
+    fn new(engine: Arc<Engine>, cell: Arc<CellHandle>) -> Self {
+        Self {
+            engine,
+            cell,
+            runs: JoinSet::new(),
+            remnants: None,
+            cursors: [None, None],
+            next_due: None,
+            events: None,
+            events_again: Instant::now(),
+        }
+    }
+
+    async fn work(mut self) {
+        loop {
+            if self.engine.cancel.is_cancelled() {
+                break;
+            }
+            self.open_events();
+            let filled = if self.engine.is_frozen() { true } else { self.fill().await };
+            self.start_runs();
+            let timer = self.timer(filled);
+            tokio::select! {
+                () = self.engine.cancel.cancelled() => break,
+                () = self.cell.wake.notified() => {}
+                Some(ended) = self.runs.join_next() => {
+                    self.ended(ended);
+                    // Whatever else has ended by now is taken along: one look at the queue serves them all.
+                    while let Some(ended) = self.runs.try_join_next() {
+                        self.ended(ended);
+                    }
+                }
+                Some(event) = OptionFuture::from(self.events.as_mut().map(StreamExt::next)) => match event {
+                    Some(id) => self.cell.queue().offer(id, Lane::Background, None),
+                    None => {
+                        self.events = None;
+                        self.events_again = Instant::now() + PAUSE;
+                    }
+                },
+                Some(()) = OptionFuture::from(timer.map(tokio::time::sleep)) => {
+                    if self.next_due.is_some_and(|due| due <= self.engine.now()) {
+                        self.next_due = None;
+                        self.cell.rescan();
+                        self.start_remnants();
+                    }
+                }
+            }
+        }
+        // A call that was sent is seen through, and its answer recorded.
+        while self.runs.join_next().await.is_some() {}
+        if let Some(remnants) = self.remnants.take()
+            && remnants.await.is_err()
+        {
+            warn!(cell = %self.cell.name, "looking for remnants ended with a panic");
+        }
+    }
+
+    /// How long to sleep when nothing happens; for ever when nothing is due.
+    fn timer(&self, filled: bool) -> Option<Duration> {
+        let due = self.next_due.map(|due| due.since(self.engine.now()).clamp(Duration::from_millis(1), SLEEP_MAX));
+        let events = (self.events.is_none() && self.cell.capabilities.watch)
+            .then(|| self.events_again.saturating_duration_since(Instant::now()));
+        let store = (!filled).then_some(PAUSE);
+        [due, events, store].into_iter().flatten().min()
+    }
+
+    fn open_events(&mut self) {
+        if self.events.is_none() && self.cell.capabilities.watch && Instant::now() >= self.events_again {
+            self.events = Some(self.cell.provisioner().watch(&self.engine.context(Priority::Background)));
+        }
+    }
+
+    /// Fills the window from the store. False: the store failed.
+    async fn fill(&mut self) -> bool {
+        for lane in Lane::ALL {
+            while let Some(limit) = self.begin_claim(lane) {
+                let claim = Claim {
+                    epoch: self.engine.epoch,
+                    cell: self.cell.name.clone(),
+                    lane,
+                    now: self.engine.now(),
+                    after: self.cursors[lane as usize].take(),
+                    limit,
+                };
+                let Some(records) = self.claim(&claim).await else {
+                    self.cell.queue().set_behind(lane, true);
+                    return false;
+                };
+                let last = records.last().filter(|_| records.len() == limit);
+                let cursor = last.and_then(|record| Some((record.row.due_at?, record.row.id.clone())));
+                // After a pass that did not start at the beginning, another one does: something earlier may have found
+                // no room.
+                let more = cursor.is_some() || claim.after.is_some();
+                self.cursors[lane as usize] = cursor;
+                let mut queue = self.cell.queue();
+                queue.offer_claimed(records, lane);
+                if more {
+                    queue.set_behind(lane, true);
+                }
+            }
+        }
+        true
+    }
+
+    /// How many rows to claim. From here on, whatever finds no room says so anew.
+    fn begin_claim(&self, lane: Lane) -> Option<usize> {
+        let mut queue = self.cell.queue();
+        let limit = queue.wanted(lane)? + queue.depth().1;
+        queue.set_behind(lane, false);
+        Some(limit)
+    }
+
+    async fn claim(&mut self, claim: &Claim) -> Option<Vec<Record>> {
+        let result = async {
+            let records = self.engine.store.claim(claim).await?;
+            if records.len() < claim.limit {
+                let next = self.engine.store.next_due(&self.cell.name, claim.now).await?;
+                self.next_due = [self.next_due, next].into_iter().flatten().min();
+            }
+            Ok(records)
+        };
+        match result.await {
+            Ok(records) => Some(records),
+            Err(error) => {
+                self.engine.store_error(&error);
+                warn!(cell = %self.cell.name, error = %Chain(&error), "could not read what is due");
+                None
+            }
+        }
+    }
+
+    fn start_runs(&mut self) {
+        loop {
+            let work = self.cell.queue().pop(self.cell.cell.calls_max);
+            let Some(work) = work else { break };
+            let (engine, cell) = (Arc::clone(&self.engine), Arc::clone(&self.cell));
+            self.runs.spawn(run_one(engine, cell, work));
+        }
+        let (waiting, running) = self.cell.queue().depth();
+        #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+        for (state, depth) in [("waiting", waiting as f64), ("running", running as f64)] {
+            metrics::gauge!("provisioner_queue_depth", "cell" => self.cell.name.to_string(), "state" => state)
+                .set(depth);
+        }
+    }
+
+    fn ended(&mut self, ended: Result<(InstanceId, Next), tokio::task::JoinError>) {
+        // The run catches panics itself, so a task ends without an answer only when the runtime shuts down.
+        let Ok((id, next)) = ended else { return };
+        let mut queue = self.cell.queue();
+        match next {
+            Next::Rest => {}
+            Next::Due(due) => self.next_due = Some(self.next_due.map_or(due, |next| next.min(due))),
+            Next::Again | Next::StoreFailed => queue.offer(id.clone(), Lane::Interactive, None),
+        }
+        queue.finish(&id);
+    }
+
+    fn start_remnants(&mut self) {
+        if self.remnants.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+            let (engine, cell) = (Arc::clone(&self.engine), Arc::clone(&self.cell));
+            self.remnants = Some(tokio::spawn(async move { remnants::look(&engine, &cell).await }));
+        }
+    }
+}
+
+async fn run_one(engine: Arc<Engine>, cell: Arc<CellHandle>, work: Work) -> (InstanceId, Next) {
+    let id = work.id.clone();
+    let span = info_span!("run", instance = %id, cell = %cell.name);
+    let next = std::panic::AssertUnwindSafe(run(&engine, &cell, work).instrument(span)).catch_unwind().await;
+    let next = next.unwrap_or_else(|_| {
+        error!(instance = %id, "a run ended with a panic; the instance is looked at again");
+        Next::StoreFailed
+    });
+    if next == Next::StoreFailed && !engine.cancel.is_cancelled() {
+        // The place stays taken meanwhile, so a store that fails is not asked by everybody at once.
+        tokio::time::sleep(PAUSE).await;
+    }
+    (id, next)
+}

@@ -1,0 +1,246 @@
+//! The slow comparison of every cell with the store: it catches what a lost event would have told.
+
+use std::{collections::BTreeSet, sync::Arc, sync::atomic::Ordering, time::Duration};
+
+use futures::StreamExt;
+use tracing::{info, warn};
+
+use super::{Engine, cells, cells::CellHandle, remnants};
+use crate::{
+    context::Priority,
+    error::{Chain, Error, ErrorKind, Result},
+    store::{
+        CellRow, Change, EventKind, IncarnationRow, IncarnationState, InstanceFilter, Lane, NewEvent, Record, Stranger,
+    },
+    types::{Generation, InstanceId, Owned, OwnedKind, Timestamp},
+};
+
+/// How many things or rows are compared at a time.
+const PAGE: usize = 256;
+/// Below this many, a share says nothing: two of three is a bad day, not a lost cell.
+const VANISHED_SHARE_FROM: u64 = 5;
+
+/// What one drift pass found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DriftReport {
+    /// Things of ours at the provider.
+    pub listed: u64,
+    /// Instances that are not as the store says, and are looked at again.
+    pub differing: u64,
+    /// Instances that should be there and are not.
+    pub vanished: u64,
+    /// Things of makings that ended: being removed.
+    pub remnants: u64,
+    /// Things of ours that the store never knew.
+    pub strangers: u64,
+    /// Whether the cell's drift actions are frozen.
+    pub frozen: bool,
+}
+
+/// Compares a cell with the store again and again, at an interval with jitter, until the engine is cancelled.
+pub(crate) async fn patrol(engine: Arc<Engine>, cell: Arc<CellHandle>) {
+    loop {
+        let interval = engine.config.drift_interval;
+        let pause = interval * 3 / 4 + engine.seams.random.up_to(interval / 2);
+        tokio::select! {
+            () = engine.cancel.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        if engine.is_frozen() {
+            continue;
+        }
+        match pass(&engine, &cell).await {
+            Ok(report) => info!(cell = %cell.name, ?report, "compared with the store"),
+            Err(error) => warn!(cell = %cell.name, error = %Chain(&error), "could not be compared with the store"),
+        }
+    }
+}
+
+/// One pass over one cell.
+///
+/// # Errors
+/// When the provider cannot be listed or is not the one that the store knows, or the store fails. Then nothing counts as
+/// vanished.
+pub(crate) async fn pass(engine: &Engine, cell: &CellHandle) -> Result<DriftReport> {
+    cells::identify(engine, cell).await?;
+    let started_at = engine.now();
+    let mut report = DriftReport { frozen: cell.drift_is_frozen(), ..DriftReport::default() };
+    let mut seen = BTreeSet::new();
+    let cx = engine.context(Priority::Background);
+    let mut pages = cell.provisioner().list(&cx).chunks(PAGE);
+    while let Some(page) = pages.next().await {
+        // A listing that failed half-way has seen only half: nothing follows from what it did not see.
+        let page: Vec<Owned> = page.into_iter().collect::<Result<_>>()?;
+        report.listed += page.len() as u64;
+        seen.extend(page.iter().map(|owned| owned.incarnation.nonce()));
+        compare(engine, cell, page, &mut report).await?;
+        if engine.cancel.is_cancelled() {
+            return Err(Error::new(ErrorKind::Cancelled, "drift"));
+        }
+    }
+    find_vanished(engine, cell, &seen, started_at, &mut report).await?;
+    Ok(report)
+}
+
+/// Compares a page of what is there with what the store says.
+async fn compare(engine: &Engine, cell: &CellHandle, page: Vec<Owned>, report: &mut DriftReport) -> Result<()> {
+    let incarnations: Vec<_> = page.iter().map(|owned| owned.incarnation).collect();
+    let known = engine.store.incarnations(&incarnations).await.map_err(|error| error.into_error("drift"))?;
+    for (owned, known) in page.into_iter().zip(known) {
+        match known {
+            None => stranger(engine, cell, &owned, report).await?,
+            // Retained data is what is left of makings that ended.
+            Some(_) if owned.kind == OwnedKind::Data => {}
+            Some(row) if row.state == IncarnationState::Live => {
+                if differs(engine, &owned).await? {
+                    report.differing += 1;
+                    if !report.frozen {
+                        cell.offer(owned.id, Lane::Background, None);
+                    }
+                }
+            }
+            Some(row) => {
+                report.remnants += 1;
+                remnant(engine, cell, row).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a settled instance is not what the store says. What is in motion is looked at anyway.
+async fn differs(engine: &Engine, owned: &Owned) -> Result<bool> {
+    let record = engine.store.instance(&owned.id).await.map_err(|error| error.into_error("drift"))?;
+    Ok(record.is_some_and(|record| {
+        let row = &record.row;
+        let live = row.live.as_ref().is_some_and(|live| live.incarnation == owned.incarnation);
+        row.settled && live && !row.parked && owned.observed.phase().is_some_and(|phase| Some(phase) != row.phase)
+    }))
+}
+
+async fn remnant(engine: &Engine, cell: &CellHandle, mut row: IncarnationRow) -> Result<()> {
+    let target = remnants::target(&row);
+    remnants::remove(engine, cell, &mut row, &target).await.map_err(|error| error.into_error("drift"))?;
+    // From here on its own timer sees to it.
+    cell.rescan();
+    Ok(())
+}
+
+async fn stranger(engine: &Engine, cell: &CellHandle, owned: &Owned, report: &mut DriftReport) -> Result<()> {
+    report.strangers += 1;
+    let known = engine.store.strangers().await.map_err(|error| error.into_error("drift"))?;
+    if known.iter().any(|stranger| stranger.incarnation == owned.incarnation) {
+        return Ok(());
+    }
+    warn!(cell = %cell.name, instance = %owned.id, incarnation = %owned.incarnation, "found a stranger; it is left alone");
+    let stranger = Stranger {
+        incarnation: owned.incarnation,
+        instance: owned.id.clone(),
+        cell: cell.name.clone(),
+        data: owned.data.clone(),
+        generation: owned.observed.present().map_or(Generation(0), |present| present.generation),
+        found_at: engine.now(),
+    };
+    let what = EventKind::StrangerFound { incarnation: owned.incarnation, cell: cell.name.clone() };
+    let change = Change {
+        epoch: Some(engine.epoch),
+        strangers: vec![stranger],
+        events: vec![about(engine, Some(&owned.id), what)],
+        ..Change::default()
+    };
+    engine.commit(change).await.map(drop).map_err(|error| error.into_error("drift"))
+}
+
+/// Finds what should be there and was not listed; freezes when it is too much at once.
+async fn find_vanished(
+    engine: &Engine,
+    cell: &CellHandle,
+    seen: &BTreeSet<u128>,
+    started_at: Timestamp,
+    report: &mut DriftReport,
+) -> Result<()> {
+    let filter = InstanceFilter { cell: Some(cell.name.clone()), ..InstanceFilter::default() };
+    let (mut after, mut total, mut vanished): (Option<InstanceId>, u64, Vec<InstanceId>) = (None, 0, Vec::new());
+    loop {
+        let page =
+            engine.store.instances(&filter, after.as_ref(), PAGE).await.map_err(|error| error.into_error("drift"))?;
+        for record in &page {
+            let expected = should_be_there(record, started_at);
+            total += u64::from(expected);
+            let nonce = record.row.live.as_ref().map(|live| live.incarnation.nonce());
+            if expected && nonce.is_some_and(|nonce| !seen.contains(&nonce)) {
+                report.vanished += 1;
+                // Beyond the bound nobody acts on them, so nobody needs their names.
+                if vanished.len() as u64 <= engine.config.vanished_max {
+                    vanished.push(record.row.id.clone());
+                }
+            }
+        }
+        after = page.last().map(|record| record.row.id.clone());
+        if page.len() < PAGE {
+            break;
+        }
+    }
+    if engine.too_many_vanished(report.vanished, Some(total)) {
+        report.frozen = true;
+        let found = format!("{} of {total} instances are not there", report.vanished);
+        return freeze(engine, cell, found).await;
+    }
+    cell.vanished.store(0, Ordering::SeqCst);
+    for id in vanished.into_iter().filter(|_| !report.frozen) {
+        cell.offer(id, Lane::Background, None);
+    }
+    Ok(())
+}
+
+/// Whether an instance was at rest, with something at the provider, before the listing began.
+fn should_be_there(record: &Record, started_at: Timestamp) -> bool {
+    let row = &record.row;
+    row.settled
+        && row.live.as_ref().is_some_and(|live| live.seen)
+        && row.settled_at.is_some_and(|at| at.after(Duration::from_millis(1)) < started_at)
+}
+
+impl Engine {
+    /// Whether so many instances gone at once look like a fault of the cell rather than of theirs.
+    fn too_many_vanished(&self, vanished: u64, total: Option<u64>) -> bool {
+        let share = total.is_some_and(|total| {
+            vanished >= VANISHED_SHARE_FROM && vanished * 100 > total * self.config.vanished_percent_max
+        });
+        vanished > self.config.vanished_max || share
+    }
+
+    /// Counts a settled instance that a run found gone, and freezes the cell's drift actions when it is one too many.
+    pub(crate) fn note_vanished(&self, cell: &CellHandle) {
+        let vanished = cell.vanished.fetch_add(1, Ordering::SeqCst) + 1;
+        if self.too_many_vanished(vanished, None) && !cell.drift_is_frozen() {
+            // In memory at once; on disk by the next pass, which finds the same.
+            cell.set_drift_frozen(true);
+            warn!(cell = %cell.name, vanished, "too many instances are gone at once: drift actions are frozen");
+        }
+    }
+}
+
+async fn freeze(engine: &Engine, cell: &CellHandle, found: String) -> Result<()> {
+    let already = cell.drift_is_frozen();
+    cell.set_drift_frozen(true);
+    let rows = engine.store.cells().await.map_err(|error| error.into_error("drift"))?;
+    let Some(row) = rows.into_iter().find(|row| row.name == cell.name) else { return Ok(()) };
+    if already && row.drift_frozen.is_some() {
+        return Ok(());
+    }
+    warn!(cell = %cell.name, found, "drift actions are frozen until somebody confirms");
+    let row = CellRow { drift_frozen: Some(found.clone()), ..row };
+    let what = EventKind::DriftFrozen { cell: cell.name.clone(), found };
+    let change = Change {
+        epoch: Some(engine.epoch),
+        cells: vec![row],
+        events: vec![about(engine, None, what)],
+        ..Change::default()
+    };
+    engine.commit(change).await.map(drop).map_err(|error| error.into_error("drift"))
+}
+
+fn about(engine: &Engine, instance: Option<&InstanceId>, what: EventKind) -> NewEvent {
+    NewEvent { instance: instance.cloned(), at: engine.now(), revision: None, actor: None, reason: None, what }
+}

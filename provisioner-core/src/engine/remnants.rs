@@ -1,0 +1,129 @@
+//! Things of makings that ended, such as what a call made whose answer came after everybody had stopped waiting.
+
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::{Engine, cells::CellHandle};
+use crate::{
+    context::Priority,
+    error::{Chain, Error},
+    store::{Change, EventKind, IncarnationRow, IncarnationState, NewEvent, StoreError},
+    types::{DataDisposition, DataSource, Generation, InstanceSpec, Observed, Target},
+};
+
+/// How many are looked at in one go.
+const PAGE: usize = 64;
+
+/// Looks for remnants of the makings whose time to be looked for has come, and removes them.
+pub(crate) async fn look(engine: &Engine, cell: &CellHandle) {
+    loop {
+        if engine.cancel.is_cancelled() || engine.is_frozen() {
+            return;
+        }
+        let rows = match engine.store.due_incarnations(&cell.name, engine.now(), PAGE).await {
+            Ok(rows) => rows,
+            Err(error) => return warn!(error = %Chain(&error), "could not read which remnants to look for"),
+        };
+        let all = rows.len() < PAGE;
+        for row in rows {
+            if let Err(error) = look_for(engine, cell, row).await {
+                return warn!(error = %Chain(&error), "could not write down what became of a remnant");
+            }
+        }
+        if all {
+            break;
+        }
+    }
+    cell.rescan();
+}
+
+/// One look: nothing there ends it, something there is removed and looked for again.
+async fn look_for(engine: &Engine, cell: &CellHandle, mut row: IncarnationRow) -> Result<(), StoreError> {
+    let target = target(&row);
+    let observed = engine
+        .call(cell, engine.context(Priority::Background), "observe", &row.instance, {
+            let target = target.clone();
+            move |cx, provisioner| Box::pin(async move { provisioner.observe(&cx, &target).await })
+        })
+        .await;
+    let again = engine.config.backoff_min * 4;
+    match observed {
+        Ok(Observed::Absent) => {
+            row.state = IncarnationState::Ended;
+            row.due_at = None;
+            write(engine, row, Vec::new()).await
+        }
+        Ok(Observed::Unknown { again }) => later(engine, row, again).await,
+        Ok(Observed::Present(_)) => {
+            remove(engine, cell, &mut row, &target).await?;
+            later(engine, row, again).await
+        }
+        Err(error) => {
+            report(&row, &error);
+            later(engine, row, engine.config.backoff_max).await
+        }
+    }
+}
+
+/// Removes a remnant. That it is being removed is on disk before the call.
+pub(crate) async fn remove(
+    engine: &Engine,
+    cell: &CellHandle,
+    row: &mut IncarnationRow,
+    target: &Target,
+) -> Result<(), StoreError> {
+    if row.state != IncarnationState::Ending {
+        info!(instance = %row.instance, incarnation = %row.incarnation, "removing a remnant");
+        row.state = IncarnationState::Ending;
+        row.due_at = Some(engine.now());
+        let event = NewEvent {
+            instance: Some(row.instance.clone()),
+            at: engine.now(),
+            revision: None,
+            actor: None,
+            reason: None,
+            what: EventKind::RemnantFound { incarnation: row.incarnation },
+        };
+        write(engine, row.clone(), vec![event]).await?;
+    }
+    // Data that somebody still has a right to stays; what nobody knows of any more goes with its remnant.
+    let kept = engine.store.data(Some(&row.tenant), None, usize::MAX).await?.iter().any(|data| data.id == row.data);
+    let disposition = if kept { DataDisposition::Retain } else { DataDisposition::Delete };
+    let target = target.clone();
+    let removed = engine
+        .call(cell, engine.context(Priority::Background), "destroy", &row.instance, move |cx, provisioner| {
+            Box::pin(async move { provisioner.destroy(&cx, &target, disposition).await })
+        })
+        .await;
+    if let Err(error) = removed {
+        report(row, &error);
+    }
+    Ok(())
+}
+
+/// What the verbs need to know of a making whose spec is forgotten.
+pub(crate) fn target(row: &IncarnationRow) -> Target {
+    Target {
+        id: row.instance.clone(),
+        tenant: row.tenant.clone(),
+        incarnation: row.incarnation,
+        generation: Generation(0),
+        spec: Arc::new(InstanceSpec::forgotten()),
+        data: DataSource::Existing(row.data.clone()),
+    }
+}
+
+async fn later(engine: &Engine, mut row: IncarnationRow, again: std::time::Duration) -> Result<(), StoreError> {
+    row.due_at = Some(engine.now().after(again.max(engine.config.backoff_min)));
+    write(engine, row, Vec::new()).await
+}
+
+async fn write(engine: &Engine, row: IncarnationRow, events: Vec<NewEvent>) -> Result<(), StoreError> {
+    let change = Change { epoch: Some(engine.epoch), incarnations: vec![row], events, ..Change::default() };
+    engine.commit(change).await.map(drop)
+}
+
+fn report(row: &IncarnationRow, error: &Error) {
+    warn!(instance = %row.instance, incarnation = %row.incarnation, error = %Chain(error), "a remnant stays for now");
+}
