@@ -70,7 +70,7 @@ pub(crate) async fn run(engine: &Engine, cell: &CellHandle, work: Work) -> Next 
             Err(error) => return store_failed(&error),
         },
     };
-    match Run::new(engine, cell, &record).to_the_end().await {
+    match Run::new(engine, cell, &record).finish().await {
         Ok(next) => next,
         Err(StoreError::Stale) => Next::Again,
         Err(error) => store_failed(&error),
@@ -92,7 +92,7 @@ impl<'a> Run<'a> {
         Self { engine, cell, draft: Draft::of(record, engine.now()), known, called: None }
     }
 
-    async fn to_the_end(mut self) -> Result<Next, StoreError> {
+    async fn finish(mut self) -> Result<Next, StoreError> {
         if self.draft.row.cell != self.cell.name {
             return Ok(Next::Rest);
         }

@@ -1,0 +1,346 @@
+//! The provider behind the trait.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use tokio::{sync::broadcast, time::Instant};
+
+use super::{
+    faults::{Fault, Faults},
+    world::{Pace, Thing, World},
+};
+use crate::{
+    context::OpContext,
+    error::{Error, ErrorKind, Result},
+    provisioner::Provisioner,
+    seams::Random,
+    types::{
+        Capabilities, ControlPlaneId, DataDisposition, DataId, InstanceId, InstanceSpec, Observed, Owned, OwnedKind,
+        Phase, Reason, SecretSupport, SizeMax, Target,
+    },
+};
+
+/// How the provider behaves. The default is instant, consistent, boundless and faultless.
+#[derive(Debug, Clone)]
+pub struct MemoryConfig {
+    /// What it calls itself.
+    pub identity: String,
+    /// How long from a start to running.
+    pub start: Duration,
+    /// How long from a stop or a removal to its end.
+    pub stop: Duration,
+    /// How far reads lag behind writes.
+    pub lag: Duration,
+    /// How many things can be awake at once.
+    pub capacity: usize,
+    /// How many calls a second it takes; a burst of as many.
+    pub calls_per_second: Option<u32>,
+    /// How many of a hundred calls go wrong.
+    pub fault_percent: u64,
+    /// Where the faults' randomness comes from.
+    pub random: Random,
+    /// The largest size it takes.
+    pub size_max: SizeMax,
+}
+
+impl Default for MemoryConfig {
+    fn default() -> Self {
+        Self {
+            identity: "memory".into(),
+            start: Duration::ZERO,
+            stop: Duration::ZERO,
+            lag: Duration::ZERO,
+            capacity: usize::MAX,
+            calls_per_second: None,
+            fault_percent: 0,
+            random: Random::from_seed(0),
+            size_max: Capabilities::PLAIN.size_max,
+        }
+    }
+}
+
+/// A provider in memory. A clone is the same provider.
+#[derive(Debug, Clone)]
+pub struct MemoryProvisioner(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: MemoryConfig,
+    state: Mutex<State>,
+    events: broadcast::Sender<(ControlPlaneId, InstanceId)>,
+}
+
+#[derive(Debug)]
+struct State {
+    world: World,
+    faults: Faults,
+    calls: BTreeMap<&'static str, u64>,
+    /// The token bucket: what is left of it, and since when.
+    tokens: (f64, Instant),
+}
+
+impl fmt::Display for MemoryProvisioner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Memory({})", self.0.config.identity)
+    }
+}
+
+impl MemoryProvisioner {
+    /// A provider that behaves like this. Call it inside a runtime.
+    #[must_use]
+    pub fn new(config: MemoryConfig) -> Self {
+        let state = State {
+            world: World::default(),
+            faults: Faults::default(),
+            calls: BTreeMap::new(),
+            tokens: (config.calls_per_second.unwrap_or_default().into(), Instant::now()),
+        };
+        Self(Arc::new(Inner { config, state: Mutex::new(state), events: broadcast::Sender::new(1024) }))
+    }
+
+    // For the outsider
+
+    /// All things of a control plane.
+    #[must_use]
+    pub fn things(&self, owner: &ControlPlaneId) -> Vec<Thing> {
+        self.state().world.of(owner).0
+    }
+
+    /// Whether a data set is there.
+    #[must_use]
+    pub fn has_data(&self, owner: &ControlPlaneId, data: &DataId) -> bool {
+        self.state().world.has_data(owner, data)
+    }
+
+    /// How many calls of each operation arrived, or would have.
+    #[must_use]
+    pub fn calls(&self) -> BTreeMap<&'static str, u64> {
+        self.state().calls.clone()
+    }
+
+    /// Has the next call of this operation go wrong; later ones follow in the order of the script.
+    pub fn script(&self, operation: &'static str, fault: Fault) {
+        self.state().faults.script(operation, fault);
+    }
+
+    /// Makes an instance fail by itself.
+    pub fn fail(&self, owner: &ControlPlaneId, id: &InstanceId, reason: &Reason) {
+        self.state().world.fail(id, reason);
+        self.tell(owner, id);
+    }
+
+    /// Deletes an instance behind everybody's back.
+    pub fn vanish(&self, owner: &ControlPlaneId, id: &InstanceId) {
+        self.state().world.vanish(id);
+        self.tell(owner, id);
+    }
+
+    /// Deletes data behind everybody's back.
+    pub fn vanish_data(&self, owner: &ControlPlaneId, data: &DataId) {
+        self.state().world.delete_data(owner, data);
+    }
+
+    fn tell(&self, owner: &ControlPlaneId, id: &InstanceId) {
+        // Nobody watching is no fault.
+        let _ = self.0.events.send((owner.clone(), id.clone()));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pace(&self) -> Pace {
+        let config = &self.0.config;
+        Pace { start: config.start, stop: config.stop, lag: config.lag }
+    }
+
+    /// One call: counted, throttled, with its fault, and otherwise with its effect.
+    async fn call<T>(&self, operation: &'static str, effect: impl FnOnce(&mut State) -> Result<T> + Send) -> Result<T> {
+        let hang = {
+            let mut state = self.state();
+            *state.calls.entry(operation).or_default() += 1;
+            state.world.tick(self.pace());
+            self.throttle(&mut state, operation)?;
+            match state.faults.next(operation, self.0.config.fault_percent, &self.0.config.random) {
+                None => return effect(&mut state),
+                Some(Fault::Hang) => true,
+                Some(fault @ Fault::AfterApply) => {
+                    effect(&mut state)?;
+                    return Err(fault.to_error(operation));
+                }
+                Some(fault) => return Err(fault.to_error(operation)),
+            }
+        };
+        if hang {
+            std::future::pending::<()>().await;
+        }
+        Err(Fault::Hang.to_error(operation))
+    }
+
+    fn throttle(&self, state: &mut State, operation: &'static str) -> Result<()> {
+        let Some(per_second) = self.0.config.calls_per_second else { return Ok(()) };
+        let (left, since) = state.tokens;
+        let rate = f64::from(per_second);
+        let left = (left + since.elapsed().as_secs_f64() * rate).min(rate);
+        if left < 1.0 {
+            let wait = Duration::from_secs_f64((1.0 - left) / rate);
+            return Err(
+                Fault::Throttled { after_ms: u64::try_from(wait.as_millis()).unwrap_or(1).max(1) }.to_error(operation)
+            );
+        }
+        state.tokens = (left - 1.0, Instant::now());
+        Ok(())
+    }
+
+    async fn run(&self, operation: &'static str, cx: &OpContext, target: &Target) -> Result<Observed> {
+        let observed = self.call(operation, |state| {
+            let asleep =
+                state.world.get(&cx.control_plane, target.incarnation).is_none_or(|thing| thing.phase.is_asleep());
+            if asleep && state.world.awake() >= self.0.config.capacity {
+                return Err(Error::new(ErrorKind::CapacityExhausted, operation));
+            }
+            state.world.run(&cx.control_plane, target, self.pace())
+        });
+        observed.await.map_err(|error| error.with_instance(&target.id))
+    }
+
+    async fn stop(&self, operation: &'static str, cx: &OpContext, target: &Target, phase: Phase) -> Result<Observed> {
+        let stopped = self
+            .call(operation, |state| Ok(state.world.stop(&cx.control_plane, target.incarnation, phase, self.pace())));
+        stopped.await.map_err(|error| error.with_instance(&target.id))
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Provisioner for MemoryProvisioner {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            settling: self.0.config.lag,
+            call_max: Duration::from_secs(5),
+            watch: true,
+            conditional_writes: true,
+            survives_control_plane: false,
+            secrets: SecretSupport::Resolved,
+            size_max: self.0.config.size_max,
+        }
+    }
+
+    fn validate(&self, wanted: &InstanceSpec, _applied: Option<&InstanceSpec>) -> Result<()> {
+        Ok(wanted.check_against(&self.capabilities())?)
+    }
+
+    async fn identity(&self, _cx: &OpContext) -> Result<String> {
+        self.call("identity", |_| Ok(self.0.config.identity.clone())).await
+    }
+
+    async fn create(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
+        // Secrets are read, as a backend must, and thrown away.
+        for reference in target.spec.secrets.values() {
+            drop(cx.secrets.resolve(reference).await.map_err(|error| error.with_instance(&target.id))?);
+        }
+        self.run("create", cx, target).await
+    }
+
+    async fn suspend(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
+        self.stop("suspend", cx, target, Phase::Suspended).await
+    }
+
+    async fn scale_to_zero(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
+        self.stop("scale to zero", cx, target, Phase::Zero).await
+    }
+
+    async fn resume(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
+        if self.state().world.get(&cx.control_plane, target.incarnation).is_none() {
+            return self.call("resume", |_| Ok(Observed::Absent)).await;
+        }
+        self.run("resume", cx, target).await
+    }
+
+    async fn destroy(&self, cx: &OpContext, target: &Target, data: DataDisposition) -> Result<Observed> {
+        let destroyed =
+            self.call("destroy", |state| Ok(state.world.destroy(&cx.control_plane, target, data, self.pace())));
+        destroyed.await.map_err(|error| error.with_instance(&target.id))
+    }
+
+    async fn observe(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
+        let lag = self.0.config.lag;
+        let observed = self.call("observe", |state| match cx.since_last_call {
+            Some(since) if since < lag => Ok(Observed::Unknown { again: lag - since }),
+            _ => Ok(state.world.observe(&cx.control_plane, target.incarnation, !lag.is_zero())),
+        });
+        observed.await.map_err(|error| error.with_instance(&target.id))
+    }
+
+    async fn observe_many(&self, cx: &OpContext, targets: &[Target]) -> Vec<Result<Observed>> {
+        stream::iter(targets).then(|target| self.observe(cx, target)).collect().await
+    }
+
+    fn list(&self, cx: &OpContext) -> BoxStream<'static, Result<Owned>> {
+        let (this, owner) = (self.clone(), cx.control_plane.clone());
+        stream::once(async move {
+            let listed = this.call("list", |state| Ok(state.world.of(&owner))).await;
+            let (things, data) = match listed {
+                Ok(listed) => listed,
+                Err(error) => return stream::iter(vec![Err(error)]),
+            };
+            let things = things.into_iter().map(|thing| Owned {
+                id: thing.id.clone(),
+                incarnation: thing.incarnation,
+                kind: OwnedKind::Instance,
+                data: Some(thing.data.clone()),
+                observed: thing.observed(),
+            });
+            let data = data.into_iter().map(|(data, id, incarnation)| Owned {
+                id,
+                incarnation,
+                kind: OwnedKind::Data,
+                data: Some(data),
+                observed: Observed::Absent,
+            });
+            stream::iter(things.chain(data).map(Ok).collect::<Vec<_>>())
+        })
+        .flatten()
+        .boxed()
+    }
+
+    fn watch(&self, cx: &OpContext) -> BoxStream<'static, InstanceId> {
+        let owner = cx.control_plane.clone();
+        let receiver = self.0.events.subscribe();
+        stream::unfold((receiver, owner), |(mut receiver, owner)| async move {
+            loop {
+                match receiver.recv().await {
+                    Ok((of, id)) if of == owner => return Some((id, (receiver, owner))),
+                    // What was lost costs time, never truth.
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => return None,
+                }
+            }
+        })
+        .boxed()
+    }
+
+    async fn delete_data(&self, cx: &OpContext, data: &DataId) -> Result<()> {
+        self.call("delete data", |state| {
+            if state.world.of(&cx.control_plane).0.iter().any(|thing| thing.data == *data) {
+                return Err(Error::new(ErrorKind::Conflict, "delete data").with_message("it is in use"));
+            }
+            state.world.delete_data(&cx.control_plane, data);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn maintain(&self, _cx: &OpContext, _plan_only: bool) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+}

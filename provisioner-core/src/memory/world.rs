@@ -1,0 +1,238 @@
+//! What is there, and what was there a moment ago.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{
+    error::{Error, ErrorKind, Result},
+    types::{
+        ControlPlaneId, DataDisposition, DataId, DataSource, Generation, Incarnation, InstanceId, Observed, Phase,
+        Present, Reason, Target,
+    },
+};
+
+/// A thing at the provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Thing {
+    /// The instance it belongs to.
+    pub id: InstanceId,
+    /// The making it belongs to.
+    pub incarnation: Incarnation,
+    /// The spec it was made with or last updated to.
+    pub generation: Generation,
+    /// The version of the workload.
+    pub version: String,
+    /// The data it runs on.
+    pub data: DataId,
+    /// Where it stands or is going.
+    pub phase: Phase,
+    /// Why, when it failed.
+    pub reason: Option<Reason>,
+    /// When it gets there; on its way until then.
+    done_at: Instant,
+}
+
+#[derive(Debug, Clone)]
+struct Data {
+    tenant: String,
+    last: (InstanceId, Incarnation),
+}
+
+pub(super) type Owner = ControlPlaneId;
+type Key = (Owner, Incarnation);
+
+/// All that is there, of all control planes.
+#[derive(Debug, Default)]
+pub(super) struct World {
+    things: BTreeMap<Key, Thing>,
+    data: BTreeMap<(Owner, DataId), Data>,
+    /// What was there before the changes that reads may not see yet.
+    past: Vec<(Instant, Key, Option<Thing>)>,
+}
+
+/// How long things take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    pub(super) start: Duration,
+    pub(super) stop: Duration,
+    pub(super) lag: Duration,
+}
+
+impl World {
+    /// Lets time pass: what was on its way out and has arrived is gone.
+    pub(super) fn tick(&mut self, pace: Pace) {
+        let now = Instant::now();
+        let gone = |thing: &Thing| thing.phase == Phase::Destroying && thing.done_at <= now;
+        let keys: Vec<_> = self.things.iter().filter(|(_, thing)| gone(thing)).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            self.change(&key, None);
+        }
+        self.past.retain(|(at, ..)| *at + pace.lag > now);
+    }
+
+    fn change(&mut self, key: &Key, thing: Option<Thing>) {
+        let before = match thing {
+            Some(thing) => self.things.insert(key.clone(), thing),
+            None => self.things.remove(key),
+        };
+        self.past.push((Instant::now(), key.clone(), before));
+    }
+
+    /// What a read sees: the present, or what was there before the changes that it may not see yet.
+    fn seen(&self, key: &Key, lagging: bool) -> Option<&Thing> {
+        let hidden = self.past.iter().find(|(_, changed, _)| lagging && changed == key);
+        hidden.map_or_else(|| self.things.get(key), |(_, _, before)| before.as_ref())
+    }
+
+    pub(super) fn observe(&self, owner: &Owner, incarnation: Incarnation, lagging: bool) -> Observed {
+        self.seen(&(owner.clone(), incarnation), lagging).map_or(Observed::Absent, Thing::observed)
+    }
+
+    /// Things and data of one owner, in order.
+    pub(super) fn of(&self, owner: &Owner) -> (Vec<Thing>, Vec<(DataId, InstanceId, Incarnation)>) {
+        let things: Vec<_> =
+            self.things.iter().filter(|((of, _), _)| of == owner).map(|(_, thing)| thing.clone()).collect();
+        let used = |id: &DataId| things.iter().any(|thing| thing.data == *id);
+        let data = self.data.iter().filter(|((of, id), _)| of == owner && !used(id));
+        let data = data.map(|((_, id), data)| (id.clone(), data.last.0.clone(), data.last.1)).collect();
+        (things, data)
+    }
+
+    pub(super) fn has_data(&self, owner: &Owner, data: &DataId) -> bool {
+        self.data.contains_key(&(owner.clone(), data.clone()))
+    }
+
+    /// How many things have compute.
+    pub(super) fn awake(&self) -> usize {
+        self.things.values().filter(|thing| !thing.phase.is_asleep()).count()
+    }
+
+    pub(super) fn get(&self, owner: &Owner, incarnation: Incarnation) -> Option<&Thing> {
+        self.things.get(&(owner.clone(), incarnation))
+    }
+
+    /// Makes, updates, starts or starts again.
+    pub(super) fn run(&mut self, owner: &Owner, target: &Target, pace: Pace) -> Result<Observed> {
+        let key = (owner.clone(), target.incarnation);
+        let now = Instant::now();
+        if let Some(thing) = self.things.get(&key) {
+            if thing.generation > target.generation {
+                return Err(Error::new(ErrorKind::Conflict, "create")
+                    .with_field("generation")
+                    .with_message(format!("it is at {}, newer than {}", thing.generation, target.generation)));
+            }
+            let awake = matches!(thing.phase, Phase::Running | Phase::Provisioning);
+            if thing.phase == Phase::Destroying || (awake && thing.generation == target.generation) {
+                return Ok(thing.observed());
+            }
+        }
+        self.take_data(owner, target)?;
+        let thing = Thing {
+            id: target.id.clone(),
+            incarnation: target.incarnation,
+            generation: target.generation,
+            version: target.spec.workload.version.clone(),
+            data: target.data.id().clone(),
+            phase: Phase::Running,
+            reason: None,
+            done_at: now + pace.start,
+        };
+        let observed = thing.observed();
+        self.change(&key, Some(thing));
+        Ok(observed)
+    }
+
+    fn take_data(&mut self, owner: &Owner, target: &Target) -> Result<()> {
+        let key = (owner.clone(), target.data.id().clone());
+        let error = |kind| Error::new(kind, "create").with_field("data").with_message(key.1.to_string());
+        let used_by_other = self
+            .things
+            .iter()
+            .any(|((of, incarnation), thing)| of == owner && thing.data == key.1 && *incarnation != target.incarnation);
+        let last = (target.id.clone(), target.incarnation);
+        match self.data.get_mut(&key) {
+            Some(data) if data.tenant != target.tenant.digest() || used_by_other => Err(error(ErrorKind::Conflict)),
+            Some(data) => {
+                data.last = last;
+                Ok(())
+            }
+            None if matches!(target.data, DataSource::Existing(_)) => Err(error(ErrorKind::DataMissing)),
+            None => {
+                self.data.insert(key, Data { tenant: target.tenant.digest(), last });
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts to sleep or suspends.
+    pub(super) fn stop(&mut self, owner: &Owner, incarnation: Incarnation, phase: Phase, pace: Pace) -> Observed {
+        let key = (owner.clone(), incarnation);
+        let Some(thing) = self.things.get(&key) else { return Observed::Absent };
+        if thing.phase == Phase::Destroying || thing.phase == phase {
+            return thing.observed();
+        }
+        let stop = if thing.phase.is_asleep() { Duration::ZERO } else { pace.stop };
+        let thing = Thing { phase, reason: None, done_at: Instant::now() + stop, ..thing.clone() };
+        let observed = thing.observed();
+        self.change(&key, Some(thing));
+        observed
+    }
+
+    pub(super) fn destroy(&mut self, owner: &Owner, target: &Target, data: DataDisposition, pace: Pace) -> Observed {
+        if data == DataDisposition::Delete {
+            self.delete_data(owner, target.data.id());
+        }
+        let key = (owner.clone(), target.incarnation);
+        let Some(thing) = self.things.get(&key) else { return Observed::Absent };
+        if thing.phase != Phase::Destroying {
+            let thing = Thing { phase: Phase::Destroying, done_at: Instant::now() + pace.stop, ..thing.clone() };
+            self.change(&key, Some(thing));
+        }
+        self.tick(pace);
+        self.things.get(&key).map_or(Observed::Absent, Thing::observed)
+    }
+
+    pub(super) fn delete_data(&mut self, owner: &Owner, data: &DataId) {
+        self.data.remove(&(owner.clone(), data.clone()));
+    }
+
+    pub(super) fn fail(&mut self, id: &InstanceId, reason: &Reason) {
+        let keys: Vec<_> = self.keys_of(id);
+        for key in keys {
+            let thing = Thing { phase: Phase::Failed, reason: Some(reason.clone()), ..self.things[&key].clone() };
+            self.change(&key, Some(thing));
+        }
+    }
+
+    pub(super) fn vanish(&mut self, id: &InstanceId) {
+        for key in self.keys_of(id) {
+            self.change(&key, None);
+        }
+    }
+
+    fn keys_of(&self, id: &InstanceId) -> Vec<Key> {
+        self.things.iter().filter(|(_, thing)| thing.id == *id).map(|(key, _)| key.clone()).collect()
+    }
+}
+
+impl Thing {
+    pub(super) fn observed(&self) -> Observed {
+        let left = self.done_at.saturating_duration_since(Instant::now());
+        let on_its_way = !left.is_zero();
+        let phase = match self.phase {
+            Phase::Running if on_its_way => Phase::Provisioning,
+            Phase::Zero | Phase::Suspended if on_its_way => Phase::Running,
+            phase => phase,
+        };
+        let mut present = Present::new(phase, self.generation, self.incarnation);
+        if phase == Phase::Running && !on_its_way {
+            present = present.with_endpoint(format!("memory://{}/{}", self.id, self.version));
+        }
+        if on_its_way {
+            present = present.look_again(left);
+        }
+        present.reason = self.reason.clone();
+        present.into()
+    }
+}
