@@ -3,6 +3,7 @@
 //! [`Store::commit`] is the only write of decisions: a [`Change`] is taken whole or not at all, on conditions that are
 //! checked in the same transaction. A state and the event that tells of it are one change.
 
+mod condition;
 mod memory;
 mod rows;
 #[cfg(feature = "sqlite")]

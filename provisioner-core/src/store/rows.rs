@@ -497,6 +497,19 @@ impl Capacity {
         .into_iter()
         .find(|(_, used, capacity)| used > capacity)
     }
+
+    /// Likewise, for a usage that was another one before: a resource that does not grow is no reason to refuse, so that
+    /// instances of a cell whose capacity was lowered under them can still be changed.
+    #[must_use]
+    pub fn exceeded_by_growth(&self, before: &CellUsage, after: &CellUsage) -> Option<(&'static str, u64, u64)> {
+        let grown = |before: u64, after: u64| if after > before { after } else { 0 };
+        self.exceeded_by(&CellUsage {
+            instances: grown(before.instances, after.instances),
+            cpu_millis: grown(before.cpu_millis, after.cpu_millis),
+            memory_mib: grown(before.memory_mib, after.memory_mib),
+            data_mib: grown(before.data_mib, after.data_mib),
+        })
+    }
 }
 
 /// What is reserved for an instance, in the transaction that accepts its spec. Replaces what it had reserved before.

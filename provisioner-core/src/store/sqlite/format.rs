@@ -1,0 +1,194 @@
+//! How rows become columns and bodies, and back.
+
+use std::{borrow::Cow, str::FromStr, sync::Arc};
+
+use rusqlite::Row;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{
+    super::{
+        Change, DataRow, DataState, Event, IncarnationRow, IncarnationState, InstanceRow, Lane, NewEvent, Operation,
+        StoreError, Stranger,
+    },
+    fault::damaged,
+};
+use crate::types::{InstanceSpec, Timestamp};
+
+/// The schema version of bodies that this release writes. It reads this one and the one before.
+const BODY_VERSION: u32 = 1;
+
+#[derive(Serialize)]
+struct Body<'a, T> {
+    v: u32,
+    row: &'a T,
+}
+
+#[derive(Deserialize)]
+struct StoredBody<T> {
+    v: u32,
+    row: T,
+}
+
+fn encode<T: Serialize>(row: &T) -> String {
+    serde_json::to_string(&Body { v: BODY_VERSION, row }).expect("stored types have text keys and cannot fail")
+}
+
+fn decode<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {
+    let stored: StoredBody<T> = serde_json::from_str(text).map_err(|error| damaged(what, error))?;
+    if stored.v > BODY_VERSION {
+        return Err(damaged(what, format!("schema version {}: expected up to {BODY_VERSION}", stored.v)));
+    }
+    Ok(stored.row)
+}
+
+/// A change with its bodies written out: the work that needs no transaction, done before one is held.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) change: Change,
+    pub(super) instance: Option<String>,
+    pub(super) specs: Vec<String>,
+    pub(super) operations: Vec<String>,
+    pub(super) events: Vec<String>,
+}
+
+impl Prepared {
+    pub(super) fn new(change: Change) -> Self {
+        Self {
+            instance: change.row().map(encode),
+            specs: change.specs.iter().map(|(_, spec)| encode(&**spec)).collect(),
+            operations: change.operations.iter().map(|operation| encode(&*without_key(operation))).collect(),
+            events: change.events.iter().map(encode).collect(),
+            change,
+        }
+    }
+}
+
+fn without_key(operation: &Operation) -> Cow<'_, Operation> {
+    match operation.key {
+        None => Cow::Borrowed(operation),
+        Some(_) => Cow::Owned(Operation { key: None, ..operation.clone() }),
+    }
+}
+
+pub(super) fn instance_row(body: &str) -> Result<Arc<InstanceRow>, StoreError> {
+    decode("an instance", body).map(Arc::new)
+}
+
+pub(super) fn spec(body: &str) -> Result<Arc<InstanceSpec>, StoreError> {
+    decode("a spec", body).map(Arc::new)
+}
+
+pub(super) const OPERATION_COLUMNS: &str = "key, body";
+
+pub(super) fn operation(row: &Row<'_>) -> Result<Operation, StoreError> {
+    let key: Option<String> = column(row, 0)?;
+    let operation: Operation = decode("an operation", text(row, 1)?)?;
+    let key = key.map(|key| parse("an operation", &key)).transpose()?;
+    Ok(Operation { key, ..operation })
+}
+
+pub(super) const EVENT_COLUMNS: &str = "position, body";
+
+pub(super) fn event(row: &Row<'_>) -> Result<Event, StoreError> {
+    let event: NewEvent = decode("an event", text(row, 1)?)?;
+    Ok(Event { position: column(row, 0)?, event })
+}
+
+pub(super) const INCARNATION_COLUMNS: &str = "incarnation, instance, tenant, cell, data, state, ended_at, due_at";
+
+pub(super) fn incarnation_row(row: &Row<'_>) -> Result<IncarnationRow, StoreError> {
+    const WHAT: &str = "a making";
+    Ok(IncarnationRow {
+        incarnation: parse(WHAT, text(row, 0)?)?,
+        instance: parse(WHAT, text(row, 1)?)?,
+        tenant: parse(WHAT, text(row, 2)?)?,
+        cell: parse(WHAT, text(row, 3)?)?,
+        data: parse(WHAT, text(row, 4)?)?,
+        state: match text(row, 5)? {
+            "live" => IncarnationState::Live,
+            "ending" => IncarnationState::Ending,
+            "ended" => IncarnationState::Ended,
+            other => return Err(damaged(WHAT, format!("state {other:?}"))),
+        },
+        ended_at: time(row, 6)?,
+        due_at: time(row, 7)?,
+    })
+}
+
+pub(super) const fn incarnation_state(state: IncarnationState) -> &'static str {
+    match state {
+        IncarnationState::Live => "live",
+        IncarnationState::Ending => "ending",
+        IncarnationState::Ended => "ended",
+    }
+}
+
+pub(super) const DATA_COLUMNS: &str = "id, tenant, instance, cell, state, since";
+
+pub(super) fn data_row(row: &Row<'_>) -> Result<DataRow, StoreError> {
+    const WHAT: &str = "a data set";
+    Ok(DataRow {
+        id: parse(WHAT, text(row, 0)?)?,
+        tenant: parse(WHAT, text(row, 1)?)?,
+        instance: parse(WHAT, text(row, 2)?)?,
+        cell: parse(WHAT, text(row, 3)?)?,
+        state: match text(row, 4)? {
+            "used" => DataState::Used,
+            "retained" => DataState::Retained,
+            other => return Err(damaged(WHAT, format!("state {other:?}"))),
+        },
+        since: Timestamp::from_unix_ms(column(row, 5)?),
+    })
+}
+
+pub(super) const fn data_state(state: DataState) -> &'static str {
+    match state {
+        DataState::Used => "used",
+        DataState::Retained => "retained",
+    }
+}
+
+pub(super) const STRANGER_COLUMNS: &str = "incarnation, instance, cell, found_at";
+
+pub(super) fn stranger(row: &Row<'_>) -> Result<Stranger, StoreError> {
+    const WHAT: &str = "a stranger";
+    Ok(Stranger {
+        incarnation: parse(WHAT, text(row, 0)?)?,
+        instance: parse(WHAT, text(row, 1)?)?,
+        cell: parse(WHAT, text(row, 2)?)?,
+        found_at: Timestamp::from_unix_ms(column(row, 3)?),
+    })
+}
+
+/// Lanes by number, in the order of [`Lane::ALL`].
+pub(super) const fn lane(lane: Lane) -> i64 {
+    match lane {
+        Lane::Interactive => 0,
+        Lane::Background => 1,
+    }
+}
+
+pub(super) fn ms(time: Option<Timestamp>) -> Option<i64> {
+    time.map(Timestamp::unix_ms)
+}
+
+pub(super) fn time(row: &Row<'_>, index: usize) -> Result<Option<Timestamp>, StoreError> {
+    let ms: Option<i64> = column(row, index)?;
+    Ok(ms.map(Timestamp::from_unix_ms))
+}
+
+pub(super) fn column<T: rusqlite::types::FromSql>(row: &Row<'_>, index: usize) -> Result<T, StoreError> {
+    Ok(row.get(index)?)
+}
+
+pub(super) fn text<'a>(row: &'a Row<'_>, index: usize) -> Result<&'a str, StoreError> {
+    row.get_ref(index)?.as_str().map_err(|error| damaged("a row", error))
+}
+
+/// Reads a name that was checked when it was written.
+pub(super) fn parse<T: FromStr>(what: &'static str, text: &str) -> Result<T, StoreError>
+where
+    T::Err: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    text.parse().map_err(|error: T::Err| damaged(what, error))
+}
