@@ -14,8 +14,9 @@ pub(crate) fn delay(config: &EngineConfig, random: &Random, attempts: u32, error
     let doubled = config.backoff_min.saturating_mul(2_u32.saturating_pow(attempts.saturating_sub(1).min(24)));
     let jittered = random.up_to(doubled.min(config.backoff_max));
     match error.map(Error::retry) {
-        // The jitter on top keeps all who were told the same time from coming back at once.
-        Some(Retry::After(asked)) => asked + jittered.min(asked),
+        // The jitter on top keeps all who were told the same time from coming back at once, and a short time from being
+        // asked for again and again.
+        Some(Retry::After(asked)) => asked + jittered.min(asked * 4 + config.backoff_min * 8),
         _ => jittered.max(config.backoff_min / 2),
     }
 }

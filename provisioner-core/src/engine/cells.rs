@@ -82,6 +82,12 @@ impl CellHandle {
         self.wake.notify_one();
     }
 
+    /// Says that something of the cell is due at this time: it is in the store.
+    pub(crate) fn note_due(&self, due: Timestamp) {
+        self.queue().note_due(due);
+        self.wake.notify_one();
+    }
+
     pub(crate) fn drift_is_frozen(&self) -> bool {
         self.drift_frozen.load(Ordering::SeqCst)
     }
@@ -175,6 +181,8 @@ impl CellLoop {
             self.open_events();
             let filled = if self.engine.is_frozen() { true } else { self.fill().await };
             self.start_runs();
+            let noted = self.cell.queue().take_due();
+            self.next_due = [self.next_due, noted].into_iter().flatten().min();
             let timer = self.timer(filled);
             tokio::select! {
                 () = self.engine.cancel.cancelled() => break,
@@ -306,7 +314,7 @@ impl CellLoop {
         let mut queue = self.cell.queue();
         match next {
             Next::Rest => {}
-            Next::Due(due) => self.next_due = Some(self.next_due.map_or(due, |next| next.min(due))),
+            Next::Due(due) => queue.note_due(due),
             Next::Again | Next::StoreFailed => queue.offer(id.clone(), Lane::Interactive, None),
         }
         queue.finish(&id);

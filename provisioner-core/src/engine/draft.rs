@@ -236,7 +236,7 @@ impl Draft {
     /// The change that drops the instance.
     pub(crate) fn to_removal(&self, epoch: Option<u64>) -> Change {
         let write = InstanceWrite::Delete { id: self.row.id.clone(), expected: self.version.unwrap_or_default() };
-        Change { epoch, instance: Some(write), specs: Vec::new(), ..self.change.clone() }
+        Change { epoch, instance: Some(write), specs: Vec::new(), keep_specs: None, ..self.change.clone() }
     }
 
     /// After the change was committed at this version: the next change starts from there.

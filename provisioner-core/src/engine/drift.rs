@@ -72,7 +72,8 @@ pub(crate) async fn pass(engine: &Engine, cell: &CellHandle) -> Result<DriftRepo
         // A listing that failed half-way has seen only half: nothing follows from what it did not see.
         let page: Vec<Owned> = page.into_iter().collect::<Result<_>>()?;
         report.listed += page.len() as u64;
-        seen.extend(page.iter().map(|owned| owned.incarnation.nonce()));
+        let instances = page.iter().filter(|owned| owned.kind == OwnedKind::Instance);
+        seen.extend(instances.map(|owned| owned.incarnation.nonce()));
         compare(engine, cell, page, &mut report).await?;
         if engine.cancel.is_cancelled() {
             return Err(Error::new(ErrorKind::Cancelled, "drift"));

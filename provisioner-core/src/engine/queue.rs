@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
     store::{Lane, Record},
-    types::InstanceId,
+    types::{InstanceId, Timestamp},
 };
 
 /// How many instances a cell's window holds, by lane.
@@ -41,6 +41,8 @@ pub(crate) struct Queue {
     running: [usize; 2],
     /// Whether the store may have due rows of a lane that are not in the window.
     behind: [bool; 2],
+    /// The earliest time at which something is due by itself, of those that were told.
+    due: Option<Timestamp>,
 }
 
 impl Queue {
@@ -136,6 +138,16 @@ impl Queue {
                 self.push(id.clone(), again.lane, again.record);
             }
         }
+    }
+
+    /// Something is due at this time.
+    pub(crate) fn note_due(&mut self, due: Timestamp) {
+        self.due = Some(self.due.map_or(due, |earliest| earliest.min(due)));
+    }
+
+    /// The earliest time that was told since this was asked last.
+    pub(crate) fn take_due(&mut self) -> Option<Timestamp> {
+        self.due.take()
     }
 
     /// How many wait and how many run.

@@ -194,7 +194,7 @@ impl<'a> Run<'a> {
                     self.draft.begin_move();
                 }
                 self.draft.absorb(&Observed::Absent);
-                self.draft.end_incarnation(now.after(self.cell.capabilities.call_max));
+                self.end_incarnation(now);
                 Observed::Absent
             }
             Some(since) => Observed::Unknown { again: settling.saturating_sub(now.since(since)) },
@@ -203,6 +203,13 @@ impl<'a> Run<'a> {
                 Observed::Unknown { again: settling }
             }
         }
+    }
+
+    /// A making is over. What a late call of it makes is looked for once no call can be under way any more.
+    fn end_incarnation(&mut self, now: Timestamp) {
+        let look_at = now.after(self.cell.capabilities.call_max.max(self.engine.config.call_timeout));
+        self.draft.end_incarnation(look_at);
+        self.cell.note_due(look_at);
     }
 
     // Acting
@@ -385,11 +392,15 @@ impl<'a> Run<'a> {
         Ok(Next::Due(due))
     }
 
-    /// When the move counts as failed. A removal never does: what is left would go on costing money.
+    /// When the move counts as failed: time during which no control plane was at work does not count. A removal never
+    /// counts as failed, as what is left would go on costing money.
     fn deadline(&self) -> Option<Timestamp> {
         match self.target_state() {
             TargetState::Gone(_) => None,
-            _ => self.draft.row.moving_since.map(|since| since.after(self.engine.config.move_deadline)),
+            _ => {
+                let since = self.draft.row.moving_since?.max(self.engine.started_at);
+                Some(since.after(self.engine.config.move_deadline))
+            }
         }
     }
 
@@ -455,7 +466,7 @@ impl<'a> Run<'a> {
         }
         let now = self.engine.now();
         self.draft.at(now);
-        self.draft.end_incarnation(now.after(self.cell.capabilities.call_max));
+        self.end_incarnation(now);
         match disposition {
             DataDisposition::Delete => self.draft.drop_data(),
             DataDisposition::Retain if self.draft.row.data_made => self.draft.data(DataState::Retained),

@@ -283,6 +283,9 @@ pub enum OperationState {
 }
 
 impl OperationState {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Pending, Self::Done, Self::Failed, Self::Superseded];
+
     /// Whether it will not change any more.
     #[must_use]
     pub const fn is_ended(self) -> bool {

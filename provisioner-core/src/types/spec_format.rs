@@ -1,6 +1,6 @@
 //! Reading a spec from the formats that people write.
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 
 use super::spec::{InstanceSpec, InvalidSpec};
 
@@ -35,12 +35,16 @@ impl SpecFormat {
         let spec: InstanceSpec = match self {
             Self::Json => {
                 let mut reader = serde_json::Deserializer::from_str(text);
-                let spec = with_path(&mut reader)?;
-                reader.end().map_err(|error| whole(&error))?;
+                let spec = with_path(&mut reader, ToString::to_string)?;
+                reader.end().map_err(|error| whole(error.to_string()))?;
                 spec
             }
-            Self::Toml => with_path(toml::Deserializer::parse(text).map_err(|error| whole(&error))?)?,
-            Self::Yaml => with_path(yaml(text)?)?,
+            // The message alone: in full, the error quotes the line, and that may hold a secret put in the wrong place.
+            Self::Toml => {
+                let reader = toml::Deserializer::parse(text).map_err(|error| whole(error.message().to_owned()))?;
+                with_path(reader, |error| error.message().to_owned())?
+            }
+            Self::Yaml => with_path(yaml(text)?, ToString::to_string)?,
         };
         spec.check()?;
         Ok(spec)
@@ -49,24 +53,22 @@ impl SpecFormat {
 
 /// YAML is read into a tree first, so that its errors name fields the way the others do.
 fn yaml(text: &str) -> Result<serde_json::Value, InvalidSpec> {
-    serde_saphyr::from_str(text).map_err(|error| whole(&error))
+    serde_saphyr::from_str(text).map_err(|error| whole(error.without_snippet().to_string()))
 }
 
-fn with_path<'de, T: DeserializeOwned>(reader: impl serde::Deserializer<'de>) -> Result<T, InvalidSpec> {
-    #[derive(Deserialize)]
-    #[serde(transparent)]
-    struct Spec<T>(T);
-
-    let spec: Result<Spec<T>, _> = serde_path_to_error::deserialize(reader);
-    spec.map(|spec| spec.0).map_err(|error| {
+fn with_path<'de, T: DeserializeOwned, D: serde::Deserializer<'de>>(
+    reader: D,
+    message: impl FnOnce(&D::Error) -> String,
+) -> Result<T, InvalidSpec> {
+    serde_path_to_error::deserialize(reader).map_err(|error| {
         let path = error.path().to_string();
         let field = if matches!(path.as_str(), "." | "?") { "spec".to_owned() } else { path };
-        InvalidSpec::new(field, error.into_inner().to_string().trim_end().to_owned())
+        InvalidSpec::new(field, message(error.inner()).trim_end())
     })
 }
 
-fn whole(error: &dyn std::fmt::Display) -> InvalidSpec {
-    InvalidSpec::new("spec", error.to_string().trim_end().to_owned())
+fn whole(message: String) -> InvalidSpec {
+    InvalidSpec::new("spec", message.trim_end())
 }
 
 #[cfg(test)]

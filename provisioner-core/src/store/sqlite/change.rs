@@ -341,10 +341,10 @@ fn write_operations(connection: &Connection, prepared: &Prepared, keys: &[KeyUse
         // The key of one that is there already stays as it is: it may have lost it.
         connection
             .prepare_cached(
-                "INSERT INTO operations (id, key, verb, state, accepted_at, ended_at, body)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                "INSERT INTO operations (id, key, verb, state, accepted_at, ended_at, failure, body)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
                  ON CONFLICT (id) DO UPDATE SET state = excluded.state, ended_at = excluded.ended_at,
-                     body = excluded.body",
+                     failure = excluded.failure, body = excluded.body",
             )?
             .execute(params![
                 operation.id.as_str(),
@@ -353,7 +353,20 @@ fn write_operations(connection: &Connection, prepared: &Prepared, keys: &[KeyUse
                 operation.state.as_str(),
                 operation.accepted_at.unix_ms(),
                 ms(operation.ended_at),
+                operation.failure.as_ref().map(format::failure),
                 body,
+            ])?;
+    }
+    for end in &prepared.change.ended {
+        connection
+            .prepare_cached(
+                "UPDATE operations SET state = ?2, ended_at = ?3, failure = ?4 WHERE id = ?1 AND ended_at IS NULL",
+            )?
+            .execute(params![
+                end.id.as_str(),
+                end.state.as_str(),
+                end.at.unix_ms(),
+                end.failure.as_ref().map(format::failure),
             ])?;
     }
     Ok(())
@@ -401,12 +414,15 @@ fn write_rows(connection: &Connection, change: &Change) -> Result<(), Fault> {
     for stranger in &change.strangers {
         connection
             .prepare_cached(
-                "INSERT OR REPLACE INTO strangers (incarnation, instance, cell, found_at) VALUES (?1, ?2, ?3, ?4)",
+                "INSERT OR REPLACE INTO strangers (incarnation, instance, cell, data, generation, found_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )?
             .execute(params![
                 stranger.incarnation.to_string(),
                 stranger.instance.as_str(),
                 stranger.cell.as_str(),
+                stranger.data.as_ref().map(|data| data.as_str()),
+                stranger.generation.0,
                 stranger.found_at.unix_ms(),
             ])?;
     }

@@ -1,6 +1,6 @@
 //! How rows become columns and bodies, and back.
 
-use std::{borrow::Cow, str::FromStr, sync::Arc};
+use std::{str::FromStr, sync::Arc};
 
 use rusqlite::Row;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{
     super::{
         Change, DataRow, DataState, Event, IncarnationRow, IncarnationState, InstanceRow, Lane, NewEvent, Operation,
-        StoreError, Stranger,
+        OperationState, StoreError, Stranger,
     },
     fault::damaged,
 };
-use crate::types::{InstanceSpec, Timestamp};
+use crate::types::{Generation, InstanceSpec, Reason, Timestamp};
 
 /// The schema version of bodies that this release writes. It reads this one and the one before.
 const BODY_VERSION: u32 = 1;
@@ -56,18 +56,16 @@ impl Prepared {
         Self {
             instance: change.row().map(encode),
             specs: change.specs.iter().map(|(_, spec)| encode(&**spec)).collect(),
-            operations: change.operations.iter().map(|operation| encode(&*without_key(operation))).collect(),
+            operations: change.operations.iter().map(|operation| encode(&without_columns(operation))).collect(),
             events: change.events.iter().map(encode).collect(),
             change,
         }
     }
 }
 
-fn without_key(operation: &Operation) -> Cow<'_, Operation> {
-    match operation.key {
-        None => Cow::Borrowed(operation),
-        Some(_) => Cow::Owned(Operation { key: None, ..operation.clone() }),
-    }
+/// What of an operation stays as it is from its acceptance on. The rest is in columns.
+fn without_columns(operation: &Operation) -> Operation {
+    Operation { key: None, state: OperationState::Pending, ended_at: None, failure: None, ..operation.clone() }
 }
 
 pub(super) fn instance_row(body: &str) -> Result<Arc<InstanceRow>, StoreError> {
@@ -78,13 +76,27 @@ pub(super) fn spec(body: &str) -> Result<Arc<InstanceSpec>, StoreError> {
     decode("a spec", body).map(Arc::new)
 }
 
-pub(super) const OPERATION_COLUMNS: &str = "key, body";
+pub(super) const OPERATION_COLUMNS: &str = "key, state, ended_at, failure, body";
 
 pub(super) fn operation(row: &Row<'_>) -> Result<Operation, StoreError> {
+    const WHAT: &str = "an operation";
     let key: Option<String> = column(row, 0)?;
-    let operation: Operation = decode("an operation", text(row, 1)?)?;
-    let key = key.map(|key| parse("an operation", &key)).transpose()?;
-    Ok(Operation { key, ..operation })
+    let word = text(row, 1)?;
+    let state = OperationState::ALL.into_iter().find(|state| state.as_str() == word);
+    let failure: Option<String> = column(row, 3)?;
+    let failure = failure.map(|text| serde_json::from_str(&text)).transpose();
+    let operation: Operation = decode(WHAT, text(row, 4)?)?;
+    Ok(Operation {
+        key: key.map(|key| parse(WHAT, &key)).transpose()?,
+        state: state.ok_or_else(|| damaged(WHAT, format!("state {word:?}")))?,
+        ended_at: time(row, 2)?,
+        failure: failure.map_err(|error| damaged(WHAT, error))?,
+        ..operation
+    })
+}
+
+pub(super) fn failure(reason: &Reason) -> String {
+    serde_json::to_string(reason).expect("a reason is two texts")
 }
 
 pub(super) const EVENT_COLUMNS: &str = "position, body";
@@ -148,7 +160,7 @@ pub(super) const fn data_state(state: DataState) -> &'static str {
     }
 }
 
-pub(super) const STRANGER_COLUMNS: &str = "incarnation, instance, cell, found_at";
+pub(super) const STRANGER_COLUMNS: &str = "incarnation, instance, cell, data, generation, found_at";
 
 pub(super) fn stranger(row: &Row<'_>) -> Result<Stranger, StoreError> {
     const WHAT: &str = "a stranger";
@@ -156,7 +168,9 @@ pub(super) fn stranger(row: &Row<'_>) -> Result<Stranger, StoreError> {
         incarnation: parse(WHAT, text(row, 0)?)?,
         instance: parse(WHAT, text(row, 1)?)?,
         cell: parse(WHAT, text(row, 2)?)?,
-        found_at: Timestamp::from_unix_ms(column(row, 3)?),
+        data: column::<Option<String>>(row, 3)?.map(|data| parse(WHAT, &data)).transpose()?,
+        generation: Generation(column(row, 4)?),
+        found_at: Timestamp::from_unix_ms(column(row, 5)?),
     })
 }
 

@@ -101,7 +101,7 @@ CREATE TABLE data (
 CREATE INDEX data_by_tenant ON data (tenant, id);
 CREATE INDEX data_by_cell ON data (cell);
 
--- The key is not in the body, so that it can be taken off once its time is over.
+-- What changes is not in the body: the key is taken off once its time is over, and an end is written without the rest.
 CREATE TABLE operations (
     row INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
@@ -110,6 +110,7 @@ CREATE TABLE operations (
     state TEXT NOT NULL,
     accepted_at INTEGER NOT NULL,
     ended_at INTEGER,
+    failure TEXT,
     body TEXT NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX operations_by_key ON operations (key) WHERE key IS NOT NULL;
@@ -137,6 +138,8 @@ CREATE TABLE strangers (
     incarnation TEXT PRIMARY KEY,
     instance TEXT NOT NULL,
     cell TEXT NOT NULL,
+    data TEXT,
+    generation INTEGER NOT NULL,
     found_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 

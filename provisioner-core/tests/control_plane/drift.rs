@@ -1,0 +1,177 @@
+//! What nobody told the control plane of.
+
+use std::{sync::Arc, time::Duration};
+
+use provisioner_core::{
+    ErrorKind, OpContext, Provisioner,
+    memory::MemoryConfig,
+    store::EventKind,
+    types::{DataSource, Generation, Incarnation, Phase, Target},
+};
+
+use crate::harness::{World, by, cell, config, done, hold, id, new, plane_id, spec, tenant};
+
+fn made_behind_our_back(name: &str, incarnation: Incarnation, world: &World) -> Target {
+    Target {
+        id: id(name),
+        tenant: tenant(),
+        incarnation,
+        generation: Generation(3),
+        spec: Arc::new(spec("0.9")),
+        data: DataSource::Fresh(provisioner_core::types::DataId::from_random(
+            incarnation.nonce() ^ world.calls() as u128,
+        )),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_remnant_of_an_ended_making_is_removed() {
+    let world = World::new().await;
+    let instance = world.create("acme").await;
+    world.destroy("acme").await;
+    // The call that made it arrives once more, after everybody has stopped waiting.
+    let late = Target {
+        data: DataSource::Fresh(instance.data),
+        ..made_behind_our_back("acme", instance.incarnation.unwrap(), &world)
+    };
+    world.provider.create(&OpContext::new(plane_id()), &late).await.unwrap();
+    assert_eq!(world.things().len(), 1);
+    for _ in 0..600 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(world.things().is_empty(), "found by looking once more, without a drift pass");
+    let events = world.plane.events(Some(&id("acme")), 0, 100).await.unwrap().items;
+    assert!(events.iter().any(|event| matches!(event.event.what, EventKind::RemnantFound { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_remnant_never_takes_the_data_of_its_successor_along() {
+    let world = World::new().await;
+    let first = world.create("acme").await;
+    world.provider.vanish(&plane_id(), &id("acme"));
+    let second = world
+        .until("acme", |now| now.incarnation != first.incarnation && now.settled && now.phase == Some(Phase::Running))
+        .await;
+    let report = world.plane.check_drift(&cell()).await.unwrap();
+    assert_eq!((report.listed, report.remnants, report.strangers), (1, 0, 0));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(world.provider.has_data(&plane_id(), &second.data));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_is_reported_left_alone_and_can_be_adopted_or_forgotten() {
+    let world = World::new().await;
+    let stranger = Incarnation::new(7, 77);
+    let target = made_behind_our_back("lost", stranger, &world);
+    world.provider.create(&OpContext::new(plane_id()), &target).await.unwrap();
+    let report = world.plane.check_drift(&cell()).await.unwrap();
+    assert_eq!(report.strangers, 1);
+    assert_eq!(world.plane.check_drift(&cell()).await.unwrap().strangers, 1);
+    let strangers = world.plane.strangers().await.unwrap();
+    assert_eq!(strangers.len(), 1, "reported once");
+    assert_eq!(strangers[0].data.as_ref(), Some(target.data.id()));
+    assert_eq!(world.things().len(), 1, "left alone");
+    world.plane.forget(stranger, by()).await.unwrap();
+    assert!(world.plane.strangers().await.unwrap().is_empty());
+    world.plane.check_drift(&cell()).await.unwrap();
+    let error = world.plane.adopt(stranger, new("other"), by()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    done(&world.plane.adopt(stranger, new("lost"), by()).await.unwrap()).await;
+    let adopted = world.get("lost").await;
+    assert_eq!((adopted.incarnation, &adopted.data), (Some(stranger), target.data.id()));
+    assert_eq!(adopted.endpoint.unwrap().as_str(), "memory://lost/1.0", "brought to the spec it was adopted with");
+    assert!(world.plane.strangers().await.unwrap().is_empty());
+    assert_eq!(world.things().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_no_event_told_is_found_and_mended() {
+    let world = World::new().await;
+    let before = world.create("acme").await;
+    // An outsider stops it by the provider's own means, behind everybody's back.
+    let target = Target {
+        data: DataSource::Existing(before.data),
+        generation: before.generation,
+        ..made_behind_our_back("acme", before.incarnation.unwrap(), &world)
+    };
+    world.provider.suspend(&OpContext::new(plane_id()), &target).await.unwrap();
+    assert_eq!(world.plane.check_drift(&cell()).await.unwrap().differing, 1);
+    world
+        .until("acme", |now| {
+            now.settled && now.phase == Some(Phase::Running) && world.provider.calls().contains_key("resume")
+        })
+        .await;
+    assert_eq!(world.plane.check_drift(&cell()).await.unwrap().differing, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_too_much_vanishes_at_once_nothing_is_done_until_somebody_confirms() {
+    let mut cautious = config();
+    cautious.vanished_max = 3;
+    let world = World::with(MemoryConfig::default(), cautious).await;
+    for n in 0..10 {
+        world.create(&format!("i{n}")).await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for n in 0..10 {
+        world.provider.vanish(&plane_id(), &id(&format!("i{n}")));
+    }
+    let report = world.plane.check_drift(&cell()).await.unwrap();
+    assert!(report.frozen && report.vanished >= 6, "{report:?}");
+    let made_again = world.things().len();
+    assert!(made_again <= 3, "at most as many as may vanish were made again: {made_again}");
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(world.things().len(), made_again);
+    // Sign-ups and requests go on meanwhile.
+    world.create("new").await;
+    assert!(world.store.cells().await.unwrap()[0].drift_frozen.is_some(), "it outlives a restart");
+    world.plane.confirm_drift(&cell(), by()).await.unwrap();
+    for n in 0..10 {
+        let name = format!("i{n}");
+        world.plane.check_drift(&cell()).await.unwrap();
+        if world.store.cells().await.unwrap()[0].drift_frozen.is_some() {
+            world.plane.confirm_drift(&cell(), by()).await.unwrap();
+        }
+        world.until(&name, |now| now.settled || now.parked).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frozen_control_plane_accepts_and_does_nothing() {
+    let mut world = World::new().await;
+    world.create("acme").await;
+    world.plane.freeze(true, by().because("an incident")).await.unwrap();
+    let calls = world.calls();
+    let slept = world.plane.sleep(&id("acme"), by()).await.unwrap();
+    let created = world.plane.create(new("other"), by()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(world.calls(), calls);
+    world.start_again().await;
+    assert!(world.plane.is_frozen(), "also after a restart");
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(world.calls(), calls + 1, "only the cell's identity is asked for");
+    world.plane.freeze(false, by()).await.unwrap();
+    for operation in [slept, created] {
+        done(&world.plane.operation(&operation.operation().id).await.unwrap()).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_at_rest_costs_nothing() {
+    let mut rare = config();
+    rare.drift_interval = Duration::from_secs(400 * 24 * 3600);
+    let world = World::with(MemoryConfig::default(), rare).await;
+    for n in 0..200 {
+        world.create(&format!("i{n}")).await;
+        match n % 3 {
+            0 => world.sleep(&format!("i{n}")).await,
+            1 => drop(done(&world.plane.suspend(&id(&format!("i{n}")), hold("unpaid"), by()).await.unwrap()).await),
+            _ => {}
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let (calls, position) = (world.calls(), world.plane.position());
+    tokio::time::sleep(Duration::from_secs(30 * 24 * 3600)).await;
+    assert_eq!(world.calls(), calls, "no provider call in a month");
+    assert_eq!(world.plane.position(), position, "and nothing written");
+}

@@ -1,0 +1,243 @@
+//! Whatever goes wrong: one thing, no orphan, and an end to every operation.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use provisioner_core::{
+    ErrorKind,
+    memory::{Fault, MemoryConfig},
+    seams::Random,
+    store::{EventKind, OperationState},
+    types::{DataDisposition, Generation, Phase, Reason},
+};
+
+use crate::harness::{World, by, config, done, ended, id, new, plane_id};
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_makes_no_second_thing() {
+    let world = World::new().await;
+    for verb in ["create", "scale to zero", "resume", "suspend", "destroy"] {
+        for fault in [
+            Fault::AfterApply,
+            Fault::BeforeSend(ErrorKind::Unavailable),
+            Fault::Hang,
+            Fault::Throttled { after_ms: 3000 },
+        ] {
+            world.provider.script(verb, fault);
+        }
+    }
+    world.create("acme").await;
+    let incarnation = world.get("acme").await.incarnation.unwrap();
+    world.sleep("acme").await;
+    world.wake("acme").await;
+    done(&world.plane.suspend(&id("acme"), crate::harness::hold("unpaid"), by()).await.unwrap()).await;
+    assert_eq!(world.things().len(), 1);
+    assert_eq!(world.get("acme").await.incarnation, Some(incarnation), "the same making throughout");
+    world.destroy("acme").await;
+    assert!(world.things().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fifth_of_all_calls_failing_loses_and_doubles_nothing() {
+    for seed in 0..4 {
+        let provider = MemoryConfig {
+            start: Duration::from_millis(700),
+            stop: Duration::from_millis(300),
+            lag: Duration::from_millis(200 * (seed % 2)),
+            fault_percent: 20,
+            random: Random::from_seed(seed),
+            ..MemoryConfig::default()
+        };
+        let mut config = config();
+        config.move_deadline = Duration::from_secs(3600);
+        config.attempts_max = 20;
+        let world = World::with(provider, config).await;
+        let names: Vec<_> = (0..40).map(|n| format!("i{n}")).collect();
+        let created = futures::future::join_all(names.iter().map(|name| world.plane.create(new(name), by()))).await;
+        for operation in created {
+            done(&operation.unwrap()).await;
+        }
+        for (n, name) in names.iter().enumerate() {
+            let operation = match n % 4 {
+                0 => world.plane.sleep(&id(name), by()).await.unwrap(),
+                1 => world.update(name, "2.0").await,
+                2 => world.plane.destroy(&id(name), DataDisposition::Delete, by()).await.unwrap(),
+                _ => world.plane.restart(&id(name), by()).await.unwrap(),
+            };
+            done(&operation).await;
+        }
+        let live: BTreeSet<_> = world.things().iter().map(|thing| thing.id.clone()).collect();
+        assert_eq!((world.things().len(), live.len()), (30, 30), "seed {seed}: one thing for each that lives");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_vanished_is_made_again_on_the_same_data() {
+    let world = World::new().await;
+    let before = world.create("acme").await;
+    world.provider.vanish(&plane_id(), &id("acme"));
+    let after = world
+        .until("acme", |now| now.incarnation != before.incarnation && now.phase == Some(Phase::Running) && now.settled)
+        .await;
+    assert_eq!(after.data, before.data);
+    assert_eq!(world.things().len(), 1);
+    assert_eq!(after.incarnation.unwrap().number(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn data_that_vanished_parks_and_is_never_started_blank() {
+    let world = World::new().await;
+    let before = world.create("acme").await;
+    world.provider.vanish(&plane_id(), &id("acme"));
+    world.provider.vanish_data(&plane_id(), &before.data);
+    let parked = world.until("acme", |now| now.parked).await;
+    assert_eq!(parked.reason.unwrap().code, "data-missing");
+    assert!(world.things().is_empty());
+    // Remnants of the making that ended are looked for once.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let calls = world.calls();
+    tokio::time::sleep(Duration::from_secs(1800)).await;
+    assert_eq!(world.calls(), calls, "what is parked burns no calls");
+    world.destroy("acme").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_is_repaired_and_a_crash_loop_is_parked_with_its_reason() {
+    let world = World::new().await;
+    world.create("acme").await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let reason = Reason::new("exited", "with status 3");
+    world.provider.fail(&plane_id(), &id("acme"), &reason);
+    world.until("acme", |now| now.settled && now.phase == Some(Phase::Running) && world.calls() > 4).await;
+    for _ in 0..3 {
+        world.until_phase("acme", Phase::Running).await;
+        world.provider.fail(&plane_id(), &id("acme"), &reason);
+        world.until("acme", |now| now.parked || !now.settled).await;
+    }
+    let parked = world.until("acme", |now| now.parked).await;
+    assert_eq!(parked.reason, Some(reason));
+    let retried = world.plane.retry(&id("acme"), by()).await.unwrap();
+    done(&retried).await;
+    assert_eq!(world.get("acme").await.phase, Some(Phase::Running));
+    assert_eq!(world.plane.retry(&id("acme"), by()).await.unwrap_err().kind(), ErrorKind::Conflict, "nothing to retry");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permanent_error_parks_at_once_and_a_newer_request_takes_it_up_again() {
+    let world = World::new().await;
+    world.provider.script("create", Fault::BeforeSend(ErrorKind::Unauthorized));
+    let created = ended(&world.plane.create(new("acme"), by()).await.unwrap()).await;
+    assert_eq!(created.state, OperationState::Failed);
+    assert_eq!(created.failure.unwrap().code, "unauthorized");
+    assert_eq!(world.provider.calls()["create"], 1);
+    world.wake("acme").await;
+    assert_eq!(world.get("acme").await.phase, Some(Phase::Running));
+    assert_eq!(world.things().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_never_gets_ready_is_parked_at_its_deadline() {
+    let world =
+        World::with(MemoryConfig { start: Duration::from_secs(7200), ..MemoryConfig::default() }, config()).await;
+    let began = tokio::time::Instant::now();
+    let created = ended(&world.plane.create(new("acme"), by()).await.unwrap()).await;
+    assert_eq!(created.failure.unwrap().code, "deadline");
+    let took = began.elapsed();
+    assert!((60..70).contains(&took.as_secs()), "{took:?}");
+    world.destroy("acme").await;
+    assert!(world.things().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_update_parks_and_sleep_and_wake_bring_the_last_good_spec_back() {
+    let world = World::new().await;
+    world.create("acme").await;
+    world.provider.script("create", Fault::BeforeSend(ErrorKind::InvalidSpec));
+    let updated = ended(&world.update("acme", "2.0-bad").await).await;
+    assert_eq!(updated.state, OperationState::Failed);
+    let parked = world.get("acme").await;
+    assert!(parked.parked);
+    assert_eq!((parked.generation, parked.applied), (Generation(2), Some(Generation(1))));
+    assert_eq!(parked.spec.workload.version, "2.0-bad", "it is still what the customer wants");
+    world.sleep("acme").await;
+    world.wake("acme").await;
+    let back = world.get("acme").await;
+    assert_eq!(back.endpoint.unwrap().as_str(), "memory://acme/1.0");
+    assert_eq!(back.applied_version.as_deref(), Some("1.0"));
+    // The next update goes above both.
+    done(&world.update("acme", "2.1").await).await;
+    assert_eq!(world.get("acme").await.endpoint.unwrap().as_str(), "memory://acme/2.1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_after_a_failed_update_tries_the_wanted_spec_again() {
+    let world = World::new().await;
+    world.create("acme").await;
+    world.provider.script("create", Fault::BeforeSend(ErrorKind::InvalidSpec));
+    ended(&world.update("acme", "2.0").await).await;
+    done(&world.plane.retry(&id("acme"), by()).await.unwrap()).await;
+    assert_eq!(world.get("acme").await.endpoint.unwrap().as_str(), "memory://acme/2.0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_provider_is_not_asked_before_its_time() {
+    let throttled = MemoryConfig { calls_per_second: Some(5), ..MemoryConfig::default() };
+    let mut config = config();
+    config.move_deadline = Duration::from_secs(3600);
+    let world = World::with(throttled, config).await;
+    let operations = futures::future::join_all((0..50).map(|n| world.plane.create(new(&format!("i{n}")), by()))).await;
+    for operation in operations {
+        done(&operation.unwrap()).await;
+    }
+    assert_eq!(world.things().len(), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_are_told_and_get_slower() {
+    let world = World::new().await;
+    for _ in 0..2 {
+        world.provider.script("create", Fault::BeforeSend(ErrorKind::Internal));
+    }
+    world.create("acme").await;
+    let events = world.plane.events(Some(&id("acme")), 0, 100).await.unwrap().items;
+    let attempts: Vec<_> = events
+        .iter()
+        .filter_map(|event| match &event.event.what {
+            EventKind::Retrying { attempts, .. } => Some(*attempts),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(attempts, [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sick_cell_does_not_slow_the_others() {
+    use std::sync::Arc;
+
+    use provisioner_core::{Cell, memory::MemoryProvisioner, types::CellName};
+
+    use crate::harness::open_store;
+
+    let folder = tempfile::tempdir().unwrap();
+    let store = open_store(&folder).await;
+    let [sick, well] = ["sick", "well"].map(|name| CellName::new(name).unwrap());
+    let sick_provider = MemoryProvisioner::new(MemoryConfig::default());
+    let well_provider = MemoryProvisioner::new(MemoryConfig::default());
+    for _ in 0..500 {
+        sick_provider.script("create", Fault::Hang);
+    }
+    let plane = provisioner_core::ControlPlane::builder(store)
+        .cell(Cell::new(sick.clone(), Arc::new(sick_provider)))
+        .cell(Cell::new(well.clone(), Arc::new(well_provider)))
+        .config(config())
+        .start()
+        .await
+        .unwrap();
+    for n in 0..200 {
+        plane.create(new(&format!("sick{n}")).in_cell(sick.clone()), by()).await.unwrap();
+    }
+    let began = tokio::time::Instant::now();
+    for n in 0..200 {
+        done(&plane.create(new(&format!("well{n}")).in_cell(well.clone()), by()).await.unwrap()).await;
+    }
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}

@@ -1,0 +1,11 @@
+//! The control plane on the provider in memory: what is promised of requests, of faults, of restarts and of drift.
+//!
+//! Time is paused and jumps to the next timer, so hours take milliseconds and nothing sleeps in earnest.
+
+mod drift;
+mod faults;
+mod harness;
+mod lifecycle;
+mod load;
+mod requests;
+mod restart;
