@@ -18,7 +18,7 @@ use crate::{error::Chain, types::Timestamp};
 /// How many pieces of work one transaction takes. Bounds how long the first of them waits for the last.
 const BATCH_MAX: usize = 512;
 /// How much work is done between checkpoints: some tens of megabytes of log.
-const CHECKPOINT_EVERY: usize = 4_000;
+const CHECKPOINT_EVERY: usize = 2_000;
 
 /// One piece of work.
 #[derive(Debug)]
