@@ -1,5 +1,8 @@
 //! What the store in a file promises beyond the contract: about the file, the process and the disk.
 
+// All of it is test code, without the harness by which clippy would know.
+#![allow(clippy::unwrap_used)]
+
 #[path = "sqlite_store/crash.rs"]
 mod crash;
 #[path = "sqlite_store/disk.rs"]

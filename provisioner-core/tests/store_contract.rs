@@ -1,5 +1,8 @@
 //! What every store promises: one list of rules, run for each of them.
 
+// All of it is test code, without the harness by which clippy would know.
+#![allow(clippy::unwrap_used)]
+
 #[path = "store_contract/fixture.rs"]
 mod fixture;
 #[path = "store_contract/instances.rs"]

@@ -83,7 +83,7 @@ impl Guard {
 
     /// Whether the disk takes a few pages more.
     pub(super) fn has_room(&self) -> bool {
-        const PROBE: [u8; 64 * 1024] = [0; 64 * 1024];
+        static PROBE: [u8; 64 * 1024] = [0; 64 * 1024];
         let written = (&self.lock).write_all(&PROBE).and_then(|()| self.lock.sync_data());
         let emptied = self.lock.set_len(0).and_then(|()| io::Seek::rewind(&mut &self.lock));
         let is_full = |error: &io::Error| {
