@@ -53,16 +53,20 @@ fn probe() -> Result<(), String> {
 
 pub(crate) fn child(folder: &Path) {
     for mode in [CommitMode::Grouped, CommitMode::Inline] {
-        let outside = tempfile::tempdir().unwrap();
-        assert!(mount(folder), "a disk of 16 MiB");
-        block_on(fill_and_recover(&folder.join("disk"), outside.path(), mode));
-        assert!(Command::new("umount").arg(folder).status().unwrap().success());
+        on_a_disk(folder, "size=16m", |disk, outside| block_on(fill_and_recover(disk, outside, mode)));
+        on_a_disk(folder, "size=64m", |disk, outside| block_on(fill_behind_the_commit(disk, outside, mode)));
     }
 }
 
-fn mount(folder: &Path) -> bool {
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "none"]).arg(folder).status();
-    mounted.unwrap().success() && fs::create_dir(folder.join("disk")).is_ok()
+/// Runs a test on a disk of this size, with a folder on another disk beside it.
+fn on_a_disk(folder: &Path, size: &str, test: impl FnOnce(&Path, &Path)) {
+    let outside = tempfile::tempdir().unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", size, "none"]).arg(folder).status();
+    assert!(mounted.unwrap().success());
+    let disk = folder.join("disk");
+    fs::create_dir(&disk).unwrap();
+    test(&disk, outside.path());
+    assert!(Command::new("umount").arg(folder).status().unwrap().success());
 }
 
 /// What the store answered so far.
@@ -90,22 +94,47 @@ async fn fill_and_recover(disk: &Path, outside: &Path, mode: CommitMode) {
             number += 8;
         }
         assert_truth(&*store, &answers).await;
-        // What a crash at this moment would leave says the same.
-        let copy = outside.join(format!("copy-{round}"));
-        copy_files(&path, &copy);
-        let copied = SqliteStore::open(&copy, control_plane(), mode).await.unwrap();
-        assert_truth(&*copied, &answers).await;
-        drop(copied);
-        for suffix in ["", "-wal"] {
-            let _ = fs::remove_file(beside(&copy, suffix));
-        }
-
+        assert_truth_after_a_crash(&path, &outside.join(format!("copy-{round}")), &answers).await;
         fs::remove_file(&ballast).unwrap();
         recover(&store, round, &mut answers).await;
         assert_truth(&*store, &answers).await;
     }
     drop(store);
     let store = SqliteStore::open(&path, control_plane(), mode).await.unwrap();
+    assert_truth(&*store, &answers).await;
+}
+
+/// Lets the room end after a commit is whole in the log and before SQLite has taken note of it, which it does in
+/// another file: that one grows by eight pages for the first time with this frame of the log.
+async fn fill_behind_the_commit(disk: &Path, outside: &Path, mode: CommitMode) {
+    const FRAMES_NOTED: u64 = 4062;
+    const FRAME_BYTES: u64 = 24 + 4096;
+    let path = disk.join("store");
+    let ballast = disk.join("ballast");
+    let store = SqliteStore::open(&path, control_plane(), mode).await.unwrap();
+    let mut answers = Answers::default();
+    let frames = || fs::metadata(beside(&path, "-wal")).unwrap().len() / FRAME_BYTES;
+    let (mut number, mut largest) = (0, 0);
+    while frames() < FRAMES_NOTED - 40 {
+        let before = frames();
+        sign_up(&store, number, 1, &mut answers).await;
+        number += 1;
+        // Not the first ones, whose pages are new.
+        largest = if number < 20 { 0 } else { (frames() - before).max(largest) };
+    }
+    assert!(answers.refused.is_empty() && frames() < FRAMES_NOTED, "{} frames", frames());
+    while answers.refused.is_empty() {
+        assert!(frames() < FRAMES_NOTED + 100, "the disk never got full");
+        // Each time room for what one commit adds to the log, and for little else.
+        let _ = fs::remove_file(&ballast);
+        fill(&ballast, (largest + 3) * FRAME_BYTES);
+        sign_up(&store, number, 1, &mut answers).await;
+        number += 1;
+    }
+    assert_truth(&*store, &answers).await;
+    assert_truth_after_a_crash(&path, &outside.join("copy"), &answers).await;
+    fs::remove_file(&ballast).unwrap();
+    recover(&store, 1, &mut answers).await;
     assert_truth(&*store, &answers).await;
 }
 
@@ -163,6 +192,13 @@ async fn assert_truth(store: &dyn Store, answers: &Answers) {
     assert!(told == expected, "one event each");
     assert!(events.iter().zip(1..).all(|(event, position)| event.position == position), "without gaps");
     assert_eq!(store.usage(&cell("one")).await.unwrap().instances, expected.len() as u64);
+}
+
+/// What a crash at this moment would leave says the same.
+async fn assert_truth_after_a_crash(path: &Path, copy: &Path, answers: &Answers) {
+    copy_files(path, copy);
+    let copied = SqliteStore::open(copy, control_plane(), CommitMode::Inline).await.unwrap();
+    assert_truth(&*copied, answers).await;
 }
 
 /// Takes all the room there is but this much.

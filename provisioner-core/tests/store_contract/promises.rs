@@ -160,7 +160,7 @@ async fn usage_is_exact_after_many_changes(store: Arc<dyn Store>) {
         let reservation = Some(Reservation { cell: place.clone(), size, ..reservation(&[]) });
         let version = match held.get(&name).map(|(version, ..)| *version) {
             None => store.commit(Change { reservation, ..insert(row(&name)) }).await.unwrap().version,
-            Some(version) if random.bits() % 3 == 0 => {
+            Some(version) if random.bits().is_multiple_of(3) => {
                 store.commit(delete(&name, version)).await.unwrap();
                 held.remove(&name);
                 continue;
