@@ -23,7 +23,7 @@ const HEADER_BYTES: usize = 100;
 /// More statements than the store has.
 const STATEMENTS_CACHED: usize = 128;
 /// How long an operator's shell on the same file may hold things up.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A store's file, locked for this process for as long as the value lives.
 #[derive(Debug)]
@@ -227,7 +227,7 @@ fn prepare_writer(connection: &Connection) -> rusqlite::Result<()> {
     // The log shrinks to this after a rush.
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
     // A net only: the writer checkpoints by itself, after it has answered.
-    connection.pragma_update(None, "wal_autocheckpoint", 32_000)
+    connection.pragma_update(None, "wal_autocheckpoint", 64_000)
 }
 
 /// The path that names the file whichever way it was given, so that one file has one lock.
