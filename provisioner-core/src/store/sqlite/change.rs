@@ -6,15 +6,14 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::{
     super::{
-        CellUsage, Change, Committed, DataState, EventKind, InstanceRow, InstanceWrite, Operation, Reservation,
-        StoreError,
+        CellUsage, Change, Committed, EventKind, InstanceRow, InstanceWrite, Operation, Reservation, StoreError,
         condition::{Held, check_capacity, is_retained_for, key_is_kept},
     },
     fault::Fault,
     format::{self, Prepared, ms},
     maintain, read,
 };
-use crate::types::{InstanceId, Phase};
+use crate::types::{InstanceId, Phase, Timestamp};
 
 /// Takes a change, or refuses it and writes nothing. `position` is the last event's, before and after.
 pub(super) fn take(connection: &Connection, prepared: &Prepared, position: &mut u64) -> Result<Committed, Fault> {
@@ -27,7 +26,9 @@ pub(super) fn take(connection: &Connection, prepared: &Prepared, position: &mut 
         write_reservation(connection, id, reservation, checked.held.as_ref())?;
     }
     write_operations(connection, prepared, &checked.keys)?;
-    write_rows(connection, change)?;
+    write_incarnations(connection, change)?;
+    write_data(connection, change)?;
+    write_findings(connection, change)?;
     write_events(connection, prepared, position)?;
     Ok(Committed { version, position: *position })
 }
@@ -89,7 +90,7 @@ fn check_key(connection: &Connection, operation: &Operation) -> Result<KeyUse, F
     if exists(connection, "SELECT 1 FROM operations WHERE id = ?1", operation.id.as_str())? {
         return Ok(KeyUse::Leave);
     }
-    if key_is_kept(crate::types::Timestamp::from_unix_ms(accepted_at), operation.accepted_at) {
+    if key_is_kept(Timestamp::from_unix_ms(accepted_at), operation.accepted_at) {
         let holder = format::parse("an operation", &id)?;
         let holder = read::operation(connection, &holder)?.expect("its row was found in this transaction");
         return Err(StoreError::KeyUsed(Box::new(holder)).into());
@@ -372,8 +373,7 @@ fn write_operations(connection: &Connection, prepared: &Prepared, keys: &[KeyUse
     Ok(())
 }
 
-/// Writes what is seldom in a change.
-fn write_rows(connection: &Connection, change: &Change) -> Result<(), Fault> {
+fn write_incarnations(connection: &Connection, change: &Change) -> Result<(), Fault> {
     for making in &change.incarnations {
         connection
             .prepare_cached(
@@ -392,8 +392,11 @@ fn write_rows(connection: &Connection, change: &Change) -> Result<(), Fault> {
                 ms(making.due_at),
             ])?;
     }
+    Ok(())
+}
+
+fn write_data(connection: &Connection, change: &Change) -> Result<(), Fault> {
     for data in &change.data {
-        let state: DataState = data.state;
         connection
             .prepare_cached(
                 "INSERT OR REPLACE INTO data (id, tenant, instance, cell, state, since)
@@ -404,13 +407,18 @@ fn write_rows(connection: &Connection, change: &Change) -> Result<(), Fault> {
                 data.tenant.as_str(),
                 data.instance.as_str(),
                 data.cell.as_str(),
-                format::data_state(state),
+                format::data_state(data.state),
                 data.since.unix_ms(),
             ])?;
     }
     for id in &change.drop_data {
         connection.prepare_cached("DELETE FROM data WHERE id = ?1")?.execute([id.as_str()])?;
     }
+    Ok(())
+}
+
+/// Writes what is about cells and the whole control plane.
+fn write_findings(connection: &Connection, change: &Change) -> Result<(), Fault> {
     for stranger in &change.strangers {
         connection
             .prepare_cached(

@@ -206,3 +206,20 @@ where
 {
     text.parse().map_err(|error: T::Err| damaged(what, error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Generation;
+
+    #[test]
+    fn bodies_of_this_release_and_the_one_before_are_read_and_later_ones_refused() {
+        assert_eq!(encode(&Generation(7)), r#"{"v":1,"row":7}"#);
+        for v in [0, 1] {
+            assert_eq!(decode::<Generation>("a number", &format!(r#"{{"v":{v},"row":7}}"#)).unwrap(), Generation(7));
+        }
+        let error = decode::<Generation>("a number", r#"{"v":2,"row":7}"#).unwrap_err();
+        let chain = crate::error::Chain(&error).to_string();
+        assert!(chain.contains("a number in the store cannot be read: schema version 2: expected up to 1"), "{chain}");
+    }
+}

@@ -23,7 +23,7 @@ const HEADER_BYTES: usize = 100;
 /// More statements than the store has.
 const STATEMENTS_CACHED: usize = 128;
 /// How long an operator's shell on the same file may hold things up.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A store's file, locked for this process for as long as the value lives.
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl Guard {
 
     /// Whether the disk takes a few pages more.
     pub(super) fn has_room(&self) -> bool {
-        const PROBE: [u8; 64 * 1024] = [0; 64 * 1024];
+        static PROBE: [u8; 64 * 1024] = [0; 64 * 1024];
         let written = (&self.lock).write_all(&PROBE).and_then(|()| self.lock.sync_data());
         let emptied = self.lock.set_len(0).and_then(|()| io::Seek::rewind(&mut &self.lock));
         let is_full = |error: &io::Error| {
@@ -206,6 +206,9 @@ impl Guard {
                 "{path} belongs to another control plane: found {owner}, expected {control_plane}"
             )));
         }
+        // From its beginning to its end first: SQLite's own order would be many small reads of a cold disk.
+        let mut file = File::open(&self.path).map_err(|error| failed(format!("{path} cannot be read"), error))?;
+        io::copy(&mut file, &mut io::sink()).map_err(|error| failed(format!("{path} cannot be read"), error))?;
         let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(unreadable)?;
         if found == "ok" { Ok(()) } else { Err(damaged(&found.trim())) }
     }
@@ -219,12 +222,12 @@ fn prepare_writer(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "temp_store", "memory")?;
-    connection.pragma_update(None, "cache_size", -16_000)?;
+    connection.pragma_update(None, "cache_size", -32_000)?;
     connection.pragma_update(None, "cell_size_check", true)?;
     // The log shrinks to this after a rush.
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
     // A net only: the writer checkpoints by itself, after it has answered.
-    connection.pragma_update(None, "wal_autocheckpoint", 32_000)
+    connection.pragma_update(None, "wal_autocheckpoint", 64_000)
 }
 
 /// The path that names the file whichever way it was given, so that one file has one lock.

@@ -1,6 +1,6 @@
 //! The commit loop: whatever waits goes into one transaction, is made durable at once, and is answered one by one.
 
-use std::{slice, sync::Arc};
+use std::{slice, sync::Arc, time::Duration};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -10,7 +10,7 @@ use super::{
     change,
     fault::{self, Fault},
     format::Prepared,
-    guard::Guard,
+    guard::{self, Guard},
     maintain,
 };
 use crate::{error::Chain, types::Timestamp};
@@ -18,7 +18,11 @@ use crate::{error::Chain, types::Timestamp};
 /// How many pieces of work one transaction takes. Bounds how long the first of them waits for the last.
 const BATCH_MAX: usize = 512;
 /// How much work is done between checkpoints: some tens of megabytes of log.
-const CHECKPOINT_EVERY: usize = 4_000;
+const CHECKPOINT_EVERY: usize = 2_000;
+/// How long the log may get before readers are waited for: some 130 MB.
+const LOG_FRAMES_MAX: i64 = 32_000;
+/// For how long. A backup reads for longer: the log grows on until it is over.
+const READERS_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// One piece of work.
 #[derive(Debug)]
@@ -44,6 +48,11 @@ pub(super) struct Job {
     pub(super) work: Work,
     pub(super) answer: oneshot::Sender<Result<Outcome, StoreError>>,
 }
+
+/// Somebody else kept the file locked for too long, or it cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing was written: no transaction could begin")]
+struct NotBegun(#[source] Arc<rusqlite::Error>);
 
 /// The one connection that writes.
 #[derive(Debug)]
@@ -80,34 +89,56 @@ impl Writer {
 
     /// Does the work, together if that succeeds, else piece by piece, so that none fails for another one's sake.
     pub(super) fn carry_out(&mut self, batch: &[Work]) -> Vec<Result<Outcome, StoreError>> {
+        if let Err(error) = self.begin() {
+            // Not piece by piece: whoever locks the file would be waited for again and again.
+            let error = Arc::new(error);
+            let not_begun = || StoreError::Failed(Box::new(NotBegun(Arc::clone(&error))));
+            return batch.iter().map(|_| Err(not_begun())).collect();
+        }
         match self.transaction(batch) {
             Ok(outcomes) => outcomes,
             Err(error) if batch.len() == 1 => vec![Err(error)],
             Err(error) => {
                 tracing::warn!(error = %Chain(&error), works = batch.len(), "a transaction failed; trying one by one");
-                let single = |work| self.transaction(slice::from_ref(work))?.pop().expect("one answer for one work");
+                let single = |work| {
+                    self.begin()?;
+                    self.transaction(slice::from_ref(work))?.pop().expect("one answer for one work")
+                };
                 batch.iter().map(single).collect()
             }
         }
     }
 
-    /// Copies the log into the file once there is enough of it. Readers and writers go on meanwhile.
+    /// Copies the log into the file once there is enough of it. Readers go on meanwhile.
     pub(super) fn checkpoint_when_due(&mut self) {
         if self.since_checkpoint < CHECKPOINT_EVERY {
             return;
         }
         self.since_checkpoint = 0;
-        let checkpointed = self
-            .connection
-            .prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")
-            .and_then(|mut statement| statement.query_row([], |_| Ok(())));
-        if let Err(error) = checkpointed {
+        if let Err(error) = self.checkpoint() {
             // What is in the log is safe there.
             tracing::warn!(error = %Chain(&error), "the store's log could not be copied into its file; it grows");
         }
     }
 
-    /// One transaction: an error means that none of it was written.
+    fn checkpoint(&self) -> rusqlite::Result<()> {
+        let frames: i64 =
+            self.connection.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?.query_row([], |row| row.get(1))?;
+        if frames > LOG_FRAMES_MAX {
+            // Under constant reads there is always one that keeps the log from starting over: wait for those there are.
+            self.connection.busy_timeout(READERS_TIMEOUT)?;
+            let restarted = self.connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
+            self.connection.busy_timeout(guard::BUSY_TIMEOUT)?;
+            restarted?;
+        }
+        Ok(())
+    }
+
+    fn begin(&self) -> rusqlite::Result<()> {
+        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop)
+    }
+
+    /// The rest of a transaction that was begun: an error means that none of it was written.
     fn transaction(&mut self, batch: &[Work]) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
         let mut position = self.position;
         let outcomes = match self.attempt(batch, &mut position) {
@@ -126,8 +157,6 @@ impl Writer {
         batch: &[Work],
         position: &mut u64,
     ) -> Result<Vec<Result<Outcome, StoreError>>, (rusqlite::Error, bool)> {
-        let execute = |sql| self.connection.prepare_cached(sql)?.execute([]);
-        execute("BEGIN IMMEDIATE").map_err(|error| (error, false))?;
         let mut outcomes = Vec::with_capacity(batch.len());
         for work in batch {
             match self.apply(work, position) {
@@ -136,7 +165,8 @@ impl Writer {
                 Err(Fault::Sqlite(error)) => return Err((error, false)),
             }
         }
-        execute("COMMIT").map_err(|error| (error, true))?;
+        let commit = || self.connection.prepare_cached("COMMIT")?.execute([]);
+        commit().map_err(|error| (error, true))?;
         Ok(outcomes)
     }
 
