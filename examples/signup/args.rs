@@ -6,7 +6,7 @@ use clap::{Parser, ValueEnum};
 
 /// A signup service: every customer who signs up gets an own instance of the product.
 #[derive(Debug, Parser)]
-#[command(name = "signup", version)]
+#[command(name = "signup", version, args_override_self = true)]
 pub(crate) struct Args {
     /// Where to answer. A loopback address: there is no login. Port 0 takes any free one.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = loopback)]
