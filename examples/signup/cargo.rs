@@ -50,17 +50,3 @@ fn binaries(messages: &str) -> Vec<(String, PathBuf)> {
         .filter_map(|message| Some((message.target?.name, message.executable?)))
         .collect()
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn binaries_are_found_among_other_messages() {
-        let messages = r#"{"reason":"compiler-artifact","target":{"name":"serde"},"executable":null}
-not JSON
-{"reason":"compiler-artifact","target":{"name":"product"},"executable":"/somewhere/product"}
-{"reason":"build-finished","success":true}"#;
-        assert_eq!(binaries(messages), [("product".into(), "/somewhere/product".into())]);
-    }
-}

@@ -140,7 +140,7 @@ fn read<T: DeserializeOwned>(declared: bool, bytes: &[u8]) -> Result<T, Problem>
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();
         let problem = Problem::new(StatusCode::BAD_REQUEST, format!("The body is not as expected: {}.", error.inner()));
-        if path == "." { problem } else { problem.with_field(path) }
+        if matches!(path.as_str(), "." | "?") { problem } else { problem.with_field(path) }
     })?;
     let end = reader.end();
     end.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("The body is not as expected: {error}.")))?;

@@ -175,7 +175,14 @@ async fn what_cannot_be_read_or_had_is_told_as_a_problem() {
         (Method::POST, SIGN_UP, "", text(acme()), 415, None),
         (Method::POST, SIGN_UP, JSON, text(json!({"id": long, "tenant": "A", "plan": "trial"})), 413, None),
         (Method::POST, SIGN_UP, JSON, text(json!({"id": "../x", "tenant": "A", "plan": "trial"})), 422, Some("id")),
-        (Method::POST, SIGN_UP, JSON, text(json!({"id": "a", "tenant": "\u{1b}", "plan": "trial"})), 422, Some("tenant")),
+        (
+            Method::POST,
+            SIGN_UP,
+            JSON,
+            text(json!({"id": "a", "tenant": "\u{1b}", "plan": "trial"})),
+            422,
+            Some("tenant"),
+        ),
         (Method::POST, SIGN_UP, JSON, text(json!({"id": "a", "tenant": "A", "plan": "gold"})), 422, Some("plan")),
         (
             Method::POST,
@@ -186,7 +193,14 @@ async fn what_cannot_be_read_or_had_is_told_as_a_problem() {
             Some("version"),
         ),
         (Method::POST, "/api/instances/acme/suspend", JSON, text(json!({"hold": "No Such"})), 422, Some("hold")),
-        (Method::POST, "/api/instances/acme/sleep", JSON, text(json!({"reason": "x".repeat(501)})), 422, Some("reason")),
+        (
+            Method::POST,
+            "/api/instances/acme/sleep",
+            JSON,
+            text(json!({"reason": "x".repeat(501)})),
+            422,
+            Some("reason"),
+        ),
         (Method::GET, "/api/instances?limit=0", JSON, String::new(), 400, Some("limit")),
         (Method::GET, "/api/instances?limit=501", JSON, String::new(), 400, Some("limit")),
         (Method::GET, "/api/instances?colour=red", JSON, String::new(), 400, None),
@@ -239,7 +253,10 @@ async fn the_fleet_is_listed_in_pages_by_phase_and_by_the_beginning_of_the_name(
         let (status, page) = signup.get(&format!("/api/instances?{query}")).await;
         assert_eq!(status, 200, "{page}");
         let items = page["items"].as_array().unwrap();
-        (items.iter().map(|item| item["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>().join(" "), page["more"].clone())
+        (
+            items.iter().map(|item| item["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>().join(" "),
+            page["more"].clone(),
+        )
     };
     for (query, ids, more) in [
         ("", "acme bolt bolt-2 boltz", false),
@@ -270,7 +287,8 @@ async fn stream(signup: &Signup, last: Option<u64>, until: impl Fn(&Value) -> bo
     let (mut text, mut seen) = (String::new(), Vec::new());
     loop {
         text.push_str(&String::from_utf8(answer.chunk().await.unwrap().expect("the stream ended").to_vec()).unwrap());
-        while let Some((block, rest)) = text.split_once("\n\n").map(|(block, rest)| (block.to_owned(), rest.to_owned())) {
+        while let Some((block, rest)) = text.split_once("\n\n").map(|(block, rest)| (block.to_owned(), rest.to_owned()))
+        {
             text = rest;
             let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
             let Some(id) = field("id:") else { continue };
@@ -440,7 +458,8 @@ async fn killed_at_any_place_of_a_sign_up_it_ends_with_one_running_product() {
         command.env("SIGNUP_KILL_AT", place.to_string());
         // It may die before it is ready, before it answers, or never.
         let started = tokio::spawn(Signup::start_as(command)).await;
-        let keyed = |signup: &Signup| signup.request(Method::POST, SIGN_UP).header("Idempotency-Key", "once").json(&acme());
+        let keyed =
+            |signup: &Signup| signup.request(Method::POST, SIGN_UP).header("Idempotency-Key", "once").json(&acme());
         let mut survived = false;
         if let Ok(signup) = started {
             let _ = keyed(&signup).send().await;

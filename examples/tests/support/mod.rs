@@ -101,7 +101,8 @@ fn processes_mentioning(path: &Path) -> Vec<Pid> {
         .filter(|pid| {
             let folder = std::fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero())).unwrap_or_default();
             // What has ended has no arguments and no environment any more.
-            ["cmdline", "environ"].iter().any(|file| process_file(*pid, file).contains(path)) || folder.starts_with(path)
+            ["cmdline", "environ"].iter().any(|file| process_file(*pid, file).contains(path))
+                || folder.starts_with(path)
         })
         .collect()
 }
