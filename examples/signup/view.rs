@@ -158,7 +158,7 @@ fn words(what: &EventKind) -> String {
         EventKind::Drifted { found } => format!("Not as it should be any more: {found}"),
         EventKind::Retrying { failure, attempts, again_ms } => {
             let seconds = again_ms.div_ceil(1000);
-            format!("Failed {attempts} in a row, trying again within {seconds} s: {}", failure.message)
+            format!("Attempt {attempts} failed, trying again within {seconds} s: {}", failure.message)
         }
         EventKind::Parked { failure } => format!("Given up until somebody asks for something: {}", failure.message),
         EventKind::RemnantFound { .. } => "A leftover was found and is being removed".into(),
@@ -182,12 +182,12 @@ fn asked(verb: Verb) -> &'static str {
         Verb::Create => "Signed up",
         Verb::Update => "Upgrade asked for",
         Verb::Restart => "Restart asked for",
-        Verb::Sleep => "To go to sleep",
-        Verb::Wake => "To wake up",
-        Verb::Suspend => "To be suspended",
-        Verb::Lift => "Hold to be lifted",
-        Verb::Destroy => "To be deleted",
-        Verb::Retry => "To be tried again",
+        Verb::Sleep => "Sleep asked for",
+        Verb::Wake => "Wake-up asked for",
+        Verb::Suspend => "Suspension asked for",
+        Verb::Lift => "Lifting asked for",
+        Verb::Destroy => "Deletion asked for",
+        Verb::Retry => "Another try asked for",
         Verb::Adopt => "Taken in",
     }
 }
@@ -285,7 +285,7 @@ mod tests {
             },
         };
         let json = serde_json::to_value(EventView::from(event)).unwrap();
-        assert_eq!(json["text"], "To be suspended: unpaid");
+        assert_eq!(json["text"], "Suspension asked for: unpaid");
         assert_eq!(json["kind"], "accepted");
         assert_eq!(json["verb"], "suspend");
         assert_eq!(json["at"], "1970-01-01T00:00:00Z");

@@ -286,7 +286,8 @@ async fn stream(signup: &Signup, last: Option<u64>, until: impl Fn(&Value) -> bo
     assert_eq!(answer.headers()["content-type"], "text/event-stream");
     let (mut text, mut seen) = (String::new(), Vec::new());
     loop {
-        text.push_str(&String::from_utf8(answer.chunk().await.unwrap().expect("the stream ended").to_vec()).unwrap());
+        let chunk = answer.chunk().await.unwrap().expect("the stream ended");
+        text.push_str(std::str::from_utf8(&chunk).unwrap());
         while let Some((block, rest)) = text.split_once("\n\n").map(|(block, rest)| (block.to_owned(), rest.to_owned()))
         {
             text = rest;
