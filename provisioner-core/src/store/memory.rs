@@ -132,6 +132,14 @@ impl State {
         for operation in change.operations {
             self.apply_operation(operation);
         }
+        for end in change.ended {
+            let pending = self.operations.get_mut(&end.id).filter(|operation| !operation.state.is_ended());
+            if let Some(operation) = pending {
+                operation.state = end.state;
+                operation.ended_at = Some(end.at);
+                operation.failure = end.failure;
+            }
+        }
         self.incarnations.extend(change.incarnations.into_iter().map(|making| (making.incarnation, making)));
         self.data.extend(change.data.into_iter().map(|data| (data.id.clone(), data)));
         for id in &change.drop_data {

@@ -2,6 +2,9 @@
 //!
 //! Time is paused and jumps to the next timer, so hours take milliseconds and nothing sleeps in earnest.
 
+// All of it is test code; clippy knows only of the tests themselves.
+#![allow(clippy::unwrap_used)]
+
 mod drift;
 mod faults;
 mod harness;

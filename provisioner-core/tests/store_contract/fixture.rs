@@ -81,7 +81,7 @@ pub(crate) fn row(name: impl AsRef<str>) -> InstanceRow {
         parked: false,
         attempts: 0,
         retry_at: None,
-        deadline_at: None,
+        moving_since: None,
         due_at: None,
         lane: Lane::Interactive,
         operation: None,
@@ -158,7 +158,14 @@ pub(crate) fn data_row(number: u128, state: DataState) -> DataRow {
 }
 
 pub(crate) fn stranger(number: u32) -> Stranger {
-    Stranger { incarnation: Incarnation::new(number, 7), instance: id("a"), cell: cell("one"), found_at: at(1) }
+    Stranger {
+        incarnation: Incarnation::new(number, 7),
+        instance: id("a"),
+        cell: cell("one"),
+        data: Some(data_id(number.into())),
+        generation: Generation(number.into()),
+        found_at: at(1),
+    }
 }
 
 pub(crate) fn event(instance: Option<&str>, time: Timestamp, what: EventKind) -> NewEvent {

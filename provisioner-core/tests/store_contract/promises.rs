@@ -18,6 +18,7 @@ rules! {
     of_64_requests_with_one_key_one_is_taken,
     an_operation_that_lost_its_key_does_not_take_it_back,
     an_operation_is_replaced_and_keeps_its_key,
+    an_operation_ends_once,
     one_key_for_two_operations_of_a_change_is_refused,
     data_is_taken_up_only_when_it_is_retained_for_that_tenant_in_that_cell,
     retained_data_is_taken_up_once,
@@ -246,6 +247,25 @@ async fn an_operation_is_replaced_and_keeps_its_key(store: Arc<dyn Store>) {
     store.commit(with_operation(failed.clone())).await.unwrap();
     assert_eq!(store.operation(&failed.id).await.unwrap(), Some(failed.clone()));
     assert_eq!(store.operation_of_key(&key("k")).await.unwrap(), Some(failed));
+}
+
+async fn an_operation_ends_once(store: Arc<dyn Store>) {
+    let pending = operation(1, Some("k"), at(0));
+    store.commit(with_operation(pending.clone())).await.unwrap();
+    let reason = Reason::new("deadline", "not running within 60 s");
+    let end = |state, time, failure: Option<Reason>| Change {
+        ended: vec![OperationEnd { id: pending.id.clone(), state, at: at(time), failure }],
+        ..Change::default()
+    };
+    store.commit(end(OperationState::Failed, 5, Some(reason.clone()))).await.unwrap();
+    store.commit(end(OperationState::Done, 9, None)).await.unwrap();
+    let ended =
+        Operation { state: OperationState::Failed, ended_at: Some(at(5)), failure: Some(reason), ..pending.clone() };
+    assert_eq!(store.operation(&pending.id).await.unwrap(), Some(ended.clone()));
+    assert_eq!(store.operation_of_key(&key("k")).await.unwrap(), Some(ended));
+    let nobody = OperationEnd { id: operation_id(9), state: OperationState::Done, at: at(1), failure: None };
+    store.commit(Change { ended: vec![nobody], ..Change::default() }).await.unwrap();
+    assert_eq!(store.operation(&operation_id(9)).await.unwrap(), None);
 }
 
 async fn one_key_for_two_operations_of_a_change_is_refused(store: Arc<dyn Store>) {
