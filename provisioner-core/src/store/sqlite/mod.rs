@@ -16,7 +16,10 @@ mod writer;
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::JoinHandle,
 };
 
@@ -58,6 +61,7 @@ pub struct SqliteStore {
     path: PathBuf,
     control_plane: ControlPlaneId,
     positions: watch::Receiver<u64>,
+    transactions: Arc<AtomicU64>,
     engine: Engine,
 }
 
@@ -104,6 +108,7 @@ impl SqliteStore {
         let (sender, positions) = watch::channel(read::last_position(&connection)?);
         let writer = Writer::new(connection, Arc::clone(&guard), sender);
         let path = guard.path().to_owned();
+        let transactions = writer.transactions();
         let engine = match mode {
             CommitMode::Inline => Engine::Inline(Mutex::new(writer)),
             CommitMode::Grouped => {
@@ -116,7 +121,7 @@ impl SqliteStore {
                 Engine::Grouped { jobs: Some(jobs), thread: Some(thread), readers }
             }
         };
-        Ok(Self { path, control_plane, positions, engine })
+        Ok(Self { path, control_plane, positions, transactions, engine })
     }
 
     /// Writes a copy of the store, as of one moment, while it goes on working. The copy is made whole under another
@@ -127,6 +132,13 @@ impl SqliteStore {
     pub async fn backup(&self, to: &Path) -> Result<(), StoreError> {
         let to = to.to_owned();
         self.read(move |connection| copy(connection, &to)).await
+    }
+
+    /// How many transactions it has written since it was opened: with the number of commits, it tells how well these are
+    /// grouped.
+    #[must_use]
+    pub fn transactions(&self) -> u64 {
+        self.transactions.load(Ordering::Relaxed)
     }
 
     /// Runs a read, on one moment's state.

@@ -1,6 +1,13 @@
 //! The commit loop: whatever waits goes into one transaction, is made durable at once, and is answered one by one.
 
-use std::{slice, sync::Arc, time::Duration};
+use std::{
+    slice,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -62,12 +69,19 @@ pub(super) struct Writer {
     position: u64,
     positions: watch::Sender<u64>,
     since_checkpoint: usize,
+    /// How many transactions were written.
+    transactions: Arc<AtomicU64>,
 }
 
 impl Writer {
     pub(super) fn new(connection: Connection, guard: Arc<Guard>, positions: watch::Sender<u64>) -> Self {
         let position = *positions.borrow();
-        Self { connection, guard, position, positions, since_checkpoint: 0 }
+        Self { connection, guard, position, positions, since_checkpoint: 0, transactions: Arc::default() }
+    }
+
+    /// How many transactions were written, as it rises.
+    pub(super) fn transactions(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.transactions)
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -147,6 +161,7 @@ impl Writer {
         };
         self.position = position;
         self.since_checkpoint += batch.len();
+        self.transactions.fetch_add(1, Ordering::Relaxed);
         self.positions.send_if_modified(|shown| std::mem::replace(shown, position) != position);
         Ok(outcomes)
     }
