@@ -221,7 +221,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Ends a session, so that nobody has to wait for it to lapse.
     async fn close_session(&self, epoch: u64) -> Result<(), StoreError>;
 
-    /// Takes a change whole, durably, or not at all.
+    /// Takes a change whole, durably, or not at all. When several conditions do not hold, the answer is the first of:
+    /// session, keys, the instance's version, host names, capacity, data.
     async fn commit(&self, change: Change) -> Result<Committed, StoreError>;
 
     /// One instance.
@@ -258,11 +259,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// One operation.
     async fn operation(&self, id: &OperationId) -> Result<Option<Operation>, StoreError>;
 
-    /// The operation of a key.
+    /// The operation of a key: the last one, also when its 24 hours are over and no other has taken the key.
     async fn operation_of_key(&self, key: &IdempotencyKey) -> Result<Option<Operation>, StoreError>;
 
-    /// How long the creations took that ended since then, in milliseconds from acceptance, and whether they succeeded:
-    /// the newest ones, up to `limit`.
+    /// How long the creations took that were done or failed since then, in milliseconds from acceptance, and whether
+    /// they succeeded: the newest first, up to `limit`. One that was superseded is neither.
     async fn provisioning_times(&self, since: Timestamp, limit: usize) -> Result<Vec<(u64, bool)>, StoreError>;
 
     /// Events after a position, of one instance or of all, in order, up to `limit`.
@@ -288,13 +289,14 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// What a cell holds and has promised.
     async fn usage(&self, cell: &CellName) -> Result<CellUsage, StoreError>;
 
-    /// The cells that rows name, recorded or not.
+    /// The cells that rows name, recorded or not: those of instances, data, strangers, and makings that are not over or
+    /// are still to be looked for.
     async fn cells_in_use(&self) -> Result<Vec<CellName>, StoreError>;
 
     /// Whether all work at providers is frozen.
     async fn frozen(&self) -> Result<bool, StoreError>;
 
     /// Removes up to `limit` of each kind of row that ended before `before`: events, ended operations, ended makings.
-    /// Of a forgotten instance the [`Forgotten`](EventKind::Forgotten) event stays until then, and nothing else.
+    /// Of a forgotten instance's events the [`Forgotten`](EventKind::Forgotten) one stays until then, and no other.
     async fn prune(&self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError>;
 }

@@ -94,14 +94,17 @@ async fn a_delete_is_taken_only_at_the_version_that_was_read(store: Arc<dyn Stor
 }
 
 async fn a_later_instance_of_an_id_never_has_a_version_of_the_one_before(store: Arc<dyn Store>) {
-    let mut version = store.commit(insert(row("a"))).await.unwrap().version;
-    for _ in 0..3 {
-        version = store.commit(update(row("a"), version)).await.unwrap().version;
+    let mut last = 0;
+    for updates in [3, 0, 5, 1] {
+        let mut version = store.commit(insert(row("a"))).await.unwrap().version;
+        assert!(version > last, "{version} was a version of the one before, which went up to {last}");
+        assert!(matches!(store.commit(delete("a", last)).await, Err(StoreError::Stale)));
+        for _ in 0..updates {
+            version = store.commit(update(row("a"), version)).await.unwrap().version;
+        }
+        store.commit(delete("a", version)).await.unwrap();
+        last = version;
     }
-    store.commit(delete("a", version)).await.unwrap();
-    let later = store.commit(insert(row("a"))).await.unwrap().version;
-    assert!(later > version, "{later} was a version of the one before, which went up to {version}");
-    assert!(matches!(store.commit(delete("a", version)).await, Err(StoreError::Stale)));
 }
 
 async fn of_64_updates_at_one_version_one_is_taken(store: Arc<dyn Store>) {
