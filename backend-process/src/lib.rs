@@ -1,1 +1,23 @@
-//! Instances as local processes.
+#![doc = include_str!("../README.md")]
+
+mod backend;
+mod config;
+mod convert;
+mod data;
+mod error;
+mod health;
+mod instance;
+mod layout;
+mod log_tail;
+mod ports;
+mod process;
+mod records;
+mod remove;
+mod spawn;
+mod start;
+mod stop;
+mod supervise;
+mod upkeep;
+
+pub use backend::ProcessBackend;
+pub use config::{ProcessConfig, SizeLimit};

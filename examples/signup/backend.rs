@@ -2,14 +2,14 @@
 
 use std::{path::Path, sync::Arc};
 
-use provisioner_core::{Error, ErrorKind, Provisioner, Result};
+use backend_process::ProcessConfig;
+use provisioner_core::{Provisioner, Result};
 
 use crate::args::BackendKind;
 
 /// The backend of this kind, keeping what it needs to keep on this machine under `root`.
 pub(crate) fn backend(kind: BackendKind, root: &Path) -> Result<Arc<dyn Provisioner>> {
     match kind {
-        BackendKind::Process => Err(Error::new(ErrorKind::Unsupported, "build")
-            .with_message(format!("no process backend for {}", root.display()))),
+        BackendKind::Process => Ok(Arc::new(ProcessConfig::new(root).build()?)),
     }
 }

@@ -1,0 +1,315 @@
+//! The backend: each verb takes its turn on the instance, works where blocking is allowed, and tells what it sees.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures::{StreamExt, stream::BoxStream};
+use provisioner_core::{
+    Effect, Error, ErrorKind, OpContext, Provisioner, Result,
+    secret::SecretString,
+    types::{
+        Capabilities, DataDisposition, DataId, InstanceId, InstanceSpec, Observed, Owned, SecretSupport, Target,
+        VariableName,
+    },
+};
+use tokio::sync::{OwnedMutexGuard, broadcast::error::RecvError};
+use tokio_util::sync::DropGuard;
+
+use crate::{
+    config::ProcessConfig,
+    convert::{self, Order},
+    error::Problem,
+    health::Seen,
+    instance::{Instance, Shared},
+    layout::Key,
+    records::Intended,
+    remove,
+    start::{self, Acted},
+    stop::{self, blocking},
+    supervise, upkeep,
+};
+
+/// How long a first look at an adopted instance waits for its answer to one probe.
+const ADOPTION_PROBE_WAIT: Duration = Duration::from_millis(300);
+/// How many of [`observe_many`](Provisioner::observe_many)'s targets are looked at side by side.
+const LOOKS_AT_ONCE: usize = 16;
+
+/// Instances as local processes. A clone is the same backend.
+///
+/// Made by [`ProcessConfig::build`]. Its calls need a tokio runtime with I/O and time. When the last clone is dropped, or
+/// after [`shutdown`](Self::shutdown), nothing is watched any more and stops in progress are cut; instances go on, and
+/// the next backend on the same root adopts them.
+#[derive(Debug, Clone)]
+pub struct ProcessBackend {
+    shared: Arc<Shared>,
+    _cancel_on_drop: Arc<DropGuard>,
+}
+
+impl fmt::Display for ProcessBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Process({})", self.shared.layout.root().display())
+    }
+}
+
+impl ProcessBackend {
+    pub(crate) fn new(config: ProcessConfig) -> Self {
+        let shared = Shared::new(config);
+        let guard = shared.cancel.clone().drop_guard();
+        Self { shared, _cancel_on_drop: Arc::new(guard) }
+    }
+
+    /// Stops watching, cuts stops in progress, and returns when the last piece of work has ended. Instances go on.
+    ///
+    /// # Cancellation
+    /// Dropping the future leaves the work ending by itself.
+    pub async fn shutdown(&self) {
+        self.shared.cancel.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+
+    fn entry(&self, cx: &OpContext, target: &Target) -> Arc<Instance> {
+        self.shared.instance(&Key {
+            control_plane: cx.control_plane.clone(),
+            id: target.id.clone(),
+            incarnation: target.incarnation,
+        })
+    }
+
+    /// Works on an instance in its turn. Once begun, the work is seen through.
+    async fn act<T: Send + 'static>(
+        &self,
+        cx: &OpContext,
+        operation: &'static str,
+        instance: &Arc<Instance>,
+        work: impl FnOnce(&Arc<Shared>, &Arc<Instance>) -> crate::error::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let turn = self.turn(cx, operation, instance).await?;
+        let (shared, own) = (Arc::clone(&self.shared), Arc::clone(instance));
+        let done = blocking(move || {
+            let _turn = turn;
+            work(&shared, &own)
+        });
+        done.await.map_err(|problem| problem.during(operation, Some(&instance.key.id)))
+    }
+
+    async fn turn(&self, cx: &OpContext, operation: &'static str, instance: &Instance) -> Result<OwnedMutexGuard<()>> {
+        let id = &instance.key.id;
+        let ended = |kind| Err(Error::new(kind, operation).with_instance(id).with_effect(Effect::None));
+        tokio::select! {
+            biased;
+            () = cx.cancel.cancelled() => ended(ErrorKind::Cancelled),
+            () = self.shared.cancel.cancelled() => ended(ErrorKind::Cancelled),
+            () = passed(cx) => ended(ErrorKind::Timeout),
+            turn = instance.turn() => Ok(turn),
+        }
+    }
+
+    /// `create`, and `resume` without the making.
+    async fn run(&self, cx: &OpContext, operation: &'static str, target: &Target, make: bool) -> Result<Observed> {
+        convert::check(&target.spec, &self.capabilities())
+            .map_err(|problem| problem.during(operation, Some(&target.id)))?;
+        let instance = self.entry(cx, target);
+        let wanted = target.clone();
+        let mut acted = self
+            .act(cx, operation, &instance, move |shared, instance| start::run(shared, instance, &wanted, None, make))
+            .await?;
+        if acted == Acted::NeedsOrder {
+            let order = Order::new(target, resolve_secrets(cx, operation, target).await?);
+            let wanted = target.clone();
+            acted = self
+                .act(cx, operation, &instance, move |shared, instance| {
+                    start::run(shared, instance, &wanted, Some(order), make)
+                })
+                .await?;
+        }
+        match acted {
+            Acted::Absent => Ok(Observed::Absent),
+            Acted::Done | Acted::NeedsOrder => self.see(operation, &instance).await,
+        }
+    }
+
+    async fn rest(
+        &self,
+        cx: &OpContext,
+        operation: &'static str,
+        target: &Target,
+        intended: Intended,
+    ) -> Result<Observed> {
+        let instance = self.entry(cx, target);
+        let there =
+            self.act(cx, operation, &instance, move |shared, instance| stop::rest(shared, instance, intended)).await?;
+        if there { self.see(operation, &instance).await } else { Ok(Observed::Absent) }
+    }
+
+    /// What is seen of an instance now.
+    async fn see(&self, operation: &'static str, instance: &Arc<Instance>) -> Result<Observed> {
+        let error = |problem: Problem| problem.during(operation, Some(&instance.key.id));
+        let (shared, own) = (Arc::clone(&self.shared), Arc::clone(instance));
+        let look = blocking(move || {
+            let view = own.look(&shared)?;
+            let adopted = view.as_ref().and_then(|view| supervise::adopt(&shared, &own, view));
+            Ok((view, adopted))
+        });
+        let (mut view, adopted) = look.await.map_err(error)?;
+        if let (Some(view), Some(mut seen)) = (&mut view, adopted) {
+            let probed = seen.wait_for(|seen| *seen != Seen::Nothing);
+            let probed = tokio::time::timeout(ADOPTION_PROBE_WAIT, probed).await;
+            view.seen = probed.ok().and_then(|probed| probed.ok().map(|seen| seen.clone()));
+        }
+        Ok(convert::observed(view.as_ref(), instance.key.incarnation, |port| upkeep::endpoint(&self.shared, port)))
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Provisioner for ProcessBackend {
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::PLAIN;
+        capabilities.settling = Duration::ZERO;
+        // Waiting for locks included. What goes on after that is known to the backend, or gone with its process.
+        capabilities.call_max = Duration::from_secs(10);
+        capabilities.watch = true;
+        capabilities.conditional_writes = true;
+        capabilities.survives_control_plane = true;
+        capabilities.secrets = SecretSupport::Resolved;
+        capabilities.size_max = self.shared.config.size_max.into();
+        capabilities
+    }
+
+    fn validate(&self, wanted: &InstanceSpec, _applied: Option<&InstanceSpec>) -> Result<()> {
+        convert::check(wanted, &self.capabilities()).map_err(|problem| problem.during("validate", None))
+    }
+
+    async fn identity(&self, _cx: &OpContext) -> Result<String> {
+        let shared = Arc::clone(&self.shared);
+        blocking(move || upkeep::identity(&shared)).await.map_err(|problem| problem.during("identify", None))
+    }
+
+    async fn create(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
+        self.run(cx, "create", target, true).await
+    }
+
+    async fn suspend(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
+        self.rest(cx, "suspend", target, Intended::Suspended).await
+    }
+
+    async fn scale_to_zero(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
+        self.rest(cx, "scale to zero", target, Intended::Zero).await
+    }
+
+    async fn resume(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
+        self.run(cx, "resume", target, false).await
+    }
+
+    async fn destroy(&self, cx: &OpContext, target: &Target, data: DataDisposition) -> Result<Observed> {
+        let instance = self.entry(cx, target);
+        let id = target.data.id().clone();
+        let work = move |shared: &Arc<Shared>, instance: &Arc<Instance>| remove::destroy(shared, instance, &id, data);
+        self.act(cx, "destroy", &instance, work).await?;
+        self.see("destroy", &instance).await
+    }
+
+    async fn observe(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
+        self.see("observe", &self.entry(cx, target)).await
+    }
+
+    async fn observe_many(&self, cx: &OpContext, targets: &[Target]) -> Vec<Result<Observed>> {
+        // Entries first: a stream over borrowed targets would tie the future to them in ways the trait cannot say.
+        let entries: Vec<_> = targets.iter().map(|target| self.entry(cx, target)).collect();
+        let looks = entries.into_iter().map(|instance| async move { self.see("observe", &instance).await });
+        futures::stream::iter(looks).buffered(LOOKS_AT_ONCE).collect().await
+    }
+
+    fn list(&self, cx: &OpContext) -> BoxStream<'static, Result<Owned>> {
+        upkeep::list(Arc::clone(&self.shared), cx.control_plane.clone())
+            .map(|owned| owned.map_err(|problem| problem.during("list", None)))
+            .boxed()
+    }
+
+    fn watch(&self, cx: &OpContext) -> BoxStream<'static, InstanceId> {
+        // Subscribed first, so that nothing is missed between the adoption and the first poll.
+        let changes = self.shared.changes.subscribe();
+        let (shared, control_plane) = (Arc::clone(&self.shared), cx.control_plane.clone());
+        let adoption = blocking(move || supervise::adopt_all(&shared, &control_plane));
+        let ended = {
+            let (own, caller) = (self.shared.cancel.clone(), cx.cancel.clone());
+            async move {
+                tokio::select! {
+                    () = own.cancelled() => {}
+                    () = caller.cancelled() => {}
+                }
+            }
+        };
+        let control_plane = cx.control_plane.clone();
+        let adopted = async move {
+            if let Err(problem) = adoption.await {
+                tracing::warn!(%problem, "not everything was adopted");
+            }
+            None
+        };
+        let changes = futures::stream::unfold(changes, |mut changes| async move {
+            loop {
+                match changes.recv().await {
+                    Ok(change) => return Some((change, changes)),
+                    // A slow reader loses events, never truth.
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return None,
+                }
+            }
+        });
+        let changes = changes.filter_map(move |(of, id)| std::future::ready((of == control_plane).then_some(Some(id))));
+        futures::stream::select(futures::stream::once(adopted), changes)
+            .filter_map(std::future::ready)
+            .take_until(ended)
+            .boxed()
+    }
+
+    async fn delete_data(&self, cx: &OpContext, data: &DataId) -> Result<()> {
+        let (shared, control_plane, id) = (Arc::clone(&self.shared), cx.control_plane.clone(), data.clone());
+        blocking(move || remove::delete_data(&shared, &control_plane, &id))
+            .await
+            .map_err(|problem| problem.during("delete data", None))
+    }
+
+    async fn maintain(&self, cx: &OpContext, plan_only: bool) -> Result<Vec<String>> {
+        let (shared, control_plane) = (Arc::clone(&self.shared), cx.control_plane.clone());
+        blocking(move || upkeep::maintain(&shared, &control_plane, plan_only))
+            .await
+            .map_err(|problem| problem.during("maintain", None))
+    }
+}
+
+/// Returns when the call's deadline has passed.
+async fn passed(cx: &OpContext) {
+    match cx.deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn resolve_secrets(
+    cx: &OpContext,
+    operation: &'static str,
+    target: &Target,
+) -> Result<Vec<(VariableName, SecretString)>> {
+    let mut secrets = Vec::new();
+    for (name, reference) in &target.spec.secrets {
+        let resolved = tokio::select! {
+            biased;
+            () = cx.cancel.cancelled() => Err(Error::new(ErrorKind::Cancelled, operation)),
+            () = passed(cx) => Err(Error::new(ErrorKind::Timeout, operation)),
+            resolved = cx.secrets.resolve(reference) => resolved,
+        };
+        let value = resolved.map_err(|error| {
+            let retry = error.retry();
+            Error::new(error.kind(), operation)
+                .with_instance(&target.id)
+                .with_field(format!("secrets.{name}"))
+                .with_retry(retry)
+                .with_source(error)
+        })?;
+        secrets.push((name.clone(), value));
+    }
+    Ok(secrets)
+}

@@ -1,0 +1,249 @@
+//! What is known of instances in memory: of those that run or move, and of no other.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use provisioner_core::types::{ControlPlaneId, DataDisposition, DataId, Generation, InstanceId, Reason};
+use tokio::sync::{OwnedMutexGuard, broadcast, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::ProcessConfig,
+    convert::Order,
+    error::Result,
+    health::Seen,
+    layout::{InstanceFolder, Key, Layout},
+    log_tail::{self, Values},
+    process::{self, Exit, Life, Process},
+    records::{Intended, Record, read_outcome, write_outcome},
+};
+
+/// How many changes a slow reader of a watch may be behind before it loses some.
+const CHANGES_KEPT: usize = 4096;
+
+/// What all handles of a backend share.
+pub(crate) struct Shared {
+    pub(crate) config: ProcessConfig,
+    pub(crate) layout: Layout,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) cancel: CancellationToken,
+    pub(crate) changes: broadcast::Sender<(ControlPlaneId, InstanceId)>,
+    instances: Mutex<BTreeMap<Key, Weak<Instance>>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// One instance that somebody is looking at, acting on or watching.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    pub(crate) key: Key,
+    pub(crate) folder: InstanceFolder,
+    /// Held by a verb while it looks and acts.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    live: Mutex<Live>,
+    shared: Weak<Shared>,
+}
+
+/// What is in memory of an instance. All of it can be lost.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    pub(crate) motion: Option<Motion>,
+    pub(crate) watched: Option<Watched>,
+    /// Why the last background work did not get to its end.
+    pub(crate) blocked: Option<String>,
+}
+
+/// A stop in progress, and what comes after it. What the instance is meant to be is in its record.
+#[derive(Debug, Default)]
+pub(crate) struct Motion {
+    /// What to start once everything is gone, if the record still says running.
+    pub(crate) order: Option<Order>,
+    /// What to do with which data, if the record says destroying or there is none.
+    pub(crate) removal: Option<Removal>,
+    pub(crate) blocked: Option<String>,
+}
+
+/// What becomes of the data of an instance that is being removed.
+#[derive(Debug, Clone)]
+pub(crate) struct Removal {
+    pub(crate) data: DataId,
+    pub(crate) disposition: DataDisposition,
+}
+
+/// A process whose exit is awaited.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    pub(crate) process: Process,
+    pub(crate) seen: watch::Sender<Seen>,
+    /// What must not be told of its log; `None` when another control plane started it and nothing may be told.
+    pub(crate) values: Option<Values>,
+    /// Where in the log this start begins.
+    pub(crate) log_start: u64,
+}
+
+/// One look at an instance: files, processes and memory together.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) record: Option<Record>,
+    pub(crate) life: Life,
+    pub(crate) outcome: Option<Reason>,
+    pub(crate) moving: Option<Moving>,
+    /// What was last seen at its health path; `None` when its process is not watched.
+    pub(crate) seen: Option<Seen>,
+    pub(crate) blocked: Option<String>,
+}
+
+/// A motion, as seen from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Moving {
+    /// The generation that starts when it is done.
+    pub(crate) restarts: Option<Generation>,
+    pub(crate) blocked: Option<String>,
+}
+
+impl Shared {
+    pub(crate) fn new(config: ProcessConfig) -> Arc<Self> {
+        Arc::new(Self {
+            layout: Layout::new(config.root.clone()),
+            config,
+            tasks: TaskTracker::new(),
+            cancel: CancellationToken::new(),
+            changes: broadcast::channel(CHANGES_KEPT).0,
+            instances: Mutex::default(),
+        })
+    }
+
+    /// The one entry of an instance, for as long as somebody holds it.
+    pub(crate) fn instance(self: &Arc<Self>, key: &Key) -> Arc<Instance> {
+        let mut instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(instance) = instances.get(key).and_then(Weak::upgrade) {
+            return instance;
+        }
+        let instance = Arc::new(Instance {
+            folder: self.layout.instance(key),
+            key: key.clone(),
+            turn: Arc::default(),
+            live: Mutex::default(),
+            shared: Arc::downgrade(self),
+        });
+        instances.insert(key.clone(), Arc::downgrade(&instance));
+        instance
+    }
+
+    /// Tells those who watch.
+    pub(crate) fn changed(&self, key: &Key) {
+        // Nobody listening is no error.
+        let _ = self.changes.send((key.control_plane.clone(), key.id.clone()));
+    }
+
+    pub(crate) fn address(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.config.address, port)
+    }
+
+    /// The `DATA_PATH` of an instance with this record.
+    pub(crate) fn data_path(&self, record: &Record) -> String {
+        self.layout.data(&record.control_plane, &record.data).files().to_string_lossy().into_owned()
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        let mut instances = shared.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        // Somebody may have made a new entry since the last holder let go of this one.
+        if instances.get(&self.key).is_some_and(|entry| entry.strong_count() == 0) {
+            instances.remove(&self.key);
+        }
+    }
+}
+
+impl Instance {
+    /// Waits for its turn among the verbs on this instance.
+    pub(crate) async fn turn(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.turn).lock_owned().await
+    }
+
+    /// Never held across an await.
+    pub(crate) fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks. `None`: there is nothing. Reads files; call it where blocking is allowed.
+    pub(crate) fn look(&self, shared: &Shared) -> Result<Option<View>> {
+        let there = self.folder.exists()?;
+        let record = if there { Record::read(&self.folder, &self.key)? } else { None };
+        let life = self.life(shared, record.as_ref())?;
+        if !there && life == Life::Dead && self.live().motion.is_none() {
+            return Ok(None);
+        }
+        if life == Life::Dead {
+            self.note_exit(record.as_ref());
+        }
+        let outcome = if there { read_outcome(&self.folder)? } else { None };
+        let live = self.live();
+        Ok(Some(View {
+            life,
+            outcome,
+            moving: live.motion.as_ref().map(|motion| Moving {
+                restarts: motion.order.as_ref().map(|order| order.generation),
+                blocked: motion.blocked.clone(),
+            }),
+            seen: live.watched.as_ref().map(|watched| watched.seen.borrow().clone()),
+            blocked: live.blocked.clone(),
+            record,
+        }))
+    }
+
+    /// What lives of it.
+    pub(crate) fn life(&self, shared: &Shared, record: Option<&Record>) -> Result<Life> {
+        let data_path = record.map(|record| shared.data_path(record));
+        match process::life(&self.folder, data_path.as_deref())? {
+            // Somebody has deleted the files. The process is none the less there.
+            Life::Dead => {
+                let watched = self.live().watched.as_ref().map(|watched| watched.process);
+                Ok(watched.filter(|process| process.is_alive()).map_or(Life::Dead, Life::Alive))
+            }
+            life => Ok(life),
+        }
+    }
+
+    /// Writes down how the watched process ended, once, if nobody asked it to.
+    pub(crate) fn note_exit(&self, record: Option<&Record>) {
+        let mut live = self.live();
+        let Some(watched) = live.watched.take_if(|watched| !watched.process.is_alive()) else {
+            return;
+        };
+        let exit = watched.process.reap();
+        let wanted = record.is_some_and(|record| record.intended == Intended::Running);
+        if !wanted || live.motion.is_some() || matches!(read_outcome(&self.folder), Ok(Some(_))) {
+            return;
+        }
+        let tail = watched.values.map(|values| log_tail::read(&self.folder, watched.log_start, &values));
+        let reason = exited(exit, tail.as_deref().unwrap_or_default());
+        // The lock is kept meanwhile, so that nobody sees the process gone and no word of why.
+        if let Err(error) = write_outcome(&self.folder, &reason) {
+            tracing::warn!(instance = %self.key.id, %error, "the end of a process was not written down");
+        }
+    }
+}
+
+/// What an exit that nobody asked for is called.
+pub(crate) fn exited(exit: Exit, tail: &str) -> Reason {
+    let how = match exit {
+        Exit::Code(code) => format!("exited with status {code}"),
+        Exit::Signal(signal) => format!("was killed by signal {signal}"),
+        Exit::Unknown => "is gone; its status is not known".to_owned(),
+    };
+    let printed = if tail.is_empty() { String::new() } else { format!("; it last printed: {tail}") };
+    Reason::new("exited", format!("the process {how}{printed}"))
+}

@@ -1,0 +1,172 @@
+//! Ports: one for each instance for its whole life, awake or not, over all control planes on a root.
+//!
+//! `ROOT/.ports/PORT` names the owner. All of it happens under the lock of the root.
+
+use std::{
+    fs, io,
+    net::{IpAddr, SocketAddr, TcpListener},
+    ops::RangeInclusive,
+};
+
+use provisioner_core::{ErrorKind, types::ControlPlaneId};
+
+use crate::{
+    error::{Problem, Result},
+    layout::{self, Key, Layout, make_folder, remove_file},
+};
+
+/// Reserves a port for an instance: the one it has, or a free one. Call with the lock of the root held and the
+/// instance's folder made: a reservation whose owner has no folder is up for grabs.
+pub(crate) fn claim(layout: &Layout, key: &Key, address: IpAddr, range: &RangeInclusive<u16>) -> Result<u16> {
+    make_folder(&layout.ports())?;
+    let mine = owner_text(key);
+    let ports = || starting_at(range, &key.incarnation.token(&key.control_plane, &key.id));
+    let mut taken = Vec::new();
+    for port in ports() {
+        match layout::read(&reservation(layout, port))? {
+            Some(owner) if owner == mine.as_bytes() => return Ok(port),
+            Some(owner) => taken.push((port, owner)),
+            None if is_free(address, port) => return reserve(layout, port, &mine),
+            None => {}
+        }
+    }
+    // Full. What crashes have left behind is looked for only now, as it costs a look at every owner.
+    for (port, owner) in taken {
+        if !owner_exists(layout, &owner)? && is_free(address, port) {
+            return reserve(layout, port, &mine);
+        }
+    }
+    let message = format!("no free port in {} to {}", range.start(), range.end());
+    Err(Problem::new(ErrorKind::CapacityExhausted, message))
+}
+
+/// Gives the port back, if it is this instance's.
+pub(crate) fn release(layout: &Layout, key: &Key, port: u16) -> Result<()> {
+    let path = reservation(layout, port);
+    match layout::read(&path)? {
+        Some(owner) if owner == owner_text(key).as_bytes() => remove_file(&path),
+        _ => Ok(()),
+    }
+}
+
+/// Whether nobody listens on the port.
+pub(crate) fn is_free(address: IpAddr, port: u16) -> bool {
+    match TcpListener::bind(SocketAddr::new(address, port)) {
+        Ok(_) => true,
+        // Anything else (no such address, no right to bind a low port) is the product's to tell.
+        Err(error) => error.kind() != io::ErrorKind::AddrInUse,
+    }
+}
+
+/// The reservations of this control plane whose owner is gone.
+pub(crate) fn stale(layout: &Layout, control_plane: &ControlPlaneId) -> Result<Vec<u16>> {
+    let folder = layout.ports();
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Problem::io("read", &folder, error)),
+    };
+    let mut stale = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| Problem::io("read", &folder, error))?;
+        let Some(port) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let Some(owner) = layout::read(&entry.path())? else {
+            continue;
+        };
+        let ours = owner_of(&owner).is_some_and(|key| key.control_plane == *control_plane);
+        if ours && !owner_exists(layout, &owner)? {
+            stale.push(port);
+        }
+    }
+    stale.sort_unstable();
+    Ok(stale)
+}
+
+/// Removes a reservation found by [`stale`].
+pub(crate) fn remove_stale(layout: &Layout, port: u16) -> Result<()> {
+    remove_file(&reservation(layout, port))
+}
+
+fn reserve(layout: &Layout, port: u16, owner: &str) -> Result<u16> {
+    layout::write_durably(&reservation(layout, port), owner.as_bytes())?;
+    Ok(port)
+}
+
+fn reservation(layout: &Layout, port: u16) -> std::path::PathBuf {
+    layout.ports().join(port.to_string())
+}
+
+fn owner_text(key: &Key) -> String {
+    format!("{} {}", key.control_plane, key.folder_name())
+}
+
+fn owner_of(text: &[u8]) -> Option<Key> {
+    let (control_plane, folder) = std::str::from_utf8(text).ok()?.split_once(' ')?;
+    Key::from_folder_name(&ControlPlaneId::new(control_plane).ok()?, folder)
+}
+
+fn owner_exists(layout: &Layout, text: &[u8]) -> Result<bool> {
+    owner_of(text).map_or(Ok(false), |key| layout.instance(&key).exists())
+}
+
+/// All ports of the range, from one that the token decides: spread over the range, and the same on every attempt.
+fn starting_at(range: &RangeInclusive<u16>, token: &str) -> impl Iterator<Item = u16> + use<> {
+    let (first, last) = (u32::from(*range.start()), u32::from(*range.end()));
+    let length = last - first + 1;
+    let offset = u32::from_str_radix(&token[..8], 16).unwrap_or(0) % length;
+    (0..length).map(move |i| u16::try_from(first + (offset + i) % length).unwrap_or(u16::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use provisioner_core::types::{Incarnation, InstanceId};
+
+    use super::*;
+
+    const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    fn key(layout: &Layout, plane: &str, id: &str) -> Key {
+        let key = Key {
+            control_plane: ControlPlaneId::new(plane).unwrap(),
+            id: InstanceId::new(id).unwrap(),
+            incarnation: Incarnation::new(1, 1),
+        };
+        make_folder(layout.instance(&key).path()).unwrap();
+        key
+    }
+
+    #[test]
+    fn a_port_has_one_owner_and_a_gone_owner_has_none() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path().into());
+        let range = 19_801..=19_802;
+        let (a, b, c) = (key(&layout, "p", "a"), key(&layout, "q", "b"), key(&layout, "p", "c"));
+        let first = claim(&layout, &a, ADDRESS, &range).unwrap();
+        assert_eq!(claim(&layout, &a, ADDRESS, &range).unwrap(), first, "asking again changes nothing");
+        let second = claim(&layout, &b, ADDRESS, &range).unwrap();
+        assert_ne!(first, second);
+        let full = claim(&layout, &c, ADDRESS, &range).unwrap_err().during("create", None);
+        assert_eq!(full.kind(), ErrorKind::CapacityExhausted);
+        release(&layout, &a, second).unwrap();
+        assert!(claim(&layout, &c, ADDRESS, &range).is_err(), "nobody gives away what is another's");
+        layout::remove_folder(layout.instance(&b).path()).unwrap();
+        assert_eq!(stale(&layout, &a.control_plane).unwrap(), []);
+        assert_eq!(stale(&layout, &b.control_plane).unwrap(), [second]);
+        assert_eq!(claim(&layout, &c, ADDRESS, &range).unwrap(), second);
+    }
+
+    #[test]
+    fn a_port_that_somebody_listens_on_is_passed_over() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path().into());
+        let listener = TcpListener::bind((ADDRESS, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let key = key(&layout, "p", "a");
+        assert!(!is_free(ADDRESS, port));
+        assert!(claim(&layout, &key, ADDRESS, &(port..=port)).is_err());
+    }
+}

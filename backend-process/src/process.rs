@@ -1,0 +1,314 @@
+//! Which process an instance is, whether it lives, and how it is told to go.
+//!
+//! A process is a pid and a start time within one boot: pids are used again.
+
+use std::{
+    fmt,
+    fs::{self, TryLockError},
+    io,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    time::Duration,
+};
+
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions},
+};
+
+use crate::{
+    error::{Problem, Result},
+    layout::{self, InstanceFolder},
+};
+
+/// One process, told apart from every other of this boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Process {
+    pid: i32,
+    /// Clock ticks since boot: field 22 of `/proc/PID/stat`.
+    start: u64,
+}
+
+/// `pid start`.
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.pid, self.start)
+    }
+}
+
+/// How an exit is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Code(i32),
+    Signal(i32),
+    /// It was not our child, or somebody else collected it.
+    Unknown,
+}
+
+/// Whether anything of an instance lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// Nothing.
+    Dead,
+    /// Somebody holds the lock but has not said who: it is being started at this moment.
+    Starting,
+    /// The process that was started.
+    Alive(Process),
+    /// That one is dead, but descendants live.
+    Leftovers(Option<Process>),
+}
+
+/// The fields of `/proc/PID/stat` that matter here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stat {
+    process: Process,
+    state: u8,
+    session: i32,
+}
+
+impl Stat {
+    fn parse(text: &[u8]) -> Option<Self> {
+        // The second field is the program's name in parentheses, and may hold anything, parentheses and spaces too.
+        let close = text.iter().rposition(|byte| *byte == b')')?;
+        let pid = std::str::from_utf8(text.get(..text.iter().position(|byte| *byte == b' ')?)?).ok()?.parse().ok()?;
+        let rest = std::str::from_utf8(text.get(close + 2..)?).ok()?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        Some(Self {
+            state: *fields.first()?.as_bytes().first()?,
+            session: fields.get(3)?.parse().ok()?,
+            process: Process { pid, start: fields.get(19)?.parse().ok()? },
+        })
+    }
+
+    fn of(pid: i32) -> Option<Self> {
+        // Unreadable is gone: the file is readable by everybody for as long as the process is there.
+        Self::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// A zombie runs nothing and holds nothing.
+    fn lives(&self) -> bool {
+        !matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+impl Process {
+    /// Who has this pid now.
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        Some(Stat::of(i32::try_from(pid).ok()?)?.process)
+    }
+
+    pub(crate) fn pid(self) -> i32 {
+        self.pid
+    }
+
+    pub(crate) fn is_alive(self) -> bool {
+        Stat::of(self.pid).is_some_and(|stat| stat.process == self && stat.lives())
+    }
+
+    /// How long ago it was started.
+    pub(crate) fn age(self) -> Duration {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let now = Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0));
+        let ticks_per_second = rustix::param::clock_ticks_per_second().max(1);
+        let start = Duration::from_millis(self.start.saturating_mul(1000) / ticks_per_second);
+        now.saturating_sub(start)
+    }
+
+    /// A descriptor that becomes readable when it exits. `None`: it is gone already.
+    pub(crate) fn pidfd(self) -> io::Result<Option<OwnedFd>> {
+        let Some(pid) = Pid::from_raw(self.pid) else {
+            return Ok(None);
+        };
+        match rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            // Only now: the descriptor is of whoever has the pid, and stays with that one.
+            Ok(pidfd) => Ok(self.is_alive().then_some(pidfd)),
+            Err(Errno::SRCH) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Collects its status if it is a child of ours that has exited.
+    pub(crate) fn reap(self) -> Exit {
+        let is_this = || Stat::of(self.pid).is_some_and(|stat| stat.process == self);
+        let Some(pid) = Pid::from_raw(self.pid).filter(|_| is_this()) else {
+            return Exit::Unknown;
+        };
+        match rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Exit::Code(code),
+                (None, Some(signal)) => Exit::Signal(signal),
+                (None, None) => Exit::Unknown,
+            },
+            Ok(None) | Err(_) => Exit::Unknown,
+        }
+    }
+
+    /// Asks it and its group to stop.
+    pub(crate) fn terminate(self) {
+        // A group's number is free again only when its last member is gone, and the leader was seen alive just now.
+        if self.is_alive()
+            && let Some(group) = Pid::from_raw(self.pid)
+            && let Err(error) = rustix::process::kill_process_group(group, Signal::TERM)
+        {
+            tracing::debug!(pid = self.pid, %error, "not signalled");
+        }
+    }
+
+    /// Kills this one process, whatever it is doing.
+    pub(crate) fn kill(self) {
+        if let Ok(Some(pidfd)) = self.pidfd()
+            && let Err(error) = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL)
+        {
+            tracing::warn!(pid = self.pid, %error, "not killed");
+        }
+    }
+}
+
+/// The id of this boot: pids and start times mean nothing in another one.
+pub(crate) fn boot_id() -> Result<String> {
+    let path = std::path::Path::new("/proc/sys/kernel/random/boot_id");
+    let id = fs::read_to_string(path).map_err(|error| Problem::io("read", path, error))?;
+    Ok(id.trim().to_owned())
+}
+
+/// What the `pid` file says: the process that was started last, if that was in this boot.
+pub(crate) fn started_last(folder: &InstanceFolder) -> Result<Option<Process>> {
+    let Some(text) = layout::read(&folder.pid())? else {
+        return Ok(None);
+    };
+    let Some(line_end) = text.iter().position(|byte| *byte == b'\n') else {
+        return Ok(None);
+    };
+    let (boot, stat) = text.split_at(line_end);
+    if boot != boot_id()?.as_bytes() {
+        return Ok(None);
+    }
+    Ok(Stat::parse(&stat[1..]).map(|stat| stat.process))
+}
+
+/// What lives of the instance in this folder, whose data is mounted at `data_path`.
+pub(crate) fn life(folder: &InstanceFolder, data_path: Option<&str>) -> Result<Life> {
+    let leader = started_last(folder)?;
+    if let Some(process) = leader
+        && process.is_alive()
+    {
+        return Ok(Life::Alive(process));
+    }
+    let locked = is_locked(folder)?;
+    // Nothing was started, or the last stop saw everything gone.
+    if leader.is_none() && !locked {
+        return Ok(Life::Dead);
+    }
+    if !members(folder, leader, data_path)?.is_empty() {
+        return Ok(Life::Leftovers(leader));
+    }
+    Ok(if locked { Life::Starting } else { Life::Dead })
+}
+
+/// Whether somebody holds the lock that the process and its descendants inherit.
+pub(crate) fn is_locked(folder: &InstanceFolder) -> Result<bool> {
+    let path = folder.life_lock();
+    if !path.try_exists().map_err(|error| Problem::io("look for", &path, error))? {
+        return Ok(false);
+    }
+    // Shared, so that two who only look do not take each other for a holder.
+    let file = layout::open_private(&path)?;
+    match file.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(Problem::io("lock", &path, error)),
+    }
+}
+
+/// Every living process of the instance: those of the leader's session, and those that left it but hold the lock.
+///
+/// A number alone proves nothing once the leader is dead, and a holder of the lock may be a control plane that is just
+/// starting a process. So a process counts when two things say so: the session with its leader alive, or two of the
+/// session, the lock and the environment it was started with.
+pub(crate) fn members(
+    folder: &InstanceFolder,
+    leader: Option<Process>,
+    data_path: Option<&str>,
+) -> Result<Vec<Process>> {
+    let entries = fs::read_dir("/proc").map_err(|error| Problem::io("read", "/proc".as_ref(), error))?;
+    let stats: Vec<Stat> = entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(Stat::of)
+        .filter(Stat::lives)
+        .collect();
+    let leader_lives = leader.is_some_and(|leader| stats.iter().any(|stat| stat.process == leader));
+    // The number is given out again only when the session is empty.
+    let recycled =
+        leader.is_some_and(|leader| !leader_lives && stats.iter().any(|stat| stat.process.pid == leader.pid));
+    let locked = is_locked(folder)?;
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    let mut members = Vec::new();
+    for stat in stats.iter().filter(|stat| stat.process.pid != own) {
+        let in_session =
+            !recycled && leader.is_some_and(|leader| stat.session == leader.pid && stat.process.start >= leader.start);
+        if !in_session && !locked {
+            continue;
+        }
+        let holds = || locked && holds_lock(stat.process.pid, folder);
+        let named = || data_path.is_some_and(|path| has_variable(stat.process.pid, "DATA_PATH", path));
+        let counts = if in_session { leader_lives || holds() || named() } else { holds() && named() };
+        if counts {
+            members.push(stat.process);
+        }
+    }
+    Ok(members)
+}
+
+/// Who holds the lock, for a message.
+pub(crate) fn holders(folder: &InstanceFolder) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| holds_lock(*pid, folder))
+        .collect()
+}
+
+fn holds_lock(pid: i32, folder: &InstanceFolder) -> bool {
+    let file = |path: &std::path::Path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    let (Some(lock), Ok(descriptors)) = (file(&folder.life_lock()), fs::read_dir(format!("/proc/{pid}/fd"))) else {
+        return false;
+    };
+    descriptors.filter_map(io::Result::ok).any(|entry| file(&entry.path()) == Some(lock))
+}
+
+fn has_variable(pid: i32, name: &str, value: &str) -> bool {
+    let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else {
+        return false;
+    };
+    let wanted = format!("{name}={value}");
+    environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stat_is_read_whatever_the_program_is_called() {
+        let fields = "S 1 42 43 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 1 2";
+        for name in ["product", "a b", ") S 1 (", "((", ""] {
+            let stat = Stat::parse(format!("42 ({name}) {fields}\n").as_bytes()).unwrap();
+            assert_eq!(stat, Stat { process: Process { pid: 42, start: 98765 }, state: b'S', session: 43 }, "{name}");
+        }
+        for garbage in ["", "42", "42 (a", "42 (a)", "x (a) S 1"] {
+            assert_eq!(Stat::parse(garbage.as_bytes()), None, "{garbage}");
+        }
+    }
+
+    #[test]
+    fn this_process_lives_and_one_with_its_pid_but_another_start_does_not() {
+        let own = Stat::of(i32::try_from(std::process::id()).unwrap()).unwrap().process;
+        assert!(own.is_alive());
+        assert!(own.age() < Duration::from_secs(3600));
+        let recycled = Process { start: own.start + 1, ..own };
+        assert!(!recycled.is_alive());
+        assert!(recycled.pidfd().unwrap().is_none());
+        assert_eq!(recycled.reap(), Exit::Unknown);
+    }
+}

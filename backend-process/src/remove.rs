@@ -1,0 +1,96 @@
+//! Removes instances and data. Blocking.
+
+use std::{fs, io, sync::Arc};
+
+use provisioner_core::{
+    ErrorKind,
+    types::{ControlPlaneId, DataDisposition, DataId},
+};
+
+use crate::{
+    data::{self, Owner},
+    error::{Problem, Result},
+    instance::{Instance, Motion, Removal, Shared},
+    layout::{make_folder, remove_folder},
+    ports,
+    records::{Intended, Record},
+    stop,
+};
+
+/// Begins the removal of an instance, or of what a cut making or removal left of it. Call in its turn.
+pub(crate) fn destroy(
+    shared: &Arc<Shared>,
+    instance: &Arc<Instance>,
+    data: &DataId,
+    disposition: DataDisposition,
+) -> Result<()> {
+    let told = Removal { data: data.clone(), disposition };
+    let turn = instance.folder.turn()?;
+    let Some(view) = instance.look(shared)? else {
+        // Its files may have been left half deleted, and its data made before its folder was lost.
+        return remove(shared, instance, &told);
+    };
+    let removal = match &view.record {
+        Some(record) => {
+            let intended = Intended::Destroying(disposition);
+            if record.intended != intended && turn.is_some() {
+                record.with_intended(intended).write(&instance.folder)?;
+            }
+            Removal { data: record.data.clone(), disposition }
+        }
+        None => told,
+    };
+    // In the background also when nothing runs: deleting takes as long as there are files.
+    stop::begin(shared, instance, view.record.as_ref(), Motion { removal: Some(removal), ..Motion::default() });
+    Ok(())
+}
+
+/// Removes what is known to be dead. Each step can be repeated; the folder goes last, as without it the rest would not be
+/// looked for.
+pub(crate) fn remove(shared: &Shared, instance: &Instance, removal: &Removal) -> Result<()> {
+    let (layout, key) = (&shared.layout, &instance.key);
+    if !layout.root().try_exists().map_err(|error| Problem::io("look for", layout.root(), error))? {
+        return Ok(());
+    }
+    {
+        let _lock = layout.lock()?;
+        match removal.disposition {
+            DataDisposition::Delete => data::take(layout, key, &removal.data)?,
+            DataDisposition::Retain => data::retain(layout, key, &removal.data)?,
+        }
+    }
+    if removal.disposition == DataDisposition::Delete {
+        data::delete_taken(layout, &key.control_plane, &removal.data)?;
+    }
+    let removed = layout.removed(&key.control_plane).join(key.folder_name());
+    remove_folder(&removed)?;
+    let _lock = layout.lock()?;
+    if let Ok(Some(record)) = Record::read(&instance.folder, key) {
+        ports::release(layout, key, record.port)?;
+    }
+    make_folder(&layout.removed(&key.control_plane))?;
+    match fs::rename(instance.folder.path(), &removed) {
+        Ok(()) => remove_folder(&removed),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Problem::io("remove", instance.folder.path(), error)),
+    }
+}
+
+/// Removes data that no instance uses.
+pub(crate) fn delete_data(shared: &Shared, control_plane: &ControlPlaneId, id: &DataId) -> Result<()> {
+    let layout = &shared.layout;
+    if !layout.removed(control_plane).exists() && !layout.data(control_plane, id).path().exists() {
+        return Ok(());
+    }
+    {
+        let _lock = layout.lock()?;
+        if let Some(owner) = Owner::read(&layout.data(control_plane, id))?
+            && owner.in_use(layout, control_plane)?
+        {
+            let message = format!("data {id} is in use by {} {}", owner.instance, owner.incarnation);
+            return Err(Problem::new(ErrorKind::Conflict, message));
+        }
+        data::take_any(layout, control_plane, id)?;
+    }
+    data::delete_taken(layout, control_plane, id)
+}

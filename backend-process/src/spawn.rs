@@ -1,0 +1,103 @@
+//! Starts a process so that it can never be started twice. The one module with `unsafe` code.
+
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::{CStr, OsString},
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    process::{Child, Command, Stdio},
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags},
+    io::{Errno, FdFlags},
+};
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// What the child answers when it fails before the program: an error that starting a program never has.
+pub(crate) const NOT_PREPARED: Errno = Errno::REMOTEIO;
+
+const STAT: &CStr = c"/proc/self/stat";
+const PID: &CStr = c"pid";
+const PID_NEW: &CStr = c"pid.new";
+
+/// All that a start needs, opened and made beforehand: after the fork nothing may be allocated.
+#[derive(Debug)]
+pub(crate) struct Start<'a> {
+    pub(crate) program: &'a str,
+    pub(crate) arguments: &'a [String],
+    /// The whole environment.
+    pub(crate) environment: Vec<(String, OsString)>,
+    /// The instance's folder, which gets the `pid` file.
+    pub(crate) folder: OwnedFd,
+    /// The working directory.
+    pub(crate) data: OwnedFd,
+    pub(crate) log: File,
+    /// The locked lock. The process and its descendants inherit it, so it stays locked while one of them lives.
+    pub(crate) life_lock: File,
+    /// The first line of the `pid` file, with its line end.
+    pub(crate) boot_line: String,
+}
+
+/// Forks and executes. When this returns, the `pid` file is there, or nothing runs.
+///
+/// The child itself makes its session and writes who it is before it becomes the program. So whoever kills this process
+/// between any two lines leaves either no child, or one that holds the lock and says who it is, or is about to.
+pub(crate) fn spawn(start: Start<'_>) -> io::Result<Child> {
+    let Start { program, arguments, environment, folder, data, log, life_lock, boot_line } = start;
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().envs(environment).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    let lock = OwnedFd::from(life_lock);
+    let prepare = move || {
+        prepare(folder.as_fd(), data.as_fd(), lock.as_fd(), boot_line.as_bytes())
+            .map_err(|_| io::Error::from_raw_os_error(NOT_PREPARED.raw_os_error()))
+    };
+    // SAFETY: between fork and exec only async-signal-safe work is allowed. `prepare` makes plain system calls on a stack
+    // buffer and constant names; it allocates nothing, takes no lock and cannot panic. An `io::Error` made of an errno
+    // allocates nothing either.
+    unsafe { command.pre_exec(prepare) };
+    command.spawn()
+}
+
+/// Runs in the child, after the fork and before the program.
+fn prepare(folder: BorrowedFd<'_>, data: BorrowedFd<'_>, lock: BorrowedFd<'_>, boot_line: &[u8]) -> Result<(), Errno> {
+    // A session of its own: no terminal, no signal meant for the control plane's group, and one group to signal.
+    rustix::process::setsid()?;
+    // In the child alone: had the parent cleared it, any other program that it starts meanwhile would hold the lock too.
+    rustix::io::fcntl_setfd(lock, FdFlags::empty())?;
+
+    let mut buffer = [0_u8; 1024];
+    let stat = rustix::fs::open(STAT, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let length = rustix::io::read(&stat, &mut buffer)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(folder, PID_NEW, flags, Mode::RUSR | Mode::WUSR)?;
+    for part in [boot_line, buffer.get(..length).ok_or(Errno::IO)?] {
+        if rustix::io::write(&file, part)? != part.len() {
+            return Err(Errno::NOSPC);
+        }
+    }
+    // Not synced: after a crash of the machine the boot id tells that it is stale.
+    rustix::fs::renameat(folder, PID_NEW, folder, PID)?;
+    rustix::process::fchdir(data)
+}
+
+/// Opens a folder for [`Start`].
+pub(crate) fn open_folder(path: &std::path::Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(CWD, path, flags, Mode::empty())?)
+}
+
+/// Registers a pidfd, to be told when its process exits.
+///
+/// # Panics
+/// Outside a tokio runtime with I/O.
+pub(crate) fn register(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor must be open, and stay the same one, for as long as it is registered. An `OwnedFd` is open,
+    // always names the same descriptor, and is owned by what is returned.
+    Ok(unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?)
+}

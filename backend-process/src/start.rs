@@ -1,0 +1,241 @@
+//! Starts an instance, or decides that there is nothing to start. Blocking; never waits for readiness.
+
+use std::{
+    fs::File,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use provisioner_core::{
+    Effect, ErrorKind,
+    types::{DataSource, Reason, Target},
+};
+use rustix::{fs::Access, io::Errno};
+
+use crate::{
+    convert::{Order, Plan, plan},
+    data,
+    error::{Problem, Result, exec_problem},
+    instance::{Instance, Motion, Shared, View},
+    layout::{make_folder, open_private, remove_file, remove_folder, try_lock},
+    ports,
+    process::{self, Process},
+    records::{Intended, Record, digest, write_outcome},
+    spawn::{self, NOT_PREPARED, Start},
+    stop, supervise,
+};
+
+/// How long the lock of a dead instance may be held by somebody who only looks, or is between fork and exec.
+const LIFE_LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// What [`run`] has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Acted {
+    /// All that could be done now.
+    Done,
+    /// Nothing, as there is no such instance.
+    Absent,
+    /// Nothing yet: it takes an order.
+    NeedsOrder,
+}
+
+/// Converges an instance on a running target. Without an order it only finds out whether it needs one, so that secrets
+/// are resolved only for a start. Call in the instance's turn.
+pub(crate) fn run(
+    shared: &Arc<Shared>,
+    instance: &Arc<Instance>,
+    target: &Target,
+    order: Option<Order>,
+    make: bool,
+) -> Result<Acted> {
+    let folder = &instance.folder;
+    if let Some(order) = &order {
+        // Before anything is touched: an update to a program that is not there must not stop the one that runs.
+        check_program(order.program(), order.path(&shared.config.path))?;
+        if make && !folder.exists()? {
+            make_folder(folder.path())?;
+        }
+    }
+    // Held to the end: another process on the same root neither starts nor changes anything between look and act.
+    let Some(_turn) = folder.turn()? else {
+        return Ok(if make { Acted::NeedsOrder } else { Acted::Absent });
+    };
+    let Some(view) = instance.look(shared)? else {
+        return Ok(Acted::Absent);
+    };
+    let plan = plan(&view, target)?;
+    if plan == Plan::Report {
+        warn_of_another_spec(&view, target);
+        return Ok(Acted::Done);
+    }
+    let Some(order) = order else {
+        return Ok(Acted::NeedsOrder);
+    };
+    if plan == Plan::Start {
+        start(shared, instance, view.record, order)?;
+        return Ok(Acted::Done);
+    }
+    if let Some(record) = &view.record {
+        if !data::is_whole(&shared.layout.data(&record.control_plane, &record.data))? {
+            return Err(data::missing(&record.data));
+        }
+        if record.intended != Intended::Running {
+            record.with_intended(Intended::Running).write(folder)?;
+        }
+    }
+    // What was wrong with the last start is history once the next is decided.
+    remove_file(&folder.outcome())?;
+    stop::begin(shared, instance, view.record.as_ref(), Motion { order: Some(order), ..Motion::default() });
+    Ok(Acted::Done)
+}
+
+fn warn_of_another_spec(view: &View, target: &Target) {
+    let other =
+        |record: &&Record| record.generation == target.generation && record.started_with != digest(&target.spec);
+    if let Some(record) = view.record.as_ref().filter(other) {
+        tracing::warn!(instance = %record.id, generation = %record.generation, "started with another spec of this generation");
+    }
+}
+
+/// Starts what is known to be dead. Call in the instance's turn, with the folder's turn held.
+pub(crate) fn start(
+    shared: &Arc<Shared>,
+    instance: &Arc<Instance>,
+    record: Option<Record>,
+    order: Order,
+) -> Result<()> {
+    let first = record.is_none();
+    let data = order.data.id().clone();
+    let started = claim(shared, instance, record, &order).and_then(|record| launch(shared, instance, &record, order));
+    if let Err(problem) = &started
+        && first
+        && let Err(error) = undo(shared, instance, &data)
+    {
+        tracing::warn!(instance = %instance.key.id, %problem, %error, "a half-made instance was left behind");
+    }
+    started
+}
+
+/// Reserves what the instance needs and writes down that it is about to be started.
+fn claim(shared: &Shared, instance: &Instance, record: Option<Record>, order: &Order) -> Result<Record> {
+    let (layout, key) = (&shared.layout, &instance.key);
+    // Data that an instance has had must be there again: nobody starts empty in silence.
+    let source = record.as_ref().map_or_else(|| order.data.clone(), |record| DataSource::Existing(record.data.clone()));
+    let port = {
+        let _lock = layout.lock()?;
+        data::claim(layout, key, &order.tenant, &source)?;
+        match &record {
+            Some(record) => record.port,
+            None => ports::claim(layout, key, shared.config.address, &shared.config.ports)?,
+        }
+    };
+    Ok(Record::new(key, order.tenant.clone(), source.id().clone(), port, order.generation).started_with(&order.spec))
+}
+
+/// Removes what [`claim`] made for an instance that never ran.
+fn undo(shared: &Shared, instance: &Instance, id: &provisioner_core::types::DataId) -> Result<()> {
+    let (layout, key) = (&shared.layout, &instance.key);
+    let _lock = layout.lock()?;
+    data::disown(layout, key, id)?;
+    if let Ok(Some(record)) = Record::read(&instance.folder, key) {
+        ports::release(layout, key, record.port)?;
+    }
+    remove_folder(instance.folder.path())
+}
+
+fn launch(shared: &Arc<Shared>, instance: &Arc<Instance>, record: &Record, order: Order) -> Result<()> {
+    let folder = &instance.folder;
+    let life_lock = take_life_lock(instance)?;
+    // Before the process: a crash right after the start must find out what was started.
+    record.write(folder)?;
+    for path in [folder.pid(), folder.outcome(), folder.ready()] {
+        remove_file(&path)?;
+    }
+    {
+        let mut live = instance.live();
+        live.watched = None;
+        live.blocked = None;
+    }
+    if !ports::is_free(shared.config.address, record.port) {
+        let message = format!("somebody else listens on port {}, which is this instance's", record.port);
+        return write_outcome(folder, &Reason::new("port-taken", message));
+    }
+    let log = open_private(&folder.log())?;
+    let log_start = log.metadata().map_or(0, |file| file.len());
+    let data_path = shared.data_path(record);
+    let open = |path: &Path| spawn::open_folder(path).map_err(|error| Problem::io("open", path, error));
+    let started = spawn::spawn(Start {
+        program: order.program(),
+        arguments: order.arguments(),
+        environment: order.environment(record.port, &data_path, order.path(&shared.config.path)),
+        folder: open(folder.path())?,
+        data: open(Path::new(&data_path))?,
+        log,
+        life_lock,
+        boot_line: format!("{}\n", process::boot_id()?),
+    });
+    match started {
+        Ok(child) => {
+            tracing::info!(instance = %record.id, generation = %record.generation, pid = child.id(), "started");
+            // A process that is gone already is seen as that by the next look.
+            if let Some(process) = Process::of(child.id()) {
+                supervise::watch(shared, instance, process, record, Some((order.values(), log_start)));
+            }
+            Ok(())
+        }
+        Err(error) => {
+            remove_file(&folder.pid())?;
+            let problem = start_problem(order.program(), error);
+            write_outcome(folder, &Reason::new("not-started", problem.to_string()))?;
+            Err(problem)
+        }
+    }
+}
+
+fn start_problem(program: &str, error: std::io::Error) -> Problem {
+    if let Some(problem) = exec_problem(program, &error) {
+        return problem;
+    }
+    let (kind, message) = match Errno::from_io_error(&error) {
+        Some(NOT_PREPARED) => (ErrorKind::Unavailable, "the process could not be prepared: its folder is not usable"),
+        Some(Errno::AGAIN | Errno::NOMEM) => (ErrorKind::CapacityExhausted, "the machine has no room for a process"),
+        _ => (ErrorKind::Unavailable, "the process could not be started"),
+    };
+    Problem::new(kind, message).with_effect(Effect::Unknown).with_source(error)
+}
+
+/// Takes the lock that the process will inherit. Whoever has it is alive, so without it nothing is started.
+fn take_life_lock(instance: &Instance) -> Result<File> {
+    let path = instance.folder.life_lock();
+    let deadline = Instant::now() + LIFE_LOCK_WAIT_MAX;
+    loop {
+        if let Some(lock) = try_lock(&path)? {
+            return Ok(lock);
+        }
+        if Instant::now() > deadline {
+            let holders = process::holders(&instance.folder);
+            let message = format!("something of an earlier start lives: processes {holders:?} hold its lock");
+            return Err(Problem::new(ErrorKind::Unavailable, message));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether the program is there and may be executed.
+fn check_program(program: &str, path: &str) -> Result<()> {
+    let executable = |file: &Path| {
+        let file_is_there = file.metadata()?.is_file();
+        rustix::fs::access(file, Access::EXEC_OK)?;
+        if file_is_there { Ok(()) } else { Err(std::io::Error::from(Errno::ISDIR)) }
+    };
+    let checked = if program.starts_with('/') {
+        executable(Path::new(program))
+    } else {
+        let found = path.split(':').any(|folder| executable(&Path::new(folder).join(program)).is_ok());
+        if found { Ok(()) } else { Err(Errno::NOENT.into()) }
+    };
+    checked.map_err(|error| {
+        exec_problem(program, &error).unwrap_or_else(|| Problem::io("look at", Path::new(program), error))
+    })
+}

@@ -1,0 +1,222 @@
+//! Stops an instance in the background, and does what comes after.
+
+use std::{sync::Arc, time::Duration};
+
+use provisioner_core::{ErrorKind, types::Reason};
+use tokio::time::Instant;
+
+use crate::{
+    error::{Problem, Result},
+    instance::{Instance, Motion, Shared, View},
+    layout::remove_file,
+    process::{self, Life, Process},
+    records::{Intended, Record, write_outcome},
+    remove, start, supervise,
+};
+
+const LOOK_DELAY_MIN: Duration = Duration::from_millis(2);
+const LOOK_DELAY_MAX: Duration = Duration::from_millis(50);
+/// How long after the kill something may still be there before it is said to be blocked. It is waited for none the less.
+const KILL_WAIT: Duration = Duration::from_secs(5);
+
+/// Puts an instance to rest, as far as can be done at once. `false`: there is no such instance. Call in its turn.
+pub(crate) fn rest(shared: &Arc<Shared>, instance: &Arc<Instance>, intended: Intended) -> Result<bool> {
+    let Some(_turn) = instance.folder.turn()? else {
+        return Ok(false);
+    };
+    let Some(view) = instance.look(shared)? else {
+        return Ok(false);
+    };
+    if let Some(record) = &view.record {
+        if matches!(record.intended, Intended::Destroying(_)) {
+            return Ok(true);
+        }
+        if record.intended != intended {
+            // First of all: from here on an exit is no failure, and a motion starts nothing.
+            record.with_intended(intended).write(&instance.folder)?;
+        }
+    }
+    if view.life == Life::Dead && view.moving.is_none() {
+        forget_process(instance, &view)?;
+    } else {
+        begin(shared, instance, view.record.as_ref(), Motion::default());
+    }
+    Ok(true)
+}
+
+/// Removes what names a process that is gone, so that no later owner of its number is ever looked at.
+fn forget_process(instance: &Instance, view: &View) -> Result<()> {
+    if view.life == Life::Dead {
+        remove_file(&instance.folder.pid())?;
+        remove_file(&instance.folder.ready())?;
+    }
+    Ok(())
+}
+
+/// Starts a stop, or tells the one in progress what comes after it now. Call in the instance's turn.
+pub(crate) fn begin(shared: &Arc<Shared>, instance: &Arc<Instance>, record: Option<&Record>, motion: Motion) {
+    {
+        let mut live = instance.live();
+        live.blocked = None;
+        if let Some(current) = &mut live.motion {
+            *current = Motion { blocked: current.blocked.take(), ..motion };
+            return;
+        }
+        live.motion = Some(motion);
+    }
+    let grace = record.map_or(Duration::ZERO, Record::stop_grace);
+    let data_path = record.map(|record| shared.data_path(record));
+    let stop = Stop { shared: Arc::clone(shared), instance: Arc::clone(instance), data_path, grace };
+    let cancel = shared.cancel.clone();
+    shared.tasks.spawn(async move {
+        // A cut stop is continued by the next verb, of this control plane or the one after it.
+        cancel.run_until_cancelled(stop.drive()).await;
+    });
+}
+
+struct Stop {
+    shared: Arc<Shared>,
+    instance: Arc<Instance>,
+    data_path: Option<String>,
+    grace: Duration,
+}
+
+impl Stop {
+    async fn drive(self) {
+        loop {
+            let finished = match self.until_gone().await {
+                Ok(()) => self.finish().await,
+                Err(problem) => Err(problem),
+            };
+            match finished {
+                Ok(true) => break,
+                // Something was started between the last look and our turn.
+                Ok(false) => {}
+                Err(problem) => {
+                    tracing::warn!(instance = %self.instance.key.id, %problem, "a stop did not get to its end");
+                    let mut live = self.instance.live();
+                    live.motion = None;
+                    live.blocked = Some(problem.to_string());
+                    break;
+                }
+            }
+        }
+        self.shared.changed(&self.instance.key);
+    }
+
+    /// Asks, waits, kills, until nothing is left.
+    async fn until_gone(&self) -> Result<()> {
+        let deadline = Instant::now() + self.grace;
+        let mut asked = false;
+        let mut delay = LOOK_DELAY_MIN;
+        loop {
+            let life = self.look().await?;
+            let now = Instant::now();
+            let late = now >= deadline;
+            match life {
+                Life::Dead => return Ok(()),
+                // It has no pid yet that could be told anything.
+                Life::Starting => {}
+                Life::Alive(process) if !late => {
+                    if !asked {
+                        process.terminate();
+                        asked = true;
+                    }
+                    let _ = tokio::time::timeout_at(deadline, supervise::exit(process)).await;
+                    continue;
+                }
+                // Descendants got the signal with their leader, unless they have lost it before: then nobody asks them.
+                Life::Leftovers(_) if asked && !late => {}
+                Life::Alive(process) => self.kill(Some(process)).await?,
+                Life::Leftovers(leader) => self.kill(leader).await?,
+            }
+            if now > deadline + KILL_WAIT {
+                self.set_blocked();
+            }
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(LOOK_DELAY_MAX);
+        }
+    }
+
+    async fn look(&self) -> Result<Life> {
+        let (shared, instance) = (Arc::clone(&self.shared), Arc::clone(&self.instance));
+        blocking(move || {
+            let record = Record::read(&instance.folder, &instance.key)?;
+            instance.life(&shared, record.as_ref())
+        })
+        .await
+    }
+
+    async fn kill(&self, leader: Option<Process>) -> Result<()> {
+        let (instance, data_path) = (Arc::clone(&self.instance), self.data_path.clone());
+        blocking(move || {
+            for member in process::members(&instance.folder, leader, data_path.as_deref())? {
+                member.kill();
+            }
+            // Also when the folder is gone and there is nothing to find others by.
+            leader.into_iter().for_each(Process::kill);
+            Ok(())
+        })
+        .await
+    }
+
+    fn set_blocked(&self) {
+        let holders = process::holders(&self.instance.folder);
+        if let Some(motion) = &mut self.instance.live().motion {
+            motion.blocked = Some(format!("its processes do not end, although killed; {holders:?} hold its lock"));
+        }
+    }
+
+    /// Does what comes after. `false`: something lives again.
+    async fn finish(&self) -> Result<bool> {
+        let turn = self.instance.turn().await;
+        let (shared, instance) = (Arc::clone(&self.shared), Arc::clone(&self.instance));
+        blocking(move || {
+            let _turn = turn;
+            finish(&shared, &instance)
+        })
+        .await
+    }
+}
+
+fn finish(shared: &Arc<Shared>, instance: &Arc<Instance>) -> Result<bool> {
+    let folder_turn = instance.folder.turn()?;
+    let record = Record::read(&instance.folder, &instance.key)?;
+    if instance.life(shared, record.as_ref())? != Life::Dead {
+        return Ok(false);
+    }
+    let Some(motion) = instance.live().motion.take() else {
+        return Ok(true);
+    };
+    if let Some(watched) = instance.live().watched.take() {
+        watched.process.reap();
+    }
+    if folder_turn.is_some() {
+        remove_file(&instance.folder.pid())?;
+        remove_file(&instance.folder.ready())?;
+    }
+    match (record.as_ref().map(|record| record.intended), motion) {
+        (Some(Intended::Destroying(_)) | None, Motion { removal: Some(removal), .. }) => {
+            remove::remove(shared, instance, &removal)?;
+        }
+        (Some(Intended::Running), Motion { order: Some(order), .. }) if folder_turn.is_some() => {
+            if let Err(problem) = start::start(shared, instance, record, order) {
+                tracing::warn!(instance = %instance.key.id, %problem, "not started after a stop");
+                write_outcome(&instance.folder, &Reason::new("not-started", problem.to_string()))?;
+            }
+        }
+        (None, Motion { order: Some(order), .. }) if folder_turn.is_some() => {
+            start::start(shared, instance, None, order)?;
+        }
+        _ => {}
+    }
+    Ok(true)
+}
+
+/// Runs file and process work where blocking is allowed. It is seen through also when the caller stops waiting.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(Problem::new(ErrorKind::Internal, "the work was cut short").with_source(error)),
+    }
+}

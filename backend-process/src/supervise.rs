@@ -1,0 +1,236 @@
+//! Watches processes: notices at once when one exits, and when it becomes ready or does not in time.
+
+use std::{fs, io, sync::Arc, time::Duration};
+
+use provisioner_core::types::Reason;
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    health::{self, Seen},
+    instance::{Instance, Motion, Shared, View, Watched},
+    layout,
+    log_tail::Values,
+    process::{Life, Process},
+    records::{Intended, Record, write_outcome},
+    spawn,
+    stop::{self, blocking},
+};
+
+const PROBE_DELAY_MIN: Duration = Duration::from_millis(5);
+const PROBE_DELAY_MAX: Duration = Duration::from_millis(100);
+/// For a product that was ready and has fallen silent: it is waited for without end.
+const SILENT_DELAY_MAX: Duration = Duration::from_secs(2);
+/// How long one probe may take.
+const PROBE_TIME_MAX: Duration = Duration::from_secs(1);
+/// How long an adopted process is given at least to show that it is ready.
+const ADOPTION_TIME_MIN: Duration = Duration::from_secs(2);
+/// How often a process is looked at that cannot be waited for.
+const POLL_DELAY: Duration = Duration::from_millis(200);
+
+/// Watches a process from now on. `started`: this control plane has just started it, and knows which values must not be
+/// told and where its log begins; otherwise it is adopted. Does nothing when it is watched already.
+pub(crate) fn watch(
+    shared: &Arc<Shared>,
+    instance: &Arc<Instance>,
+    process: Process,
+    record: &Record,
+    started: Option<(Values, u64)>,
+) {
+    let adopted = started.is_none();
+    let (values, log_start) = started.map_or((None, 0), |(values, log_start)| (Some(values), log_start));
+    let (seen, _) = watch::channel(Seen::Nothing);
+    {
+        let mut live = instance.live();
+        if live.watched.as_ref().is_some_and(|watched| watched.process == process) {
+            return;
+        }
+        live.watched = Some(Watched { process, seen: seen.clone(), values, log_start });
+    }
+    let watcher = Watcher {
+        shared: Arc::clone(shared),
+        instance: Arc::clone(instance),
+        process,
+        seen,
+        health_path: record.health_path.clone(),
+        port: record.port,
+        start_timeout: record.start_timeout(),
+        adopted,
+    };
+    let cancel = shared.cancel.clone();
+    shared.tasks.spawn(async move {
+        cancel.run_until_cancelled(watcher.run()).await;
+    });
+}
+
+/// Adopts the process in the view, if it should run and nobody watches it. Call it inside the runtime.
+pub(crate) fn adopt(shared: &Arc<Shared>, instance: &Arc<Instance>, view: &View) -> Option<watch::Receiver<Seen>> {
+    let record = view.record.as_ref()?;
+    let Life::Alive(process) = view.life else {
+        return None;
+    };
+    if view.seen.is_some() || view.moving.is_some() || view.outcome.is_some() || record.intended != Intended::Running {
+        return None;
+    }
+    watch(shared, instance, process, record, None);
+    instance.live().watched.as_ref().map(|watched| watched.seen.subscribe())
+}
+
+struct Watcher {
+    shared: Arc<Shared>,
+    instance: Arc<Instance>,
+    process: Process,
+    seen: watch::Sender<Seen>,
+    health_path: String,
+    port: u16,
+    start_timeout: Duration,
+    adopted: bool,
+}
+
+impl Watcher {
+    async fn run(self) {
+        let gone = exit(self.process);
+        tokio::pin!(gone);
+        tokio::select! {
+            biased;
+            () = &mut gone => {}
+            () = self.until_ready() => gone.await,
+        }
+        let instance = Arc::clone(&self.instance);
+        let noted = blocking(move || {
+            let record = Record::read(&instance.folder, &instance.key)?;
+            instance.note_exit(record.as_ref());
+            Ok(())
+        });
+        if let Err(problem) = noted.await {
+            tracing::warn!(instance = %self.instance.key.id, %problem, "the end of a process was not written down");
+        }
+        self.shared.changed(&self.instance.key);
+    }
+
+    async fn until_ready(&self) {
+        let was_ready = self.adopted && self.was_ready();
+        let left = self.start_timeout.saturating_sub(self.process.age());
+        let deadline = Instant::now() + if self.adopted { left.max(ADOPTION_TIME_MIN) } else { left };
+        let mut delay = PROBE_DELAY_MIN;
+        let address = self.shared.address(self.port);
+        loop {
+            let seen = health::probe(address, &self.health_path, PROBE_TIME_MAX).await;
+            let ready = seen == Seen::Ready;
+            self.seen.send_replace(seen);
+            if ready {
+                self.note_ready().await;
+                self.shared.changed(&self.instance.key);
+                return;
+            }
+            let late = Instant::now() >= deadline;
+            if late && !was_ready {
+                self.give_up().await;
+                return;
+            }
+            let delay_max = if late { SILENT_DELAY_MAX } else { PROBE_DELAY_MAX };
+            let wait = if late { delay } else { delay.min(deadline - Instant::now()) };
+            tokio::time::sleep(wait).await;
+            delay = (delay * 3 / 2).min(delay_max);
+        }
+    }
+
+    /// Whether this very process has been ready before. Such a one may be slow for a while without being stopped for it.
+    fn was_ready(&self) -> bool {
+        fs::read_to_string(self.instance.folder.ready()).is_ok_and(|text| text == self.process.to_string())
+    }
+
+    async fn note_ready(&self) {
+        let (path, text) = (self.instance.folder.ready(), self.process.to_string());
+        // A hint for whoever adopts it: not worth a sync, and losing it costs nothing while it answers.
+        let written =
+            blocking(move || fs::write(&path, text).map_err(|error| crate::error::Problem::io("write", &path, error)));
+        if let Err(problem) = written.await {
+            tracing::warn!(instance = %self.instance.key.id, %problem, "not written down that it was ready");
+        }
+    }
+
+    /// Too late: releases the compute and says what was seen last. Whether to try again is for the engine to say.
+    async fn give_up(&self) {
+        let turn = self.instance.turn().await;
+        let (shared, instance, process) = (Arc::clone(&self.shared), Arc::clone(&self.instance), self.process);
+        let message = format!("not ready after {} s: {}", self.start_timeout.as_secs(), *self.seen.borrow());
+        let given_up = blocking(move || {
+            let (_turn, Some(_folder_turn)) = (turn, instance.folder.turn()?) else {
+                return Ok(());
+            };
+            let Some(view) = instance.look(&shared)? else {
+                return Ok(());
+            };
+            let Some(record) = view.record.as_ref().filter(|record| record.intended == Intended::Running) else {
+                return Ok(());
+            };
+            if view.life == Life::Alive(process) && view.moving.is_none() {
+                write_outcome(&instance.folder, &Reason::new("start-up-timeout", message))?;
+                stop::begin(&shared, &instance, Some(record), Motion::default());
+            }
+            Ok(())
+        });
+        if let Err(problem) = given_up.await {
+            tracing::warn!(instance = %self.instance.key.id, %problem, "a process that is not ready was not stopped");
+        }
+        self.shared.changed(&self.instance.key);
+    }
+}
+
+/// Returns when the process has exited, as soon as the kernel tells.
+pub(crate) async fn exit(process: Process) {
+    let waited = async {
+        let Some(pidfd) = process.pidfd()? else {
+            return Ok(());
+        };
+        let pidfd = spawn::register(pidfd)?;
+        pidfd.readable().await.map(|_| ())
+    };
+    let waited: io::Result<()> = waited.await;
+    if let Err(error) = waited {
+        // Out of descriptors, or a kernel without them.
+        tracing::warn!(pid = process.pid(), %error, "a process cannot be waited for; it is looked at from time to time");
+        while process.is_alive() {
+            tokio::time::sleep(POLL_DELAY).await;
+        }
+    }
+}
+
+/// Adopts all that should run and does not: after a restart of the control plane nobody else would notice its exits.
+/// Blocking; call it inside the runtime.
+pub(crate) fn adopt_all(
+    shared: &Arc<Shared>,
+    control_plane: &provisioner_core::types::ControlPlaneId,
+) -> crate::error::Result<()> {
+    let folder = shared.layout.instances(control_plane);
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(crate::error::Problem::io("read", &folder, error)),
+    };
+    for entry in entries.filter_map(io::Result::ok) {
+        if shared.cancel.is_cancelled() {
+            return Ok(());
+        }
+        let Some(key) = entry.file_name().to_str().and_then(|name| layout::Key::from_folder_name(control_plane, name))
+        else {
+            continue;
+        };
+        // What sleeps has no such file: this costs one look at each.
+        if !shared.layout.instance(&key).pid().exists() {
+            continue;
+        }
+        let instance = shared.instance(&key);
+        match instance.look(shared) {
+            Ok(Some(view)) if adopt(shared, &instance, &view).is_some() => {}
+            // It ended, or was being stopped, while nobody looked.
+            Ok(Some(view)) if view.seen.is_none() => shared.changed(&key),
+            Ok(_) => {}
+            Err(problem) => {
+                tracing::warn!(instance = %key.id, %problem, "not adopted");
+                shared.changed(&key);
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! A small product to host, which behaves as its environment tells it to.
+//!
+//! | variable | effect |
+//! |---|---|
+//! | `PRINT` | prints this first |
+//! | `EXIT_CODE` | exits at once |
+//! | `READY_AFTER_MS` | listens only then |
+//! | `LISTEN` | `never`, or another port |
+//! | `STATUS` | what the health path answers |
+//! | `GRANDCHILD` | starts a process that sleeps for ever |
+//!
+//! It answers `/environment`, `/starts` (one line per start on this data) and `/exit`. Two of them on the same data leave
+//! a file `doubled`.
+
+use std::{
+    env,
+    fs::{self, File, OpenOptions},
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
+    process::{Command, exit},
+    thread::sleep,
+    time::Duration,
+};
+
+fn main() {
+    let number = |name: &str| env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    if env::args().nth(1).as_deref() == Some("sleep") {
+        loop {
+            sleep(Duration::from_secs(60));
+        }
+    }
+    // Kept open, and so locked, to the end.
+    let _only = alone();
+    let mut starts = OpenOptions::new().create(true).append(true).open("starts").expect("starts");
+    writeln!(starts, "{}", std::process::id()).expect("starts");
+    if let Ok(text) = env::var("PRINT") {
+        println!("{text}");
+    }
+    if let Some(code) = number("EXIT_CODE") {
+        exit(i32::try_from(code).expect("a status"));
+    }
+    if env::var_os("GRANDCHILD").is_some() {
+        let program = env::current_exe().expect("own path");
+        let child = Command::new(program).arg("sleep").spawn().expect("a grandchild");
+        fs::write("grandchild", child.id().to_string()).expect("grandchild");
+    }
+    sleep(Duration::from_millis(number("READY_AFTER_MS").unwrap_or(0)));
+    let port = match env::var("LISTEN").as_deref() {
+        Ok("never") => loop {
+            sleep(Duration::from_secs(60));
+        },
+        Ok(port) => port.to_owned(),
+        Err(_) => env::var("PORT").expect("PORT"),
+    };
+    let listener = TcpListener::bind(format!("127.0.0.1:{port}")).expect("the port");
+    for stream in listener.incoming().flatten() {
+        answer(stream);
+    }
+}
+
+fn alone() -> File {
+    let only = File::create("only").expect("only");
+    if only.try_lock().is_err() {
+        File::create("doubled").expect("doubled");
+    }
+    only
+}
+
+fn answer(mut stream: TcpStream) {
+    let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+    let request = lines.next().unwrap_or_default();
+    let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+    let _headers = lines.take_while(|line| !line.is_empty()).count();
+    let status = env::var("STATUS").unwrap_or_else(|_| "200".into());
+    let (status, body) = match path.as_str() {
+        "/environment" => ("200".into(), env::vars().map(|(name, value)| format!("{name}={value}\n")).collect()),
+        "/folder" => ("200".into(), env::current_dir().map(|path| path.display().to_string()).unwrap_or_default()),
+        "/starts" => ("200".into(), fs::read_to_string("starts").unwrap_or_default()),
+        "/exit" => exit(3),
+        _ => (status, String::new()),
+    };
+    let _ = write!(stream, "HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+}
