@@ -289,7 +289,7 @@ async fn go_wrong(browser: &Browser) {
     browser.type_into("#company", "Somebody else").await;
     browser.type_into("#short", "img-src-x-onerror-alert-1").await;
     browser.click("#submit").await;
-    browser.until("#signup-status[data-kind='problem']", ".").await;
+    browser.until("#signup-status[data-kind='problem']", "taken").await;
     let company = browser.client.find(Locator::Id("company")).await.unwrap();
     assert_eq!(company.prop("value").await.unwrap().as_deref(), Some("Somebody else"));
 
