@@ -194,7 +194,7 @@ fn asked(verb: Verb) -> &'static str {
 
 fn seen(phase: Option<Phase>) -> &'static str {
     match phase {
-        Some(Phase::Provisioning) => "Starting",
+        Some(Phase::Provisioning) => "On the way",
         Some(Phase::Running) => "Running",
         Some(Phase::Zero) => "Asleep",
         Some(Phase::Suspended) => "Suspended",

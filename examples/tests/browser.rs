@@ -237,7 +237,7 @@ async fn look_after(browser: &Browser) {
     browser.type_into("#ask-reason", "three invoices open").await;
     browser.click("#ask-yes").await;
     browser.until(&row(".state"), "suspended").await;
-    browser.until("#log li", "three invoices open").await;
+    browser.until("#log", "three invoices open").await;
     browser.until(&row(".why"), "unpaid").await;
     browser.picture("suspended").await;
     browser.until_gone(&row("button[data-do='wake']")).await;
@@ -249,8 +249,10 @@ async fn look_after(browser: &Browser) {
     browser.picture("upgrade").await;
     browser.click("#ask-yes").await;
     browser.until("#facts", "2.0").await;
-    browser.until(&row(".state"), "running").await;
+    // The old version stands before an arrow until the new one runs.
+    browser.until_gone(&row(".version[data-changing]")).await;
     assert_eq!(browser.text(&row(".version")).await, "2.0");
+    browser.until(&row(".state"), "running").await;
     for (name, width, height) in [("narrow", 400, 1800), ("wide", 1600, 1100)] {
         browser.client.set_window_size(width, height).await.unwrap();
         browser.picture(name).await;
@@ -287,7 +289,7 @@ async fn go_wrong(browser: &Browser) {
     browser.type_into("#company", "Somebody else").await;
     browser.type_into("#short", "img-src-x-onerror-alert-1").await;
     browser.click("#submit").await;
-    browser.until("#signup-status[data-kind='problem']", "").await;
+    browser.until("#signup-status[data-kind='problem']", "taken").await;
     let company = browser.client.find(Locator::Id("company")).await.unwrap();
     assert_eq!(company.prop("value").await.unwrap().as_deref(), Some("Somebody else"));
 

@@ -35,7 +35,7 @@ at("short").addEventListener("input", () => {
 function planCard(plan, checked) {
   const rest = [`${plan.memory_mib} MiB of memory`, `${plan.data_mib} MiB of data`].join(", ");
   return element("label", { className: "plan" },
-    element("input", { type: "radio", name: "plan", value: plan.name, checked, required: true }),
+    element("input", { type: "radio", name: "plan", value: plan.name, checked, defaultChecked: checked, required: true }),
     element("strong", {}, plan.name),
     element("span", { className: "price" }, `$${plan.awake_dollars} a month awake, $${plan.asleep_dollars} asleep`),
     element("span", {}, plan.description), element("span", {}, rest));

@@ -30,6 +30,11 @@ export function actions(instance) {
   return list;
 }
 
+/** Whether another version than the wanted one was seen ready last. */
+export function changing(instance) {
+  return Boolean(instance.applied_version) && instance.applied_version !== instance.version;
+}
+
 /** The state in a word, and as one of the colours. */
 export function state(instance) {
   const moving = !instance.settled && !instance.parked;
@@ -40,6 +45,7 @@ export function state(instance) {
     const words = { running: "starting", zero: "going to sleep", suspended: "being suspended", destroying: "being removed" };
     return { word: words[aim], phase: "moving" };
   }
+  if (changing(instance) && instance.phase === "running") return { word: "updating", phase: "moving" };
   const phase = instance.phase;
   return { word: WORDS[phase] ?? phase, phase: ["provisioning", "destroying"].includes(phase) ? "moving" : phase };
 }
@@ -174,8 +180,7 @@ export class Fleet {
   async #readOne(id) {
     try {
       const instance = await call("GET", path(id));
-      if (this.#rows.has(id)) keepingFocus(() => this.#row(instance));
-      else this.onread(id, instance);
+      keepingFocus(() => (this.#rows.has(id) ? this.#row(instance) : this.onread(id, instance)));
     } catch (problem) {
       if (problem.status !== 404) throw problem;
       this.#rows.get(id)?.remove();
@@ -221,8 +226,8 @@ export class Fleet {
     put(".company", instance.tenant);
     put(".id", id);
     put(".plan-name", instance.plan ?? "");
-    const from = instance.applied_version;
-    put(".version", from && from !== instance.version ? `${from} → ${instance.version}` : instance.version);
+    put(".version", changing(instance) ? `${instance.applied_version} → ${instance.version}` : instance.version);
+    row.querySelector(".version").toggleAttribute("data-changing", changing(instance));
     put(".state", word);
     put(".why", why(instance));
     const main = actions(instance).filter((action) => !action.minor);
