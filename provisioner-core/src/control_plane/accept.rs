@@ -182,11 +182,10 @@ pub(super) fn accept(
     }
     draft.row.revision = draft.row.revision.next();
     draft.row.attempts = 0;
-    draft.row.lane = Lane::Interactive;
     if draft.row.parked {
         draft.row.reason = None;
     }
-    draft.begin_move();
+    draft.begin_move(Lane::Interactive);
     let fingerprint = ask.fingerprint(&draft.row.id);
     let operation = operation(ask.verb(), &draft.row.id.clone(), draft.row.revision, request, fingerprint, (id, now));
     draft.open_operation(operation, ask.hold());

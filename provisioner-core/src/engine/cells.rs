@@ -195,7 +195,8 @@ impl CellLoop {
                     }
                 }
                 Some(event) = OptionFuture::from(self.events.as_mut().map(StreamExt::next)) => match event {
-                    Some(id) => self.cell.queue().offer(id, Lane::Background, None),
+                    // Somebody may be waiting for just this.
+                    Some(id) => self.cell.queue().offer(id, Lane::Interactive, None),
                     None => {
                         self.events = None;
                         self.events_again = Instant::now() + PAUSE;

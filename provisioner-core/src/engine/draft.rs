@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     store::{
-        Change, DataRow, DataState, EventKind, IncarnationRow, IncarnationState, InstanceRow, InstanceWrite, NewEvent,
-        Operation, OperationEnd, OperationState, Record, Reservation,
+        Change, DataRow, DataState, EventKind, IncarnationRow, IncarnationState, InstanceRow, InstanceWrite, Lane,
+        NewEvent, Operation, OperationEnd, OperationState, Record, Reservation,
     },
     types::{DataId, Generation, InstanceSpec, Observed, Phase, Reason, Timestamp},
 };
@@ -129,7 +129,8 @@ impl Draft {
     }
 
     /// Begins a move: from now on the row is unsettled, and its deadline counts from here.
-    pub(crate) fn begin_move(&mut self) {
+    pub(crate) fn begin_move(&mut self, lane: Lane) {
+        self.row.lane = lane;
         self.row.settled = false;
         self.row.moving_since = Some(self.now);
         self.row.parked = false;

@@ -12,6 +12,8 @@ use crate::{
 
 /// How many instances a cell's window holds, by lane.
 const WINDOW_MAX: usize = 1024;
+/// Every so many-th turn is the background lane's: a steady stream of people must not starve it.
+const BACKGROUND_TURN: u64 = 4;
 
 /// An instance to work on, with its record where that is at hand.
 #[derive(Debug)]
@@ -41,6 +43,8 @@ pub(crate) struct Queue {
     running: [usize; 2],
     /// Whether the store may have due rows of a lane that are not in the window.
     behind: [bool; 2],
+    /// How many were taken so far.
+    popped: u64,
     /// The earliest time at which something is due by itself, of those that were told.
     due: Option<Timestamp>,
 }
@@ -103,15 +107,19 @@ impl Queue {
         self.behind[lane as usize] = behind;
     }
 
-    /// The next instance to work on, interactive ones first, if fewer than `calls_max` run; the background lane leaves a
-    /// quarter of the places free, so that a backlog never keeps a person waiting.
+    /// The next instance to work on, if fewer than `calls_max` run: interactive ones first, but for every fourth turn.
+    /// The background lane leaves a quarter of the places free, so that a backlog never keeps a person waiting.
     pub(crate) fn pop(&mut self, calls_max: usize) -> Option<Work> {
         let running: usize = self.running.iter().sum();
         if running >= calls_max {
             return None;
         }
         let background_max = (calls_max - calls_max / 4).max(1);
-        for lane in Lane::ALL {
+        let mut lanes = Lane::ALL;
+        if self.popped % BACKGROUND_TURN == BACKGROUND_TURN - 1 {
+            lanes.reverse();
+        }
+        for lane in lanes {
             if lane == Lane::Background && self.running[lane as usize] >= background_max {
                 continue;
             }
@@ -124,6 +132,7 @@ impl Queue {
                 let record = record.take();
                 self.slots.insert(id.clone(), Slot::Running { lane, again: None });
                 self.running[lane as usize] += 1;
+                self.popped += 1;
                 return Some(Work { id, record });
             }
         }
@@ -194,6 +203,17 @@ mod tests {
         queue.offer(id(3), Lane::Interactive, None);
         let order: Vec<_> = std::iter::from_fn(|| pop(&mut queue)).collect();
         assert_eq!(order, ["i4", "i3", "i1", "i2"]);
+    }
+
+    #[test]
+    fn a_stream_of_people_does_not_starve_the_background() {
+        let mut queue = Queue::new();
+        queue.offer(id(1), Lane::Background, None);
+        for number in 2..8 {
+            queue.offer(id(number), Lane::Interactive, None);
+        }
+        let order: Vec<_> = std::iter::from_fn(|| pop(&mut queue)).collect();
+        assert_eq!(order.iter().position(|name| name == "i1"), Some(3), "{order:?}");
     }
 
     #[test]

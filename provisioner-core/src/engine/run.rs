@@ -18,7 +18,7 @@ use super::{
 use crate::{
     context::OpContext,
     error::{Chain, Effect, Error, ErrorKind, Result, Retry},
-    store::{DataState, EventKind, OperationState, Record, StoreError},
+    store::{DataState, EventKind, Lane, OperationState, Record, StoreError},
     types::{
         DataDisposition, DataSource, Generation, Hold, Observed, Phase, Present, Reason, Target, TargetState, Timestamp,
     },
@@ -191,7 +191,7 @@ impl<'a> Run<'a> {
                         return Observed::Unknown { again: LOOK_AGAIN_WATCHED };
                     }
                     self.draft.event(EventKind::Drifted { found: "absent".into() });
-                    self.draft.begin_move();
+                    self.draft.begin_move(Lane::Background);
                 }
                 self.draft.absorb(&Observed::Absent);
                 self.end_incarnation(now);
@@ -228,7 +228,7 @@ impl<'a> Run<'a> {
                 self.draft.row.attempts = 0;
             }
             self.draft.event(EventKind::Drifted { found });
-            self.draft.begin_move();
+            self.draft.begin_move(Lane::Background);
         }
         if new_incarnation {
             // The name of what is about to be made is on disk before the call that makes it.
@@ -366,7 +366,7 @@ impl<'a> Run<'a> {
         let reason = present.reason.clone().unwrap_or_else(|| Reason::new("failed", "no reason given"));
         if self.draft.row.settled {
             self.draft.event(EventKind::Drifted { found: describe(present) });
-            self.draft.begin_move();
+            self.draft.begin_move(Lane::Background);
         }
         self.fail(reason, None).await
     }
@@ -520,7 +520,7 @@ impl<'a> Run<'a> {
         row.reason = Some(reason);
         row.retry_at = Some(retry_at);
         row.due_at = Some(retry_at);
-        row.lane = crate::store::Lane::Background;
+        row.lane = Lane::Background;
         self.engine.write(&mut self.draft).await?;
         Ok(Next::Due(retry_at))
     }
@@ -571,7 +571,7 @@ impl<'a> Run<'a> {
         info!(instance = %row.id, "expired");
         self.draft.end_operation(OperationState::Superseded, None);
         self.draft.event(EventKind::Drifted { found: EXPIRED.into() });
-        self.draft.begin_move();
+        self.draft.begin_move(Lane::Background);
     }
 }
 

@@ -7,7 +7,7 @@ use tracing::{info, warn};
 use super::{Engine, draft::Draft};
 use crate::{
     error::{Chain, ErrorKind},
-    store::{EventKind, InstanceFilter, OperationState, Record, StoreError},
+    store::{EventKind, InstanceFilter, Lane, OperationState, Record, StoreError},
     types::{CellName, InstanceId, Reason},
 };
 
@@ -62,7 +62,7 @@ async fn sort_out(engine: &Engine, cell: &CellName, configured: bool, record: Re
             return Ok(());
         }
         draft.row.reason = None;
-        draft.begin_move();
+        draft.begin_move(Lane::Background);
     } else if record.row.settled {
         // At rest: nobody has to know before something is asked of it.
         return Ok(());
