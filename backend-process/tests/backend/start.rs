@@ -58,6 +58,12 @@ async fn sixteen_creates_at_once_on_two_backends_make_one_thing() {
     site.running(&target).await;
     assert_eq!((site.processes().len(), site.starts(&target)), (1, 1));
     assert!(!site.files(&target).join("doubled").exists());
+    // The process itself has the lock, not who started it.
+    let lock = fs::File::open(site.instance_folder(&target).join("lock")).unwrap();
+    assert!(lock.try_lock().is_err());
+    site.backend.scale_to_zero(&site.cx, &target).await.unwrap();
+    site.until_phase(&target, Phase::Zero).await;
+    assert!(lock.try_lock().is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
