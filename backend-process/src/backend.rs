@@ -145,13 +145,8 @@ impl ProcessBackend {
     /// What is seen of an instance now.
     async fn see(&self, operation: &'static str, instance: &Arc<Instance>) -> Result<Observed> {
         let error = |problem: Problem| problem.during(operation, Some(&instance.key.id));
-        let (shared, own) = (Arc::clone(&self.shared), Arc::clone(instance));
-        let look = blocking(move || {
-            let view = own.look(&shared)?;
-            let adopted = view.as_ref().and_then(|view| supervise::adopt(&shared, &own, view));
-            Ok((view, adopted))
-        });
-        let (mut view, adopted) = look.await.map_err(error)?;
+        let mut view = instance.look_in_turn(&self.shared).await.map_err(error)?;
+        let adopted = view.as_ref().and_then(|view| supervise::adopt(&self.shared, instance, view));
         if let (Some(view), Some(mut seen)) = (&mut view, adopted) {
             let probed = seen.wait_for(|seen| *seen != Seen::Nothing);
             let probed = tokio::time::timeout(ADOPTION_PROBE_WAIT, probed).await;
@@ -222,7 +217,7 @@ impl Provisioner for ProcessBackend {
     }
 
     fn list(&self, cx: &OpContext) -> BoxStream<'static, Result<Owned>> {
-        upkeep::list(Arc::clone(&self.shared), cx.control_plane.clone())
+        upkeep::list(&self.shared, &cx.control_plane)
             .map(|owned| owned.map_err(|problem| problem.during("list", None)))
             .boxed()
     }
@@ -231,7 +226,7 @@ impl Provisioner for ProcessBackend {
         // Subscribed first, so that nothing is missed between the adoption and the first poll.
         let changes = self.shared.changes.subscribe();
         let (shared, control_plane) = (Arc::clone(&self.shared), cx.control_plane.clone());
-        let adoption = blocking(move || supervise::adopt_all(&shared, &control_plane));
+        let adoption = async move { supervise::adopt_all(&shared, &control_plane).await };
         let ended = {
             let (own, caller) = (self.shared.cancel.clone(), cx.cancel.clone());
             async move {

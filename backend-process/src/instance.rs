@@ -20,6 +20,7 @@ use crate::{
     log_tail::{self, Values},
     process::{self, Exit, Life, Process},
     records::{Intended, Record, read_outcome, write_outcome},
+    stop::blocking,
 };
 
 /// How many changes a slow reader of a watch may be behind before it loses some.
@@ -178,7 +179,20 @@ impl Instance {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks. `None`: there is nothing. Reads files; call it where blocking is allowed.
+    /// Looks in its turn, so that nothing changes between one file and the next. `None`: there is nothing.
+    pub(crate) async fn look_in_turn(self: &Arc<Self>, shared: &Arc<Shared>) -> Result<Option<View>> {
+        // Awaited, not blocked for: whoever has the turn needs a thread for blocking work too.
+        let turn = self.turn().await;
+        let (shared, own) = (Arc::clone(shared), Arc::clone(self));
+        blocking(move || {
+            let _turn = turn;
+            let _folder_turn = own.folder.turn()?;
+            own.look(&shared)
+        })
+        .await
+    }
+
+    /// Looks. `None`: there is nothing. Call in its turn, where blocking is allowed.
     pub(crate) fn look(&self, shared: &Shared) -> Result<Option<View>> {
         let there = self.folder.exists()?;
         let record = if there { Record::read(&self.folder, &self.key)? } else { None };

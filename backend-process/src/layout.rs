@@ -13,7 +13,7 @@
 //! No control plane is named with a dot in front, so the first three are nobody's folder.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, ReadDir, TryLockError},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -192,6 +192,40 @@ impl DataFolder {
     /// What the product gets: its own folder beside our marker, so that it cannot overwrite it by accident.
     pub(crate) fn files(&self) -> PathBuf {
         self.0.join("files")
+    }
+}
+
+/// The names in a folder, a page at a time: nobody loads a fleet into memory. A folder that is not there is empty.
+#[derive(Debug)]
+pub(crate) struct Names {
+    folder: PathBuf,
+    entries: Option<ReadDir>,
+}
+
+impl Names {
+    const PAGE: usize = 64;
+
+    pub(crate) fn new(folder: PathBuf) -> Self {
+        Self { folder, entries: None }
+    }
+
+    /// The next names. None when there are no more.
+    pub(crate) fn page(&mut self) -> Result<Vec<String>> {
+        let problem = |error| Problem::io("read", &self.folder, error);
+        let entries = match &mut self.entries {
+            Some(entries) => entries,
+            None => match fs::read_dir(&self.folder) {
+                Ok(entries) => self.entries.insert(entries),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                Err(error) => return Err(problem(error)),
+            },
+        };
+        let mut names = Vec::new();
+        for entry in entries.take(Self::PAGE) {
+            // A name that is not text is none of ours; kept empty, so that a page of such names is not taken for the end.
+            names.push(entry.map_err(problem)?.file_name().into_string().unwrap_or_default());
+        }
+        Ok(names)
     }
 }
 

@@ -49,7 +49,9 @@ pub(crate) fn destroy(
 /// looked for.
 pub(crate) fn remove(shared: &Shared, instance: &Instance, removal: &Removal) -> Result<()> {
     let (layout, key) = (&shared.layout, &instance.key);
-    if !layout.root().try_exists().map_err(|error| Problem::io("look for", layout.root(), error))? {
+    // Nothing was ever made here: a removal makes no folders to look into.
+    let instances = layout.instances(&key.control_plane);
+    if !instances.try_exists().map_err(|error| Problem::io("look for", &instances, error))? {
         return Ok(());
     }
     {

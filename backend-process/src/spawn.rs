@@ -47,7 +47,8 @@ pub(crate) struct Start<'a> {
 /// Forks and executes. When this returns, the `pid` file is there, or nothing runs.
 ///
 /// The child itself makes its session and writes who it is before it becomes the program. So whoever kills this process
-/// between any two lines leaves either no child, or one that holds the lock and says who it is, or is about to.
+/// between any two lines leaves either no child, or one that holds the lock and says who it is, or is about to. Until the
+/// program begins the child also holds every other lock that this process has, the verb's turn among them.
 pub(crate) fn spawn(start: Start<'_>) -> io::Result<Child> {
     let Start { program, arguments, environment, folder, data, log, life_lock, boot_line } = start;
     let mut command = Command::new(program);

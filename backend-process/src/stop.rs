@@ -195,6 +195,11 @@ fn finish(shared: &Arc<Shared>, instance: &Arc<Instance>) -> Result<bool> {
         remove_file(&instance.folder.pid())?;
         remove_file(&instance.folder.ready())?;
     }
+    // Another control plane on the same root may have gone further meanwhile.
+    let motion = match (&record, &motion.order) {
+        (Some(record), Some(order)) if record.generation > order.generation => Motion { order: None, ..motion },
+        _ => motion,
+    };
     match (record.as_ref().map(|record| record.intended), motion) {
         (Some(Intended::Destroying(_)) | None, Motion { removal: Some(removal), .. }) => {
             remove::remove(shared, instance, &removal)?;

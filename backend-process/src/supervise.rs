@@ -2,13 +2,14 @@
 
 use std::{fs, io, sync::Arc, time::Duration};
 
-use provisioner_core::types::Reason;
+use provisioner_core::types::{ControlPlaneId, Reason};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    error::{Problem, Result},
     health::{self, Seen},
     instance::{Instance, Motion, Shared, View, Watched},
-    layout,
+    layout::{Key, Names},
     log_tail::Values,
     process::{Life, Process},
     records::{Intended, Record, write_outcome},
@@ -142,8 +143,7 @@ impl Watcher {
     async fn note_ready(&self) {
         let (path, text) = (self.instance.folder.ready(), self.process.to_string());
         // A hint for whoever adopts it: not worth a sync, and losing it costs nothing while it answers.
-        let written =
-            blocking(move || fs::write(&path, text).map_err(|error| crate::error::Problem::io("write", &path, error)));
+        let written = blocking(move || fs::write(&path, text).map_err(|error| Problem::io("write", &path, error)));
         if let Err(problem) = written.await {
             tracing::warn!(instance = %self.instance.key.id, %problem, "not written down that it was ready");
         }
@@ -196,41 +196,36 @@ pub(crate) async fn exit(process: Process) {
     }
 }
 
-/// Adopts all that should run and does not: after a restart of the control plane nobody else would notice its exits.
-/// Blocking; call it inside the runtime.
-pub(crate) fn adopt_all(
-    shared: &Arc<Shared>,
-    control_plane: &provisioner_core::types::ControlPlaneId,
-) -> crate::error::Result<()> {
-    let folder = shared.layout.instances(control_plane);
-    let entries = match fs::read_dir(&folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(crate::error::Problem::io("read", &folder, error)),
-    };
-    for entry in entries.filter_map(io::Result::ok) {
-        if shared.cancel.is_cancelled() {
-            return Ok(());
-        }
-        let Some(key) = entry.file_name().to_str().and_then(|name| layout::Key::from_folder_name(control_plane, name))
-        else {
-            continue;
-        };
-        // What sleeps has no such file: this costs one look at each.
-        if !shared.layout.instance(&key).pid().exists() {
-            continue;
-        }
-        let instance = shared.instance(&key);
-        match instance.look(shared) {
-            Ok(Some(view)) if adopt(shared, &instance, &view).is_some() => {}
-            // It ended, or was being stopped, while nobody looked.
-            Ok(Some(view)) if view.seen.is_none() => shared.changed(&key),
-            Ok(_) => {}
-            Err(problem) => {
-                tracing::warn!(instance = %key.id, %problem, "not adopted");
-                shared.changed(&key);
+/// Adopts all that runs: after a restart of the control plane nobody else would notice its exits.
+pub(crate) async fn adopt_all(shared: &Arc<Shared>, control_plane: &ControlPlaneId) -> Result<()> {
+    let mut names = Names::new(shared.layout.instances(control_plane));
+    loop {
+        let (page, of) = (Arc::clone(shared), control_plane.clone());
+        let (started, more) = blocking(move || {
+            let found = names.page()?;
+            let more = !found.is_empty();
+            let keys = found.iter().filter_map(|name| Key::from_folder_name(&of, name));
+            // What sleeps has no such file: this costs one look at each.
+            let started: Vec<_> = keys.filter(|key| page.layout.instance(key).pid().exists()).collect();
+            Ok((started, more.then_some(names)))
+        })
+        .await?;
+        for key in started {
+            let instance = shared.instance(&key);
+            match instance.look_in_turn(shared).await {
+                Ok(Some(view)) if adopt(shared, &instance, &view).is_some() => {}
+                // It ended, or was being stopped, while nobody looked.
+                Ok(Some(view)) if view.seen.is_none() => shared.changed(&key),
+                Ok(_) => {}
+                Err(problem) => {
+                    tracing::warn!(instance = %key.id, %problem, "not adopted");
+                    shared.changed(&key);
+                }
             }
         }
+        let Some(rest) = more else {
+            return Ok(());
+        };
+        names = rest;
     }
-    Ok(())
 }

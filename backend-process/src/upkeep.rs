@@ -1,14 +1,12 @@
 //! What concerns the whole root: who it is, what is on it, and what crashes have left.
 
 use std::{
-    collections::VecDeque,
-    fs::{self, ReadDir},
-    io,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use futures::{StreamExt, stream::BoxStream};
+use futures::{Stream, StreamExt, stream::BoxStream};
 use provisioner_core::types::{ControlPlaneId, DataId, Generation, Observed, Owned, OwnedKind, Phase, Present, Reason};
 
 use crate::{
@@ -16,13 +14,10 @@ use crate::{
     data::Owner,
     error::{Problem, Result},
     instance::Shared,
-    layout::{self, Key},
+    layout::{self, Key, Names},
     ports,
     stop::blocking,
 };
-
-/// How many entries of a folder are looked at in one go.
-const PAGE: usize = 64;
 
 /// Which machine and which root this is. The root has a random id of its own: a disk that is not mounted looks like an
 /// empty root, and must not be taken for one whose instances have all vanished.
@@ -48,83 +43,50 @@ pub(crate) fn identity(shared: &Shared) -> Result<String> {
 }
 
 /// Everything of a control plane, read a page at a time.
-pub(crate) fn list(shared: Arc<Shared>, control_plane: ControlPlaneId) -> BoxStream<'static, Result<Owned>> {
-    let pages = [
-        Pages::new(shared.layout.instances(&control_plane), instance_of),
-        Pages::new(shared.layout.all_data(&control_plane), data_of),
-    ];
-    let start = (shared, control_plane, VecDeque::from(pages));
-    futures::stream::unfold(start, |(shared, control_plane, mut pages)| async move {
-        let mut page = pages.pop_front()?;
-        let (read_with, of) = (Arc::clone(&shared), control_plane.clone());
-        let read = blocking(move || {
-            let (found, more) = page.read(&read_with, &of);
-            Ok((found, more.then_some(page)))
-        });
-        let found = match read.await {
-            Ok((found, more)) => {
-                if let Some(page) = more {
-                    pages.push_front(page);
-                }
-                found
-            }
-            Err(problem) => vec![Err(problem)],
-        };
-        Some((futures::stream::iter(found), (shared, control_plane, pages)))
-    })
-    .flatten()
-    .boxed()
+pub(crate) fn list(shared: &Arc<Shared>, control_plane: &ControlPlaneId) -> BoxStream<'static, Result<Owned>> {
+    let (of, own) = (control_plane.clone(), Arc::clone(shared));
+    let instances = names(shared.layout.instances(control_plane)).filter_map(move |name| {
+        let (of, own) = (of.clone(), Arc::clone(&own));
+        async move { try_map(name, |name| async move { instance_of(&own, &of, &name).await }).await }
+    });
+    let (of, own) = (control_plane.clone(), Arc::clone(shared));
+    let data = names(shared.layout.all_data(control_plane)).filter_map(move |name| {
+        let (of, own) = (of.clone(), Arc::clone(&own));
+        async move { try_map(name, |name| blocking(move || data_of(&own, &of, &name))).await }
+    });
+    instances.chain(data).boxed()
 }
 
-type Read = fn(&Arc<Shared>, &ControlPlaneId, &str) -> Result<Option<Owned>>;
-
-/// A folder that is read a page at a time.
-struct Pages {
-    folder: PathBuf,
-    entries: Option<ReadDir>,
-    read: Read,
-}
-
-impl Pages {
-    fn new(folder: PathBuf, read: Read) -> Self {
-        Self { folder, entries: None, read }
+async fn try_map<F: Future<Output = Result<Option<Owned>>>>(
+    name: Result<String>,
+    look: impl FnOnce(String) -> F,
+) -> Option<Result<Owned>> {
+    match name {
+        Ok(name) => look(name).await.transpose(),
+        Err(problem) => Some(Err(problem)),
     }
+}
 
-    /// The next page, and whether there may be more.
-    fn read(&mut self, shared: &Arc<Shared>, control_plane: &ControlPlaneId) -> (Vec<Result<Owned>>, bool) {
-        let entries = match &mut self.entries {
-            Some(entries) => entries,
-            None => match fs::read_dir(&self.folder) {
-                Ok(entries) => self.entries.insert(entries),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return (Vec::new(), false),
-                Err(error) => return (vec![Err(Problem::io("read", &self.folder, error))], false),
-            },
-        };
-        let mut found = Vec::new();
-        for _ in 0..PAGE {
-            match entries.next() {
-                None => return (found, false),
-                Some(Err(error)) => {
-                    found.push(Err(Problem::io("read", &self.folder, error)));
-                    return (found, false);
-                }
-                Some(Ok(entry)) => {
-                    let name = entry.file_name();
-                    let owned = name.to_str().map_or(Ok(None), |name| (self.read)(shared, control_plane, name));
-                    found.extend(owned.transpose());
-                }
-            }
+/// The names in a folder. Ends after an error.
+fn names(folder: PathBuf) -> impl Stream<Item = Result<String>> + Send + 'static {
+    let pages = futures::stream::unfold(Some(Names::new(folder)), |names| async move {
+        let mut names = names?;
+        let read = blocking(move || Ok((names.page()?, names)));
+        match read.await {
+            Ok((page, _)) if page.is_empty() => None,
+            Ok((page, names)) => Some((page.into_iter().map(Ok).collect::<Vec<_>>(), Some(names))),
+            Err(problem) => Some((vec![Err(problem)], None)),
         }
-        (found, true)
-    }
+    });
+    pages.flat_map(futures::stream::iter)
 }
 
-fn instance_of(shared: &Arc<Shared>, control_plane: &ControlPlaneId, name: &str) -> Result<Option<Owned>> {
+async fn instance_of(shared: &Arc<Shared>, control_plane: &ControlPlaneId, name: &str) -> Result<Option<Owned>> {
     let Some(key) = Key::from_folder_name(control_plane, name) else {
         tracing::debug!(name, "not an instance; passed over");
         return Ok(None);
     };
-    let view = shared.instance(&key).look(shared)?;
+    let view = shared.instance(&key).look_in_turn(shared).await?;
     let observed = convert::observed(view.as_ref(), key.incarnation, |port| endpoint(shared, port));
     // Removed since the page was read.
     if observed == Observed::Absent {
@@ -159,7 +121,7 @@ pub(crate) fn endpoint(shared: &Shared, port: u16) -> String {
 pub(crate) fn maintain(shared: &Shared, control_plane: &ControlPlaneId, plan_only: bool) -> Result<Vec<String>> {
     let layout = &shared.layout;
     let mut actions = Vec::new();
-    if !layout.root().exists() {
+    if !layout.instances(control_plane).exists() {
         return Ok(actions);
     }
     let _lock = layout.lock()?;

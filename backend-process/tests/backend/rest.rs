@@ -1,0 +1,181 @@
+//! Sleeping, waking, updating and stopping.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use provisioner_core::{
+    ErrorKind, Provisioner,
+    types::{DataDisposition, Generation, Observed, Phase},
+};
+
+use crate::support::{Site, change, deaf, eventually, get};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_and_port_survive_sleep_suspension_update_and_a_new_control_plane() {
+    let mut site = Site::new();
+    let mut target = site.target(&[]);
+    let first = site.running(&target).await;
+    for round in 2..5 {
+        match round {
+            2 => site.backend.scale_to_zero(&site.cx, &target).await.unwrap(),
+            3 => site.backend.suspend(&site.cx, &target).await.unwrap(),
+            _ => Observed::Absent,
+        };
+        match round {
+            2 => site.until_phase(&target, Phase::Zero).await,
+            3 => site.until_phase(&target, Phase::Suspended).await,
+            _ => first.clone(),
+        };
+        if round < 4 {
+            assert!(site.processes().is_empty());
+            site.restart();
+            assert!(site.observe(&target).await.phase().unwrap().is_asleep());
+        }
+        target.generation = target.generation.next();
+        change(&mut target, |spec| {
+            spec.environment.insert("ROUND".parse().unwrap(), round.to_string());
+        });
+        if round < 4 {
+            site.backend.resume(&site.cx, &target).await.unwrap();
+        } else {
+            let seen = site.backend.create(&site.cx, &target).await.unwrap();
+            assert_eq!(seen.phase(), Some(Phase::Provisioning), "an update");
+        }
+        let seen = site.running(&target).await;
+        assert_eq!((seen.generation, &seen.endpoint), (target.generation, &first.endpoint));
+        assert!(get(&seen, "/environment").contains(&format!("ROUND={round}\n")));
+        assert_eq!(get(&seen, "/starts").lines().count(), round);
+        assert_eq!(site.processes().len(), 1);
+    }
+    assert!(!site.files(&target).join("doubled").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_generation_is_refused_and_touches_nothing() {
+    let site = Site::new();
+    let mut target = site.target(&[]);
+    target.generation = Generation(5);
+    site.running(&target).await;
+    for verb in ["create", "resume"] {
+        let old = provisioner_core::types::Target { generation: Generation(4), ..target.clone() };
+        let error = match verb {
+            "create" => site.backend.create(&site.cx, &old).await,
+            _ => site.backend.resume(&site.cx, &old).await,
+        }
+        .unwrap_err();
+        assert_eq!((error.kind(), error.operation()), (ErrorKind::Conflict, verb));
+    }
+    assert_eq!(site.running(&target).await.generation, Generation(5));
+    assert_eq!(site.starts(&target), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_grace_the_whole_group_is_killed() {
+    let site = Site::new();
+    let mut target = site.target(&[("GRANDCHILD", "1")]);
+    change(&mut target, |spec| {
+        spec.workload.command = deaf();
+        spec.workload.stop_grace_seconds = 1;
+    });
+    site.running(&target).await;
+    assert_eq!(site.processes().len(), 2);
+    let begin = Instant::now();
+    let seen = site.backend.scale_to_zero(&site.cx, &target).await.unwrap();
+    assert!(begin.elapsed() < Duration::from_millis(900), "a verb does not wait");
+    let Observed::Present(seen) = seen else { panic!("gone") };
+    assert_eq!((seen.phase, seen.reason.unwrap().code.as_str()), (Phase::Running, "stopping"));
+    assert!(seen.again.is_some());
+    site.until_phase(&target, Phase::Zero).await;
+    assert!(begin.elapsed() >= Duration::from_secs(1), "the grace is given");
+    assert!(site.processes().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn descendants_of_a_dead_leader_end_before_the_next_start() {
+    let mut site = Site::new();
+    let target = site.target(&[("GRANDCHILD", "1")]);
+    site.running(&target).await;
+    let grandchild: i32 = fs::read_to_string(site.files(&target).join("grandchild")).unwrap().parse().unwrap();
+    let leader = site.processes().into_iter().find(|pid| *pid != grandchild).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(leader).unwrap(), rustix::process::Signal::KILL)
+        .unwrap();
+    site.until_phase(&target, Phase::Failed).await;
+    assert_eq!(site.processes(), [grandchild]);
+    site.restart();
+    site.backend.create(&site.cx, &target).await.unwrap();
+    site.until_phase(&target, Phase::Running).await;
+    let now = site.processes();
+    assert!(now.len() == 2 && !now.contains(&grandchild), "{now:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_verb_may_follow_any_other_while_a_stop_is_in_progress() {
+    let site = Site::new();
+    let mut target = site.target(&[]);
+    change(&mut target, |spec| {
+        spec.workload.command = deaf();
+        spec.workload.stop_grace_seconds = 1;
+    });
+    site.running(&target).await;
+    site.backend.scale_to_zero(&site.cx, &target).await.unwrap();
+    assert_eq!(site.backend.create(&site.cx, &target).await.unwrap().phase(), Some(Phase::Provisioning));
+    assert_eq!(site.backend.create(&site.cx, &target).await.unwrap().phase(), Some(Phase::Provisioning));
+    site.until_phase(&target, Phase::Running).await;
+    assert_eq!(site.starts(&target), 2);
+    site.backend.scale_to_zero(&site.cx, &target).await.unwrap();
+    site.backend.suspend(&site.cx, &target).await.unwrap();
+    site.until_phase(&target, Phase::Suspended).await;
+    site.running(&target).await;
+    target.generation = target.generation.next();
+    site.backend.create(&site.cx, &target).await.unwrap();
+    let seen = site.backend.destroy(&site.cx, &target, DataDisposition::Delete).await.unwrap();
+    assert_eq!(seen.phase(), Some(Phase::Destroying));
+    assert_eq!(site.backend.create(&site.cx, &target).await.unwrap().phase(), Some(Phase::Destroying));
+    site.until_absent(&target).await;
+    assert!(site.processes().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verbs_on_what_is_absent_succeed_and_make_nothing() {
+    let site = Site::new();
+    let target = site.target(&[]);
+    let (backend, cx) = (&site.backend, &site.cx);
+    assert_eq!(backend.suspend(cx, &target).await.unwrap(), Observed::Absent);
+    assert_eq!(backend.scale_to_zero(cx, &target).await.unwrap(), Observed::Absent);
+    assert_eq!(backend.resume(cx, &target).await.unwrap(), Observed::Absent);
+    assert_eq!(backend.destroy(cx, &target, DataDisposition::Delete).await.unwrap(), Observed::Absent);
+    backend.delete_data(cx, target.data.id()).await.unwrap();
+    assert!(backend.maintain(cx, false).await.unwrap().is_empty());
+    assert!(site.all_files().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn destroy_leaves_no_process_and_no_folder() {
+    let site = Site::new();
+    let target = site.target(&[("GRANDCHILD", "1")]);
+    site.running(&target).await;
+    let destroys: Vec<_> = (0..4).map(|_| site.backend.destroy(&site.cx, &target, DataDisposition::Delete)).collect();
+    for seen in futures::future::join_all(destroys).await {
+        assert!(matches!(seen.unwrap().phase(), Some(Phase::Destroying) | None));
+    }
+    site.until_absent(&target).await;
+    assert!(site.processes().is_empty());
+    assert!(site.list().await.is_empty());
+    assert!(site.backend.maintain(&site.cx, true).await.unwrap().is_empty());
+    let left: Vec<_> = site.all_files().into_iter().map(|(path, _)| path).collect();
+    assert!(left.iter().all(|path| path.ends_with(".lock")), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_deleted_by_outsiders_does_not_hide_its_process() {
+    let site = Site::new();
+    let target = site.target(&[]);
+    site.running(&target).await;
+    fs::remove_dir_all(site.instance_folder(&target)).unwrap();
+    assert_eq!(site.observe(&target).await.phase(), Some(Phase::Failed));
+    site.backend.destroy(&site.cx, &target, DataDisposition::Delete).await.unwrap();
+    site.until_absent(&target).await;
+    eventually(|| site.processes().is_empty()).await;
+}
