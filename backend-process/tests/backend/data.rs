@@ -33,7 +33,7 @@ async fn retained_data_is_listed_and_taken_up_by_a_later_incarnation() {
     destroyed(&site, &first, DataDisposition::Retain).await;
     let listed = site.list().await;
     assert_eq!(listed.len(), 1);
-    assert_eq!(listed[0].kind, OwnedKind::Data(first.data.id().clone()));
+    assert_eq!((listed[0].kind, listed[0].data.as_ref()), (OwnedKind::Data, Some(first.data.id())));
     assert_eq!((&listed[0].id, listed[0].incarnation), (&first.id, first.incarnation));
 
     let stranger = Target { tenant: TenantId::new("somebody else").unwrap(), ..second.clone() };
