@@ -32,7 +32,7 @@ fn main() {
 
 async fn measure() -> Result<()> {
     let product = product();
-    let folder = tempfile::tempdir_in(".").expect("a folder");
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     let root = std::path::absolute(folder.path()).expect("an absolute path");
     let mut by_hand = Samples::default();
     for round in 0..ROUNDS {

@@ -28,7 +28,7 @@ fn main() {
         run(start(folder.into()));
         return;
     }
-    let folder = tempfile::tempdir_in(".").expect("a folder");
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     run(fill(folder.path().to_owned()));
     let this = std::env::current_exe().expect("a program knows where it is");
     let status = std::process::Command::new(this).env("BENCH_FLEET", folder.path()).status().expect("it starts again");

@@ -1,8 +1,7 @@
 //! Makes intents true and keeps them true.
 //!
-//! [`plan`](plan::plan) decides, [`run`] does what it says, [`cells`] keeps one loop per cell going, [`drift`] compares
-//! slowly, [`remnants`] cleans up after calls that came too late. Only the [`ControlPlane`](crate::ControlPlane) talks to
-//! it.
+//! [`plan()`] decides, `run` does what it says, `cells` keeps one loop per cell going, `drift` compares slowly, `remnants`
+//! cleans up after calls that came too late. Only the [`ControlPlane`](crate::ControlPlane) talks to it.
 
 mod backoff;
 pub(crate) mod cells;

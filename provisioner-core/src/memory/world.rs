@@ -1,6 +1,9 @@
 //! What is there, and what was there a moment ago.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -49,6 +52,10 @@ pub(super) struct World {
     data: BTreeMap<(Owner, DataId), Data>,
     /// What was there before the changes that reads may not see yet.
     past: Vec<(Instant, Key, Option<Thing>)>,
+    // Kept in step with the things, so that a call does not go through all of them.
+    leaving: BTreeSet<Key>,
+    awake: usize,
+    users: BTreeMap<(Owner, DataId), BTreeSet<Incarnation>>,
 }
 
 /// How long things take.
@@ -63,8 +70,7 @@ impl World {
     /// Lets time pass: what was on its way out and has arrived is gone.
     pub(super) fn tick(&mut self, pace: Pace) {
         let now = Instant::now();
-        let gone = |thing: &Thing| thing.phase == Phase::Destroying && thing.done_at <= now;
-        let keys: Vec<_> = self.things.iter().filter(|(_, thing)| gone(thing)).map(|(key, _)| key.clone()).collect();
+        let keys: Vec<_> = self.leaving.iter().filter(|key| self.things[*key].done_at <= now).cloned().collect();
         for key in keys {
             self.change(&key, None);
         }
@@ -72,10 +78,31 @@ impl World {
     }
 
     fn change(&mut self, key: &Key, thing: Option<Thing>) {
+        if let Some(thing) = &thing {
+            self.awake += usize::from(!thing.phase.is_asleep());
+            self.users.entry((key.0.clone(), thing.data.clone())).or_default().insert(key.1);
+            if thing.phase == Phase::Destroying {
+                self.leaving.insert(key.clone());
+            }
+        }
+        let stays = thing.is_some();
         let before = match thing {
             Some(thing) => self.things.insert(key.clone(), thing),
             None => self.things.remove(key),
         };
+        if let Some(before) = &before {
+            self.awake -= usize::from(!before.phase.is_asleep());
+        }
+        if let (false, Some(before)) = (stays, &before) {
+            self.leaving.remove(key);
+            let data = (key.0.clone(), before.data.clone());
+            if let Some(users) = self.users.get_mut(&data) {
+                users.remove(&key.1);
+                if users.is_empty() {
+                    self.users.remove(&data);
+                }
+            }
+        }
         self.past.push((Instant::now(), key.clone(), before));
     }
 
@@ -105,7 +132,7 @@ impl World {
 
     /// How many things have compute.
     pub(super) fn awake(&self) -> usize {
-        self.things.values().filter(|thing| !thing.phase.is_asleep()).count()
+        self.awake
     }
 
     pub(super) fn get(&self, owner: &Owner, incarnation: Incarnation) -> Option<&Thing> {
@@ -146,10 +173,8 @@ impl World {
     fn take_data(&mut self, owner: &Owner, target: &Target) -> Result<()> {
         let key = (owner.clone(), target.data.id().clone());
         let error = |kind| Error::new(kind, "create").with_field("data").with_message(key.1.to_string());
-        let used_by_other = self
-            .things
-            .iter()
-            .any(|((of, incarnation), thing)| of == owner && thing.data == key.1 && *incarnation != target.incarnation);
+        let others = |users: &BTreeSet<Incarnation>| users.iter().any(|user| *user != target.incarnation);
+        let used_by_other = self.users.get(&key).is_some_and(others);
         let last = (target.id.clone(), target.incarnation);
         match self.data.get_mut(&key) {
             Some(data) if data.tenant != target.tenant.digest() || used_by_other => Err(error(ErrorKind::Conflict)),
