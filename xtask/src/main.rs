@@ -1,2 +1,66 @@
-//! Developer commands.
-fn main() {}
+//! Developer commands: `cargo xtask --help` lists them.
+
+mod ci;
+mod command;
+mod dependencies;
+mod msrv;
+mod peers;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use test::report::Report;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Developer commands of this workspace")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Prepare the programs that tests talk to, or say what to install
+    ///
+    /// Fails only for a peer that the variable REQUIRED_PEERS names (with commas between names).
+    Peers {
+        /// Only show each peer, whether it is here, and which tests want it
+        #[arg(long)]
+        list: bool,
+    },
+    /// Prepare the peers, run every test, and say what was ignored and why
+    Test {
+        /// Use `cargo test` even where cargo-nextest is installed
+        #[arg(long)]
+        plain: bool,
+        /// What to test instead of everything, as the runner takes it: `-- -p examples`. With nextest, no doc-tests
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Run every check that a change has to pass, up to the first that fails
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let passed = match Arguments::parse().task {
+        Task::Peers { list: true } => {
+            print!("{}", peers::list());
+            true
+        }
+        Task::Peers { list: false } => peers::prepare().inspect_err(|error| eprintln!("error: {error}")).is_ok(),
+        Task::Test { plain, arguments } => reported(test::run(plain, &arguments)),
+        Task::Ci => reported(ci::run()),
+    };
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Ends with the sum, also of what ended early; whether everything passed.
+fn reported(report: Result<Report, String>) -> bool {
+    let report = report.unwrap_or_else(|error| {
+        // Not to stderr, which may come behind the sum.
+        println!("\nerror: {error}");
+        Report::broken()
+    });
+    report.finish()
+}

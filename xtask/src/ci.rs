@@ -1,0 +1,100 @@
+//! Every check that a change has to pass.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    command::{self, cargo},
+    dependencies, msrv, peers,
+    test::{
+        self,
+        report::{Ignored, Report},
+    },
+};
+
+/// The checks before the tests, in order.
+const STEPS: &[Step] = &[
+    Step { name: "format", run: || cargo_run(&["fmt", "--all", "--check"]) },
+    Step {
+        name: "clippy, every target",
+        run: || cargo_run(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+    },
+    Step {
+        name: "clippy, provisioner-core without default features",
+        run: || {
+            let chosen = ["clippy", "--package", "provisioner-core", "--no-default-features", "--all-targets"];
+            cargo_run(&[&chosen[..], &["--", "-D", "warnings"]].concat())
+        },
+    },
+    Step { name: "documentation", run: documentation },
+    Step { name: "who depends on what", run: || dependencies::check().map(|()| None) },
+    Step { name: "oldest Rust", run: || msrv::check().map(|()| None) },
+    Step { name: "licences, sources, duplicates, advisories", run: deny },
+    Step { name: "peers", run: || peers::prepare().map(|()| None) },
+];
+
+struct Step {
+    name: &'static str,
+    run: fn() -> Result<Skipped, String>,
+}
+
+/// A check that could not be made here.
+type Skipped = Option<Ignored>;
+
+/// Makes every check, up to the first that fails, and then runs every test.
+pub(crate) fn run() -> Result<Report, String> {
+    let mut skipped = Vec::new();
+    for step in STEPS {
+        skipped.extend(timed(step.name, step.run)?);
+    }
+    let mut report = timed("tests", || test::run_prepared(false, &[]))?;
+    report.ignored.append(&mut skipped);
+    Ok(report)
+}
+
+fn timed<T>(name: &str, run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    println!("\n=== {name}");
+    let started = Instant::now();
+    let done = run();
+    let time = shown(started.elapsed());
+    match &done {
+        Ok(_) => println!("=== {name}: took {time}"),
+        Err(_) => println!("=== {name}: FAILED after {time}"),
+    }
+    done.map_err(|error| format!("{name}: {error}"))
+}
+
+fn shown(time: Duration) -> String {
+    match time.as_secs() {
+        0..60 => format!("{:.1} s", time.as_secs_f64()),
+        seconds => format!("{} min {} s", seconds / 60, seconds % 60),
+    }
+}
+
+fn cargo_run(arguments: &[&str]) -> Result<Skipped, String> {
+    command::run(&mut cargo(arguments)).map(|()| None)
+}
+
+fn documentation() -> Result<Skipped, String> {
+    command::run(cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings")).map(|()| None)
+}
+
+fn deny() -> Result<Skipped, String> {
+    if command::has_subcommand("deny") {
+        return cargo_run(&["deny", "check"]);
+    }
+    let reason = "cargo-deny is not installed (cargo install cargo-deny --locked)".to_owned();
+    println!("skipped: {reason}");
+    Ok(Some(Ignored { place: "check".to_owned(), name: "cargo deny".to_owned(), reason }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_shown_in_seconds_up_to_a_minute() {
+        assert_eq!(shown(Duration::from_millis(59_940)), "59.9 s");
+        assert_eq!(shown(Duration::from_secs(60)), "1 min 0 s");
+        assert_eq!(shown(Duration::from_secs(754)), "12 min 34 s");
+    }
+}

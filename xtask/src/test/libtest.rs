@@ -1,0 +1,172 @@
+//! Reads what `cargo test` prints, be it from Rust's own harness or from libtest-mimic.
+
+use super::report::{Ignored, Report};
+
+/// Counts every test of this output.
+pub(crate) fn read(output: &str) -> Report {
+    let mut reader = Reader::default();
+    output.lines().for_each(|line| reader.line(line));
+    reader.end();
+    reader.report
+}
+
+/// The reason why a test of this name was ignored, where this output says that it was.
+pub(crate) fn reason(output: &str, name: &str) -> Option<String> {
+    let (name, kind) = without_kind(name);
+    // Not one that a process of the test told of.
+    let ignored = read(output).ignored.into_iter().find(|ignored| ignored.name == name)?;
+    Some(if ignored.reason.is_empty() { kind.unwrap_or_default().to_owned() } else { ignored.reason })
+}
+
+/// The name of a test without its kind, as in `[kind] name`, and the kind.
+pub(crate) fn without_kind(name: &str) -> (&str, Option<&str>) {
+    let parts = name.strip_prefix('[').and_then(|rest| rest.rsplit_once("] "));
+    parts.map_or((name, None), |(kind, name)| (name.trim_start(), Some(kind)))
+}
+
+#[derive(Debug, Default)]
+struct Reader {
+    report: Report,
+    place: String,
+    /// What the binary that runs now told so far; none before it starts and after its result.
+    running: Option<Report>,
+    /// A test whose outcome comes in a later line, since something else printed in between.
+    pending: Option<String>,
+}
+
+impl Reader {
+    fn line(&mut self, line: &str) {
+        if let Some(place) = place(line) {
+            self.end();
+            self.place = place;
+        } else if line.starts_with("running ") && (line.ends_with(" test") || line.ends_with(" tests")) {
+            self.end();
+            self.running = Some(Report::default());
+        } else if let Some(result) = line.strip_prefix("test result: ") {
+            self.result(result);
+        } else if let Some((name, outcome)) = line.strip_prefix("test ").and_then(|line| line.split_once(" ... ")) {
+            let name = name.trim().to_owned();
+            if !self.outcome(&name, outcome) {
+                self.pending = Some(name);
+            }
+        } else if let Some(name) = self.pending.take()
+            && !self.outcome(&name, line)
+        {
+            self.pending = Some(name);
+        }
+    }
+
+    /// Notes the outcome of a test; whether it is one.
+    fn outcome(&mut self, name: &str, outcome: &str) -> bool {
+        let Some(running) = &mut self.running else { return true };
+        let word = outcome.split([',', ' ', ':']).next().unwrap_or_default();
+        match word {
+            "ok" => running.passed += 1,
+            "FAILED" => running.failed += 1,
+            "ignored" => {
+                let (name, kind) = without_kind(name);
+                let reason = told(&outcome[word.len()..]).or(kind).unwrap_or_default();
+                let (place, name, reason) = (self.place.clone(), name.to_owned(), reason.to_owned());
+                running.ignored.push(Ignored { place, name, reason });
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// The counts of the result are the ones to trust: what tests print can hide lines.
+    fn result(&mut self, result: &str) {
+        let Some(running) = self.running.take() else { return };
+        let count = |what: &str| {
+            let count = result.split([';', '.']).find_map(|part| part.trim().strip_suffix(what));
+            count.and_then(|count| count.trim().parse::<usize>().ok()).unwrap_or(0)
+        };
+        let mut ignored = running.ignored;
+        let place = self.place.clone();
+        ignored.resize(count("ignored"), Ignored { place, name: "a test".to_owned(), reason: String::new() });
+        self.report.add(Report { passed: count("passed"), failed: count("failed"), ignored });
+        self.pending = None;
+    }
+
+    /// A binary that ended without a result ended badly.
+    fn end(&mut self) {
+        self.pending = None;
+        if let Some(running) = self.running.take() {
+            self.report.add(running);
+            self.report.failed += 1;
+        }
+    }
+}
+
+/// The test target that Cargo says to run: of `Running tests/browser.rs (target/debug/deps/browser-0123456789abcdef)`,
+/// `browser tests/browser.rs`.
+fn place(line: &str) -> Option<String> {
+    let line = line.trim_start();
+    if let Some(library) = line.strip_prefix("Doc-tests ") {
+        return Some(format!("{library} doc-test"));
+    }
+    let (source, binary) = line.strip_prefix("Running ")?.strip_suffix(')')?.split_once(" (")?;
+    let binary = binary.rsplit('/').next()?;
+    let name = binary.rsplit_once('-').map_or(binary, |(name, _)| name);
+    Some(format!("{name} {}", source.trim_start_matches("unittests ")))
+}
+
+/// Of `, reason` and of ` (reason)`, the reason.
+fn told(rest: &str) -> Option<&str> {
+    rest.strip_prefix(", ").or_else(|| rest.strip_prefix(" (")?.strip_suffix(')'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of `cargo test --no-fail-fast`, cut, with paths shortened.
+    const RECORDED: &str = include_str!("../../recorded/cargo-test.txt");
+
+    fn ignored(place: &str, name: &str, reason: &str) -> Ignored {
+        Ignored { place: place.into(), name: name.into(), reason: reason.into() }
+    }
+
+    #[test]
+    fn every_harness_is_counted_and_every_reason_found() {
+        let expected = vec![
+            ignored("demo src/lib.rs", "tests::slow", "takes an hour"),
+            ignored("demo src/lib.rs", "tests::untold", ""),
+            ignored("mimic tests/mimic.rs", "flagged", "needs to mount: permission denied"),
+            ignored("mimic tests/mimic.rs", "while_running", "chromedriver is neither on PATH nor in /usr/bin"),
+            ignored("demo doc-test", "src/lib.rs - later (line 9)", ""),
+        ];
+        assert_eq!(read(RECORDED), Report { passed: 3, failed: 1, ignored: expected });
+    }
+
+    #[test]
+    fn an_outcome_behind_what_a_test_printed_is_found() {
+        let output = "running 2 tests\ntest a ... noise\nmore\nignored (why)\ntest b ... x\nok\n\
+                      test result: ok. 1 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out\n";
+        assert_eq!(read(output), Report { passed: 1, failed: 0, ignored: vec![ignored("", "a", "why")] });
+    }
+
+    #[test]
+    fn a_binary_without_a_result_has_failed() {
+        let output = "     Running tests/a.rs (target/debug/deps/a-01)\nrunning 2 tests\ntest a ... ok\n\
+                      error: test failed, to rerun pass `--test a`\n     Running tests/b.rs (target/debug/deps/b-01)\n";
+        assert_eq!(read(output), Report { passed: 1, failed: 1, ignored: vec![] });
+    }
+
+    #[test]
+    fn ignored_tests_that_no_line_names_are_counted() {
+        let output = "running 1 test\ntest result: ok. 0 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out\n";
+        assert_eq!(read(output).ignored, [ignored("", "a test", "")]);
+    }
+
+    #[test]
+    fn a_kind_is_a_reason_where_none_is_told() {
+        assert_eq!(without_kind("[needs to [really] mount] disk"), ("disk", Some("needs to [really] mount")));
+        assert_eq!(without_kind("tests::plain"), ("tests::plain", None));
+        let run = "running 1 test\ntest [root] disk ... ignored\n\n\
+                   test result: ok. 0 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s\n";
+        assert_eq!(reason(run, "[root] disk").as_deref(), Some("root"));
+        assert_eq!(reason(run, "another"), None);
+        assert_eq!(reason("running 0 tests\n", "disk"), None);
+    }
+}
