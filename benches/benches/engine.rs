@@ -62,7 +62,8 @@ struct Bench {
 
 impl Bench {
     async fn start() -> Result<Self> {
-        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on the disk that the store would be on");
+        let folder =
+            tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on the disk that the store would be on");
         let plane_id = ControlPlaneId::new("bench")?;
         let opened = SqliteStore::open(folder.path().join("store.db"), plane_id, CommitMode::Grouped).await;
         let inner = opened.map_err(|error| error.into_error("open"))?;

@@ -28,7 +28,7 @@ const STEPS: &[Step] = &[
     Step { name: "documentation", run: documentation },
     Step { name: "who depends on what", run: || dependencies::check().map(|()| None) },
     Step { name: "oldest Rust", run: || msrv::check().map(|()| None) },
-    Step { name: "licences, sources, duplicates, advisories", run: deny },
+    Step { name: "licences, sources, duplicates", run: deny },
     Step { name: "peers", run: || peers::prepare().map(|()| None) },
 ];
 
@@ -80,7 +80,8 @@ fn documentation() -> Result<Skipped, String> {
 
 fn deny() -> Result<Skipped, String> {
     if command::has_subcommand("deny") {
-        return cargo_run(&["deny", "check"]);
+        // Advisories are a database that changes by itself: a change must not fail for what was published meanwhile.
+        return cargo_run(&["deny", "check", "licenses", "bans", "sources"]);
     }
     let reason = "cargo-deny is not installed (cargo install cargo-deny --locked)".to_owned();
     println!("skipped: {reason}");
