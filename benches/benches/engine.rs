@@ -75,25 +75,32 @@ impl Bench {
     }
 }
 
+/// Runs what one caller does for all of them at once, and puts the times together.
+async fn all_callers<F>(plane: &ControlPlane, one: impl Fn(ControlPlane, usize) -> F) -> Result<Samples>
+where
+    F: Future<Output = Result<Samples>> + Send + 'static,
+{
+    let callers: Vec<_> = (0..CALLERS).map(|caller| tokio::spawn(one(plane.clone(), caller))).collect();
+    let mut samples = Samples::default();
+    for caller in callers {
+        samples.extend(caller.await.expect("a caller does not panic")?);
+    }
+    Ok(samples)
+}
+
 /// Whole lives: create, sleep, wake, update, destroy, each waited for.
 async fn steps() -> Result<()> {
     let bench = Bench::start().await?;
     let before = bench.transactions.transactions();
     let began = Instant::now();
-    let callers = (0..CALLERS).map(|caller| {
-        let plane = bench.plane.clone();
-        tokio::spawn(async move {
-            let mut samples = Samples::default();
-            for number in 0..LIVES {
-                live(&plane, caller, number, &mut samples).await?;
-            }
-            Ok::<_, provisioner_core::Error>(samples)
-        })
-    });
-    let mut samples = Samples::default();
-    for caller in callers.collect::<Vec<_>>() {
-        samples.extend(caller.await.expect("a caller does not panic")?);
-    }
+    let samples = all_callers(&bench.plane, |plane, caller| async move {
+        let mut samples = Samples::default();
+        for number in 0..LIVES {
+            live(&plane, caller, number, &mut samples).await?;
+        }
+        Ok(samples)
+    })
+    .await?;
     let took = began.elapsed();
     let transactions = bench.transactions.transactions() - before;
     bench.plane.shutdown().await?;
@@ -127,22 +134,16 @@ async fn sign_ups() -> Result<()> {
     let _ = bench.store.take();
     let before = bench.transactions.transactions();
     let began = Instant::now();
-    let callers = (0..CALLERS).map(|caller| {
-        let plane = bench.plane.clone();
-        tokio::spawn(async move {
-            let mut samples = Samples::default();
-            for number in 0..SIGN_UPS {
-                let began = Instant::now();
-                plane.create(new(caller, number), by()).await?;
-                samples.push(began.elapsed());
-            }
-            Ok::<_, provisioner_core::Error>(samples)
-        })
-    });
-    let mut samples = Samples::default();
-    for caller in callers.collect::<Vec<_>>() {
-        samples.extend(caller.await.expect("a caller does not panic")?);
-    }
+    let samples = all_callers(&bench.plane, |plane, caller| async move {
+        let mut samples = Samples::default();
+        for number in 0..SIGN_UPS {
+            let began = Instant::now();
+            plane.create(new(caller, number), by()).await?;
+            samples.push(began.elapsed());
+        }
+        Ok(samples)
+    })
+    .await?;
     let took = began.elapsed();
     let transactions = bench.transactions.transactions() - before;
     bench.plane.shutdown().await?;

@@ -1,9 +1,13 @@
 //! What operators decide: about strangers, frozen cells, and the whole control plane.
 
+use std::sync::Arc;
+
+use tracing::warn;
+
 use super::{ControlPlane, NewInstance, OperationHandle, Request, accept};
 use crate::{
-    engine::draft::Draft,
-    error::{Error, ErrorKind, Result},
+    engine::{draft::Draft, drift},
+    error::{Chain, Error, ErrorKind, Result},
     store::{CellRow, Change, DataState, EventKind, LiveIncarnation, NewEvent, Stranger, Verb},
     types::{CellName, Incarnation, InstanceId},
 };
@@ -49,7 +53,7 @@ impl ControlPlane {
         row.data_made = made;
         let fingerprint = accept::fingerprint(Verb::Adopt, &new.id, &stranger.to_string());
         let operation = accept::operation(Verb::Adopt, &new.id, row.revision, &request, fingerprint, (id, now));
-        let mut draft = Draft::new(row, std::sync::Arc::new(new.spec.clone()), now);
+        let mut draft = Draft::new(row, Arc::new(new.spec.clone()), now);
         draft.reserve(accept::reservation(cell, &new.spec));
         draft.start_incarnation(stranger);
         draft.row.live =
@@ -103,8 +107,15 @@ impl ControlPlane {
         let cells = thawed.map(|row| CellRow { drift_frozen: None, ..row }).collect();
         let change = Change { cells, ..self.decision(None, &request, what) };
         self.decide(change, "confirm drift").await?;
-        handle.set_drift_frozen(false);
+        handle.guard.confirm();
         handle.rescan();
+        // What differs is at rest in the store, so somebody has to look for it.
+        let (engine, cell) = (Arc::clone(&self.engine), Arc::clone(handle));
+        self.engine.tasks.spawn(async move {
+            if let Err(error) = drift::pass(&engine, &cell).await {
+                warn!(cell = %cell.name, error = %Chain(&error), "could not be compared with the store");
+            }
+        });
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -16,6 +16,7 @@ use tracing::{Instrument, error, info_span, warn};
 
 use super::{
     Engine,
+    drift::DriftGuard,
     queue::{Queue, Work},
     remnants,
     run::{Next, run},
@@ -42,9 +43,9 @@ pub(crate) struct CellHandle {
     pub(crate) capabilities: Capabilities,
     queue: Mutex<Queue>,
     wake: Notify,
-    drift_frozen: AtomicBool,
-    /// Settled instances found gone since the last drift pass.
-    pub(crate) vanished: AtomicU64,
+    /// Whether ended makings may be due to be looked for.
+    remnants_due: AtomicBool,
+    pub(crate) guard: DriftGuard,
 }
 
 impl CellHandle {
@@ -55,8 +56,8 @@ impl CellHandle {
             cell,
             queue: Mutex::new(Queue::new()),
             wake: Notify::new(),
-            drift_frozen: AtomicBool::new(drift_frozen),
-            vanished: AtomicU64::new(0),
+            remnants_due: AtomicBool::new(true),
+            guard: DriftGuard::new(drift_frozen),
         }
     }
 
@@ -79,6 +80,7 @@ impl CellHandle {
         for lane in Lane::ALL {
             self.queue().set_behind(lane, true);
         }
+        self.remnants_due.store(true, Ordering::SeqCst);
         self.wake.notify_one();
     }
 
@@ -86,15 +88,6 @@ impl CellHandle {
     pub(crate) fn note_due(&self, due: Timestamp) {
         self.queue().note_due(due);
         self.wake.notify_one();
-    }
-
-    pub(crate) fn drift_is_frozen(&self) -> bool {
-        self.drift_frozen.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn set_drift_frozen(&self, frozen: bool) {
-        self.vanished.store(0, Ordering::SeqCst);
-        self.drift_frozen.store(frozen, Ordering::SeqCst);
     }
 }
 
@@ -110,7 +103,11 @@ pub(crate) async fn work(engine: Arc<Engine>, cell: Arc<CellHandle>) {
 async fn until_identified(engine: &Engine, cell: &CellHandle) -> bool {
     let mut pause = PAUSE;
     loop {
-        match identify(engine, cell).await {
+        let identified = tokio::select! {
+            () = engine.cancel.cancelled() => return false,
+            identified = identify(engine, cell) => identified,
+        };
+        match identified {
             Ok(()) => return true,
             Err(error) => {
                 error!(cell = %cell.name, error = %Chain(&error), "the cell is unavailable; its instances wait");
@@ -179,7 +176,11 @@ impl CellLoop {
                 break;
             }
             self.open_events();
-            let filled = if self.engine.is_frozen() { true } else { self.fill().await };
+            let mut filled = true;
+            if !self.engine.is_frozen() {
+                filled = self.fill().await;
+                self.start_remnants();
+            }
             self.start_runs();
             let noted = self.cell.queue().take_due();
             self.next_due = [self.next_due, noted].into_iter().flatten().min();
@@ -206,7 +207,6 @@ impl CellLoop {
                     if self.next_due.is_some_and(|due| due <= self.engine.now()) {
                         self.next_due = None;
                         self.cell.rescan();
-                        self.start_remnants();
                     }
                 }
             }
@@ -322,7 +322,8 @@ impl CellLoop {
     }
 
     fn start_remnants(&mut self) {
-        if self.remnants.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+        let idle = self.remnants.as_ref().is_none_or(tokio::task::JoinHandle::is_finished);
+        if idle && self.cell.remnants_due.swap(false, Ordering::SeqCst) {
             let (engine, cell) = (Arc::clone(&self.engine), Arc::clone(&self.cell));
             self.remnants = Some(tokio::spawn(async move { remnants::look(&engine, &cell).await }));
         }

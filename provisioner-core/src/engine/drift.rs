@@ -1,6 +1,13 @@
 //! The slow comparison of every cell with the store: it catches what a lost event would have told.
 
-use std::{collections::BTreeSet, sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::StreamExt;
 use tracing::{info, warn};
@@ -19,6 +26,8 @@ use crate::{
 const PAGE: usize = 256;
 /// Below this many, a share says nothing: two of three is a bad day, not a lost cell.
 const VANISHED_SHARE_FROM: u64 = 5;
+/// How many vanished instances one pass hands over to be looked at.
+const VANISHED_AT_ONCE: usize = 1000;
 
 /// What one drift pass found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -64,7 +73,7 @@ pub(crate) async fn patrol(engine: Arc<Engine>, cell: Arc<CellHandle>) {
 pub(crate) async fn pass(engine: &Engine, cell: &CellHandle) -> Result<DriftReport> {
     cells::identify(engine, cell).await?;
     let started_at = engine.now();
-    let mut report = DriftReport { frozen: cell.drift_is_frozen(), ..DriftReport::default() };
+    let mut report = DriftReport { frozen: cell.guard.is_frozen(), ..DriftReport::default() };
     let mut seen = BTreeSet::new();
     let cx = engine.context(Priority::Background);
     let mut pages = cell.provisioner().list(&cx).chunks(PAGE);
@@ -123,7 +132,7 @@ async fn remnant(engine: &Engine, cell: &CellHandle, mut row: IncarnationRow) ->
     let target = remnants::target(&row);
     remnants::remove(engine, cell, &mut row, &target).await.map_err(|error| error.into_error("drift"))?;
     // From here on its own timer sees to it.
-    cell.rescan();
+    cell.note_due(engine.now());
     Ok(())
 }
 
@@ -171,8 +180,8 @@ async fn find_vanished(
             let nonce = record.row.live.as_ref().map(|live| live.incarnation.nonce());
             if expected && nonce.is_some_and(|nonce| !seen.contains(&nonce)) {
                 report.vanished += 1;
-                // Beyond the bound nobody acts on them, so nobody needs their names.
-                if vanished.len() as u64 <= engine.config.vanished_max {
+                // What is beyond this is found by the next pass.
+                if vanished.len() < VANISHED_AT_ONCE {
                     vanished.push(record.row.id.clone());
                 }
             }
@@ -182,12 +191,14 @@ async fn find_vanished(
             break;
         }
     }
-    if engine.too_many_vanished(report.vanished, Some(total)) {
-        report.frozen = true;
-        let found = format!("{} of {total} instances are not there", report.vanished);
-        return freeze(engine, cell, found).await;
+    if too_many(engine, report.vanished, Some(total)) {
+        if !cell.guard.is_confirmed() {
+            report.frozen = true;
+            return freeze(engine, cell, format!("{} of {total} instances are not there", report.vanished)).await;
+        }
+    } else if !report.frozen {
+        cell.guard.reset();
     }
-    cell.vanished.store(0, Ordering::SeqCst);
     for id in vanished.into_iter().filter(|_| !report.frozen) {
         cell.offer(id, Lane::Background, None);
     }
@@ -202,29 +213,66 @@ fn should_be_there(record: &Record, started_at: Timestamp) -> bool {
         && row.settled_at.is_some_and(|at| at.after(Duration::from_millis(1)) < started_at)
 }
 
-impl Engine {
-    /// Whether so many instances gone at once look like a fault of the cell rather than of theirs.
-    fn too_many_vanished(&self, vanished: u64, total: Option<u64>) -> bool {
-        let share = total.is_some_and(|total| {
-            vanished >= VANISHED_SHARE_FROM && vanished * 100 > total * self.config.vanished_percent_max
-        });
-        vanished > self.config.vanished_max || share
+/// Whether so many instances gone at once look like a fault of the cell rather than of theirs.
+fn too_many(engine: &Engine, vanished: u64, total: Option<u64>) -> bool {
+    let share = total.is_some_and(|total| {
+        vanished >= VANISHED_SHARE_FROM && vanished * 100 > total * engine.config.vanished_percent_max
+    });
+    vanished > engine.config.vanished_max || share
+}
+
+/// Keeps a cell's drift actions from doing what a fault of the cell only makes look right.
+#[derive(Debug)]
+pub(crate) struct DriftGuard {
+    frozen: AtomicBool,
+    /// Somebody has confirmed what vanished: it is acted on, however much it is.
+    confirmed: AtomicBool,
+    /// Settled instances found gone since the last drift pass.
+    vanished: AtomicU64,
+}
+
+impl DriftGuard {
+    pub(crate) fn new(frozen: bool) -> Self {
+        Self { frozen: frozen.into(), confirmed: AtomicBool::new(false), vanished: AtomicU64::new(0) }
     }
 
-    /// Counts a settled instance that a run found gone, and freezes the cell's drift actions when it is one too many.
-    pub(crate) fn note_vanished(&self, cell: &CellHandle) {
-        let vanished = cell.vanished.fetch_add(1, Ordering::SeqCst) + 1;
-        if self.too_many_vanished(vanished, None) && !cell.drift_is_frozen() {
-            // In memory at once; on disk by the next pass, which finds the same.
-            cell.set_drift_frozen(true);
-            warn!(cell = %cell.name, vanished, "too many instances are gone at once: drift actions are frozen");
-        }
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::SeqCst)
+    }
+
+    fn is_confirmed(&self) -> bool {
+        self.confirmed.load(Ordering::SeqCst)
+    }
+
+    /// A pass found the cell as it should be, or nearly.
+    fn reset(&self) {
+        self.vanished.store(0, Ordering::SeqCst);
+        self.confirmed.store(false, Ordering::SeqCst);
+    }
+
+    /// Somebody has confirmed that what vanished is gone.
+    pub(crate) fn confirm(&self) {
+        self.vanished.store(0, Ordering::SeqCst);
+        self.confirmed.store(true, Ordering::SeqCst);
+        self.frozen.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Counts a settled instance that a run found gone, and freezes the cell's drift actions when it is one too many.
+pub(crate) async fn note_vanished(engine: &Engine, cell: &CellHandle) {
+    let vanished = cell.guard.vanished.fetch_add(1, Ordering::SeqCst) + 1;
+    if cell.guard.is_confirmed() || cell.guard.is_frozen() || !too_many(engine, vanished, None) {
+        return;
+    }
+    if let Err(error) = freeze(engine, cell, format!("{vanished} instances were found gone one after the other")).await
+    {
+        warn!(cell = %cell.name, error = %Chain(&error), "that drift actions are frozen could not be written down");
     }
 }
 
 async fn freeze(engine: &Engine, cell: &CellHandle, found: String) -> Result<()> {
-    let already = cell.drift_is_frozen();
-    cell.set_drift_frozen(true);
+    // In memory first: what runs beside this must stop now.
+    let already = cell.guard.frozen.swap(true, Ordering::SeqCst);
     let rows = engine.store.cells().await.map_err(|error| error.into_error("drift"))?;
     let Some(row) = rows.into_iter().find(|row| row.name == cell.name) else { return Ok(()) };
     if already && row.drift_frozen.is_some() {

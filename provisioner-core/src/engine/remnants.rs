@@ -23,19 +23,22 @@ pub(crate) async fn look(engine: &Engine, cell: &CellHandle) {
         }
         let rows = match engine.store.due_incarnations(&cell.name, engine.now(), PAGE).await {
             Ok(rows) => rows,
-            Err(error) => return warn!(error = %Chain(&error), "could not read which remnants to look for"),
+            Err(error) => {
+                cell.note_due(engine.now().after(engine.config.backoff_max));
+                return warn!(error = %Chain(&error), "could not read which remnants to look for");
+            }
         };
         let all = rows.len() < PAGE;
         for row in rows {
             if let Err(error) = look_for(engine, cell, row).await {
+                cell.note_due(engine.now().after(engine.config.backoff_max));
                 return warn!(error = %Chain(&error), "could not write down what became of a remnant");
             }
         }
         if all {
-            break;
+            return;
         }
     }
-    cell.rescan();
 }
 
 /// One look: nothing there ends it, something there is removed and looked for again.
@@ -54,14 +57,14 @@ async fn look_for(engine: &Engine, cell: &CellHandle, mut row: IncarnationRow) -
             row.due_at = None;
             write(engine, row, Vec::new()).await
         }
-        Ok(Observed::Unknown { again }) => later(engine, row, again).await,
+        Ok(Observed::Unknown { again }) => later(engine, cell, row, again).await,
         Ok(Observed::Present(_)) => {
             remove(engine, cell, &mut row, &target).await?;
-            later(engine, row, again).await
+            later(engine, cell, row, again).await
         }
         Err(error) => {
             report(&row, &error);
-            later(engine, row, engine.config.backoff_max).await
+            later(engine, cell, row, engine.config.backoff_max).await
         }
     }
 }
@@ -114,9 +117,17 @@ pub(crate) fn target(row: &IncarnationRow) -> Target {
     }
 }
 
-async fn later(engine: &Engine, mut row: IncarnationRow, again: std::time::Duration) -> Result<(), StoreError> {
-    row.due_at = Some(engine.now().after(again.max(engine.config.backoff_min)));
-    write(engine, row, Vec::new()).await
+async fn later(
+    engine: &Engine,
+    cell: &CellHandle,
+    mut row: IncarnationRow,
+    again: std::time::Duration,
+) -> Result<(), StoreError> {
+    let due = engine.now().after(again.max(engine.config.backoff_min));
+    row.due_at = Some(due);
+    write(engine, row, Vec::new()).await?;
+    cell.note_due(due);
+    Ok(())
 }
 
 async fn write(engine: &Engine, row: IncarnationRow, events: Vec<NewEvent>) -> Result<(), StoreError> {

@@ -4,6 +4,7 @@
 //! checked in the same transaction. A state and the event that tells of it are one change.
 
 mod condition;
+mod log;
 mod memory;
 mod rows;
 #[cfg(feature = "sqlite")]
@@ -14,11 +15,11 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+pub use log::{Event, EventKind, NewEvent, Operation, OperationEnd, OperationState, Verb};
 pub use memory::MemoryStore;
 pub use rows::{
-    Capacity, CellRow, CellUsage, DataRow, DataState, Event, EventKind, IncarnationRow, IncarnationState, InstanceRow,
-    Lane, LiveIncarnation, NewEvent, Operation, OperationEnd, OperationState, Record, Reservation, Session, Stranger,
-    Verb,
+    Capacity, CellRow, CellUsage, DataRow, DataState, IncarnationRow, IncarnationState, InstanceRow, Lane,
+    LiveIncarnation, Record, Reservation, Session, Stranger,
 };
 #[cfg(feature = "sqlite")]
 pub use sqlite::{CommitMode, SqliteStore};

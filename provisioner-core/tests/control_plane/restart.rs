@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use provisioner_core::{
-    Cell, ControlPlane, ErrorKind,
+    Cell, ControlPlane, ErrorKind, OpContext, Provisioner,
     memory::{Fault, MemoryConfig, MemoryProvisioner},
     store::OperationState,
-    types::{CellName, DataDisposition, Phase},
+    types::{CellName, DataDisposition, DataSource, Phase, Target},
 };
 
 use crate::harness::{World, by, cell, config, done, ended, id, new, plane_id};
@@ -133,4 +133,29 @@ async fn a_provider_that_became_another_one_is_unavailable_not_empty() {
     assert!(!acme.parked && !acme.settled, "it waits");
     assert_eq!(impostor.calls().keys().copied().collect::<Vec<_>>(), ["identity"]);
     assert!(impostor.things(&plane_id()).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_remnant_whose_time_came_while_nobody_worked_is_found_at_the_start() {
+    let mut world = World::new().await;
+    let acme = world.create("acme").await;
+    world.destroy("acme").await;
+    world.plane.shutdown().await.unwrap();
+    // A call of the old process arrives only now.
+    let late = Target {
+        id: id("acme"),
+        tenant: acme.tenant,
+        incarnation: acme.incarnation.unwrap(),
+        generation: acme.generation,
+        spec: Arc::new(acme.spec),
+        data: DataSource::Fresh(acme.data),
+    };
+    world.provider.create(&OpContext::new(plane_id()), &late).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(world.things().len(), 1);
+    world.start_again().await;
+    for _ in 0..300 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(world.things().is_empty());
 }

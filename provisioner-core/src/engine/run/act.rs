@@ -1,0 +1,121 @@
+//! Acting: what is on disk before a call, the call, and what is made of its answer.
+
+use std::{sync::Arc, time::Duration};
+
+use tracing::{info, warn};
+
+use super::{Flow, Next, Run, describe};
+use crate::{
+    context::OpContext,
+    engine::plan::Step,
+    error::{Chain, Result},
+    store::{EventKind, Lane, StoreError},
+    types::{DataDisposition, DataSource, Observed, Target, TargetState},
+};
+
+impl Run<'_> {
+    pub(super) async fn act(&mut self, step: Step) -> Result<Flow, StoreError> {
+        // A mutating call is made only for a row that is unsettled on disk.
+        let row = &self.draft.row;
+        let new_incarnation = step == Step::Create && row.live.is_none();
+        if row.settled {
+            if self.cell.guard.is_frozen() {
+                return Ok(Flow::End(Next::Rest));
+            }
+            let found = self.known.present().map_or_else(|| "absent".to_owned(), describe);
+            info!(instance = %row.id, found, "drifted");
+            if row.settled_at.is_none_or(|at| self.engine.now().since(at) >= self.engine.config.stable_after) {
+                self.draft.row.attempts = 0;
+            }
+            self.draft.event(EventKind::Drifted { found });
+            self.draft.begin_move(Lane::Background);
+        }
+        if new_incarnation {
+            // The name of what is about to be made is on disk before the call that makes it.
+            let incarnation = self.engine.seams.random.incarnation(self.draft.row.incarnations + 1);
+            self.draft.start_incarnation(incarnation);
+        }
+        if new_incarnation || !self.draft.is_unsettled_on_disk() {
+            self.engine.write(&mut self.draft).await?;
+        }
+        self.called = Some(step);
+        self.known = Observed::Unknown { again: Duration::ZERO };
+        let answer = self.call(step).await;
+        self.draft.at(self.engine.now());
+        if let Some(live) = &mut self.draft.row.live {
+            live.last_call = Some(self.engine.now());
+        }
+        self.draft.row.retry_at = None;
+        match answer {
+            Ok(observed) => {
+                // An absence told by a verb is no observation: it is looked for.
+                self.known = match observed {
+                    Observed::Absent => Observed::Unknown { again: Duration::ZERO },
+                    observed => observed,
+                };
+                self.draft.absorb(&self.known);
+                Ok(Flow::Continue)
+            }
+            Err(error) => {
+                warn!(instance = %self.draft.row.id, step = step.as_str(), error = %Chain(&error), "a step failed");
+                self.fail(error.to_reason(), Some(&error)).await.map(Flow::End)
+            }
+        }
+    }
+
+    pub(super) async fn call(&self, step: Step) -> Result<Observed> {
+        let target = self.target();
+        let data = match self.target_state() {
+            TargetState::Gone(data) => data,
+            _ => DataDisposition::Retain,
+        };
+        let id = target.id.clone();
+        self.engine
+            .call(self.cell, self.context(), step.as_str(), &id, move |cx, provisioner| {
+                Box::pin(async move {
+                    match step {
+                        Step::Create => provisioner.create(&cx, &target).await,
+                        Step::Suspend => provisioner.suspend(&cx, &target).await,
+                        Step::ScaleToZero => provisioner.scale_to_zero(&cx, &target).await,
+                        Step::Resume => provisioner.resume(&cx, &target).await,
+                        Step::Destroy => provisioner.destroy(&cx, &target, data).await,
+                        step => unreachable!("{} is no call", step.as_str()),
+                    }
+                })
+            })
+            .await
+    }
+
+    pub(super) fn target(&self) -> Target {
+        let row = &self.draft.row;
+        let live = row.live.as_ref().expect("a provider is called only with an incarnation");
+        Target {
+            id: row.id.clone(),
+            tenant: row.tenant.clone(),
+            incarnation: live.incarnation,
+            generation: row.in_force,
+            spec: Arc::clone(&self.draft.specs[&row.in_force]),
+            data: if row.data_made {
+                DataSource::Existing(row.data.clone())
+            } else {
+                DataSource::Fresh(row.data.clone())
+            },
+        }
+    }
+
+    pub(super) fn context(&self) -> OpContext {
+        let row = &self.draft.row;
+        let now = self.engine.now();
+        let mut last_call = row.live.as_ref().and_then(|live| live.last_call);
+        if !row.settled {
+            // A call of an earlier session may have been made and not recorded, at the latest when this one began.
+            last_call = last_call.max(Some(self.engine.started_at));
+        }
+        let mut cx = self.engine.context(row.lane.into());
+        cx.since_last_call = last_call.map(|at| now.since(at));
+        if self.called.is_some() {
+            cx.since_last_call = Some(Duration::ZERO);
+        }
+        cx
+    }
+}

@@ -1,0 +1,182 @@
+//! Ending a move: settled, forgotten, failed, parked, or expired.
+
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::{EXPIRED, Next, Run};
+use crate::{
+    engine::{backoff, plan::Step},
+    error::{Error, ErrorKind, Retry},
+    store::{DataState, EventKind, Lane, OperationState, StoreError},
+    types::{DataDisposition, Generation, Hold, Observed, Phase, Reason, TargetState},
+};
+
+impl Run<'_> {
+    pub(super) async fn settle(&mut self) -> Result<Next, StoreError> {
+        let now = self.engine.now();
+        let target = self.target_state();
+        let was_settled = self.draft.row.settled;
+        let row = &mut self.draft.row;
+        row.settled = true;
+        row.moving_since = None;
+        row.retry_at = None;
+        row.due_at = row.expires_at;
+        if !was_settled {
+            row.settled_at = Some(now);
+        }
+        match (&self.known, target) {
+            (Observed::Present(present), TargetState::Running) if present.generation >= row.in_force => {
+                row.applied = Some(row.in_force);
+            }
+            // Nothing was made, or what was made is gone: asleep as asked, all the same.
+            (Observed::Absent, TargetState::Zero) => self.draft.set_phase(Some(Phase::Zero), None),
+            (Observed::Absent, TargetState::Suspended) => self.draft.set_phase(Some(Phase::Suspended), None),
+            _ => {}
+        }
+        self.draft.keep_only_needed_specs();
+        // The customer wants another spec than the one in force: that one failed, and this settles something else.
+        self.draft.end_operation(OperationState::Done, None);
+        let next = self.draft.row.due_at.map_or(Next::Rest, Next::Due);
+        if self.draft.is_unchanged() {
+            return Ok(next);
+        }
+        let row = &self.draft.row;
+        if !was_settled
+            && row.phase == Some(Phase::Running)
+            && row.incarnations == 1
+            && row.applied == Some(Generation::FIRST)
+        {
+            metrics::histogram!("provisioner_time_to_ready_seconds", "cell" => self.cell.name.to_string())
+                .record(now.since(row.created_at).as_secs_f64());
+        }
+        self.engine.write(&mut self.draft).await?;
+        Ok(next)
+    }
+
+    pub(super) async fn forget(&mut self) -> Result<Next, StoreError> {
+        let TargetState::Gone(disposition) = self.target_state() else {
+            unreachable!("only what is to be gone is forgotten")
+        };
+        let row = &self.draft.row;
+        // The verb removes the data of what is there; this removes the data of what was gone before.
+        let verb_was_called = self.called == Some(Step::Destroy) || row.phase == Some(Phase::Destroying);
+        if disposition == DataDisposition::Delete && row.incarnations > 0 && !verb_was_called {
+            let data = row.data.clone();
+            let deleted =
+                self.engine.call(self.cell, self.context(), "delete data", &row.id, move |cx, provisioner| {
+                    Box::pin(async move { provisioner.delete_data(&cx, &data).await })
+                });
+            if let Err(error) = deleted.await {
+                return self.fail(error.to_reason(), Some(&error)).await;
+            }
+        }
+        let now = self.engine.now();
+        self.draft.at(now);
+        self.end_incarnation(now);
+        match disposition {
+            DataDisposition::Delete => self.draft.drop_data(),
+            // Also what was never seen ready may have left data behind.
+            DataDisposition::Retain if self.draft.row.incarnations > 0 => self.draft.data(DataState::Retained),
+            DataDisposition::Retain => self.draft.drop_data(),
+        }
+        self.draft.end_operation(OperationState::Done, None);
+        self.draft.event(EventKind::Forgotten { data: disposition });
+        self.engine.remove(&self.draft).await?;
+        info!(instance = %self.draft.row.id, ?disposition, "forgotten");
+        Ok(Next::Rest)
+    }
+
+    /// Writes a failure down: to be tried again later, or given up.
+    pub(super) async fn fail(&mut self, reason: Reason, error: Option<&Error>) -> Result<Next, StoreError> {
+        let now = self.engine.now();
+        let config = &self.engine.config;
+        if let Some(error) = error {
+            metrics::counter!(
+                "provisioner_errors_total", "cell" => self.cell.name.to_string(), "kind" => error.kind().as_str()
+            )
+            .increment(1);
+        }
+        if error.is_some_and(|error| error.retry() == Retry::Never) {
+            return self.park(reason).await;
+        }
+        self.draft.row.attempts += 1;
+        let attempts = self.draft.row.attempts;
+        // A provider that is busy or down is not the instance's fault: only the deadline ends that.
+        let counts = error.is_none_or(|error| {
+            !matches!(
+                error.kind(),
+                ErrorKind::Throttled | ErrorKind::CapacityExhausted | ErrorKind::Unavailable | ErrorKind::Cancelled
+            )
+        });
+        let gone = matches!(self.target_state(), TargetState::Gone(_));
+        let too_often = counts && attempts >= config.attempts_max;
+        let too_late = self.deadline().is_some_and(|deadline| now >= deadline);
+        if !gone && (too_often || too_late) {
+            return self.park(reason).await;
+        }
+        let delay = backoff::delay(config, &self.engine.seams.random, attempts, error);
+        let retry_at = now.after(delay);
+        self.draft.event(EventKind::Retrying {
+            failure: reason.clone(),
+            attempts,
+            again_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+        });
+        let row = &mut self.draft.row;
+        row.reason = Some(reason);
+        row.retry_at = Some(retry_at);
+        row.due_at = Some(retry_at);
+        row.lane = Lane::Background;
+        self.engine.write(&mut self.draft).await?;
+        Ok(Next::Due(retry_at))
+    }
+
+    /// Gives up until somebody asks for something. After a failed update the spec applied last is in force again, so
+    /// that sleep and wake bring the customer back.
+    pub(super) async fn park(&mut self, reason: Reason) -> Result<Next, StoreError> {
+        warn!(instance = %self.draft.row.id, %reason, "parked");
+        self.draft.at(self.engine.now());
+        let row = &self.draft.row;
+        if let Some(applied) = row.applied
+            && row.in_force == row.wanted
+            && applied != row.wanted
+            && self.target_state() == TargetState::Running
+        {
+            let fallback = row.next_generation();
+            let spec = Arc::clone(&self.draft.specs[&applied]);
+            self.draft.put_spec(fallback, spec);
+            self.draft.row.in_force = fallback;
+        }
+        let row = &mut self.draft.row;
+        row.parked = true;
+        row.reason = Some(reason.clone());
+        row.retry_at = None;
+        row.moving_since = None;
+        row.due_at = row.expires_at.filter(|_| row.intent.gone.is_none());
+        if row.live.is_some() && row.phase.is_some_and(|phase| phase == Phase::Provisioning) {
+            self.draft.set_phase(Some(Phase::Failed), Some(reason.clone()));
+        }
+        self.draft.event(EventKind::Parked { failure: reason.clone() });
+        self.draft.end_operation(OperationState::Failed, Some(reason));
+        metrics::counter!("provisioner_parked_total", "cell" => self.cell.name.to_string()).increment(1);
+        self.engine.write(&mut self.draft).await?;
+        Ok(self.draft.row.due_at.map_or(Next::Rest, Next::Due))
+    }
+
+    /// Suspends an instance whose time is over. What is written next writes this too.
+    pub(super) fn expire(&mut self) {
+        let now = self.engine.now();
+        let row = &mut self.draft.row;
+        if row.intent.gone.is_some() || row.expires_at.is_none_or(|at| at > now) {
+            return;
+        }
+        row.expires_at = None;
+        row.intent.holds.insert(Hold::new(EXPIRED).expect("a DNS label"));
+        row.revision = row.revision.next();
+        row.attempts = 0;
+        info!(instance = %row.id, "expired");
+        self.draft.end_operation(OperationState::Superseded, None);
+        self.draft.event(EventKind::Drifted { found: EXPIRED.into() });
+        self.draft.begin_move(Lane::Background);
+    }
+}

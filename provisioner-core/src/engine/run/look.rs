@@ -1,0 +1,85 @@
+//! Looking: what is there, and when an absence is believed.
+
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::{Flow, LOOK_AGAIN, LOOK_AGAIN_WATCHED, Run};
+use crate::{
+    engine::drift,
+    error::Chain,
+    store::{EventKind, Lane, StoreError},
+    types::{Observed, TargetState, Timestamp},
+};
+
+impl Run<'_> {
+    pub(super) async fn observe(&mut self) -> Result<Flow, StoreError> {
+        if let Observed::Unknown { again } = self.known
+            && again > Duration::ZERO
+        {
+            return self.look_again(again).await.map(Flow::End);
+        }
+        let target = self.target();
+        let observed = self.engine.call(self.cell, self.context(), "observe", &target.id, |cx, provisioner| {
+            let target = target.clone();
+            Box::pin(async move { provisioner.observe(&cx, &target).await })
+        });
+        match observed.await {
+            Ok(observed) => {
+                self.known = self.confirmed(observed).await;
+                // An answer of "unknown, look at once" would be asked for ever.
+                if let Observed::Unknown { again } = &mut self.known
+                    && again.is_zero()
+                    && self.draft.row.live.as_ref().is_none_or(|live| live.absent_since.is_none())
+                {
+                    *again = LOOK_AGAIN;
+                }
+                Ok(Flow::Continue)
+            }
+            // It was fine when it was looked at last, and a look that failed says nothing else.
+            Err(error) if self.draft.row.settled => {
+                warn!(instance = %target.id, error = %Chain(&error), "could not look at a settled instance");
+                self.look_again(LOOK_AGAIN_WATCHED).await.map(Flow::End)
+            }
+            Err(error) => self.fail(error.to_reason(), Some(&error)).await.map(Flow::End),
+        }
+    }
+
+    /// Believes an absence of what was once there only after two looks, a settling time apart.
+    pub(super) async fn confirmed(&mut self, observed: Observed) -> Observed {
+        let now = self.engine.now();
+        let settling = self.cell.capabilities.settling;
+        let gone = matches!(self.target_state(), TargetState::Gone(_));
+        let Some(live) = &mut self.draft.row.live else { return observed };
+        if observed != Observed::Absent || gone || !live.seen {
+            self.draft.absorb(&observed);
+            return observed;
+        }
+        let Some(since) = live.absent_since else {
+            live.absent_since = Some(now);
+            return Observed::Unknown { again: settling };
+        };
+        if now.since(since) < settling {
+            return Observed::Unknown { again: settling.saturating_sub(now.since(since)) };
+        }
+        warn!(instance = %self.draft.row.id, incarnation = %live.incarnation, "what was there is gone");
+        if self.draft.row.settled {
+            drift::note_vanished(self.engine, self.cell).await;
+            if self.cell.guard.is_frozen() {
+                return Observed::Unknown { again: LOOK_AGAIN_WATCHED };
+            }
+            self.draft.event(EventKind::Drifted { found: "absent".into() });
+            self.draft.begin_move(Lane::Background);
+        }
+        self.draft.absorb(&Observed::Absent);
+        self.end_incarnation(now);
+        Observed::Absent
+    }
+
+    /// A making is over. What a late call of it makes is looked for once no call can be under way any more.
+    pub(super) fn end_incarnation(&mut self, now: Timestamp) {
+        let look_at = now.after(self.cell.capabilities.call_max.max(self.engine.config.call_timeout));
+        self.draft.end_incarnation(look_at);
+        self.cell.note_due(look_at);
+    }
+}

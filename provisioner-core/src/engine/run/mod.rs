@@ -1,0 +1,249 @@
+//! One run: from a look at one instance to the next moment when nothing can be done but wait.
+//!
+//! The runner does what the planner says and writes down what came of it. Before a mutating call the row is unsettled on
+//! disk, so that a start after a crash looks before it acts; what is known from then until the answer is in is
+//! `Unknown`, and lives in memory alone.
+
+mod act;
+mod end;
+mod look;
+
+use std::time::Duration;
+
+use tracing::{debug, warn};
+
+use super::{
+    Engine,
+    cells::CellHandle,
+    draft::Draft,
+    plan::{Step, plan},
+    queue::Work,
+};
+use crate::{
+    error::{Chain, Effect, Error, ErrorKind, Result},
+    store::{EventKind, Lane, Record, StoreError},
+    types::{Observed, Phase, Present, Reason, TargetState, Timestamp},
+};
+
+/// How often a thing in motion is looked at when nothing says when to.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// The same when the backend tells of changes by itself: a safety net for lost events.
+const LOOK_AGAIN_WATCHED: Duration = Duration::from_secs(30);
+/// The hold that an expired instance gets.
+const EXPIRED: &str = "expired";
+/// More steps than any move has: a planner that goes in circles is stopped here.
+const STEPS_MAX: usize = 16;
+
+/// When to come back to an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// When somebody says so.
+    Rest,
+    /// At this time: it is in the store.
+    Due(Timestamp),
+    /// At once, from what is in the store then: somebody else wrote the row.
+    Again,
+    /// After a moment: the store did not take the write.
+    StoreFailed,
+}
+
+enum Flow {
+    Continue,
+    End(Next),
+}
+
+struct Run<'a> {
+    engine: &'a Engine,
+    cell: &'a CellHandle,
+    draft: Draft,
+    known: Observed,
+    /// The mutating step called last in this run. A step that the planner wants twice in a row is under way.
+    called: Option<Step>,
+}
+
+/// Works on one instance until there is nothing to do but wait.
+pub(crate) async fn run(engine: &Engine, cell: &CellHandle, work: Work) -> Next {
+    let record = match work.record {
+        Some(record) => record,
+        None => match engine.store.instance(&work.id).await {
+            Ok(Some(record)) => record,
+            Ok(None) => return Next::Rest,
+            Err(error) => return store_failed(&error),
+        },
+    };
+    match Run::new(engine, cell, &record).finish().await {
+        Ok(next) => next,
+        Err(StoreError::Stale) => Next::Again,
+        Err(error) => store_failed(&error),
+    }
+}
+
+fn store_failed(error: &StoreError) -> Next {
+    warn!(error = %Chain(error), "the store failed; the instance is looked at again");
+    Next::StoreFailed
+}
+
+impl<'a> Run<'a> {
+    fn new(engine: &'a Engine, cell: &'a CellHandle, record: &Record) -> Self {
+        let known = match record.row.live {
+            // Nothing was ever called for, or what there was has ended.
+            None => Observed::Absent,
+            Some(_) => Observed::Unknown { again: Duration::ZERO },
+        };
+        Self { engine, cell, draft: Draft::of(record, engine.now()), known, called: None }
+    }
+
+    async fn finish(mut self) -> Result<Next, StoreError> {
+        if self.draft.row.cell != self.cell.name {
+            return Ok(Next::Rest);
+        }
+        self.expire();
+        if self.draft.row.parked {
+            return Ok(Next::Rest);
+        }
+        if let Some(retry_at) = self.draft.row.retry_at.filter(|at| *at > self.engine.now()) {
+            return Ok(Next::Due(retry_at));
+        }
+        for _ in 0..STEPS_MAX {
+            if self.engine.cancel.is_cancelled() || self.engine.is_frozen() {
+                return Ok(Next::Rest);
+            }
+            if let Flow::End(next) = self.step().await? {
+                return Ok(next);
+            }
+        }
+        let reason = Reason::new("no-progress", format!("the steps towards {:?} go in circles", self.target_state()));
+        self.park(reason).await
+    }
+
+    fn target_state(&self) -> TargetState {
+        self.draft.row.intent.target_state()
+    }
+
+    async fn step(&mut self) -> Result<Flow, StoreError> {
+        self.draft.at(self.engine.now());
+        let row = &self.draft.row;
+        let step = plan(&row.intent, row.in_force, &self.known);
+        debug!(instance = %row.id, step = step.as_str(), known = ?self.known.phase(), "planned");
+        metrics::counter!("provisioner_steps_total", "cell" => self.cell.name.to_string(), "step" => step.as_str())
+            .increment(1);
+        match step {
+            Step::Observe => self.observe().await,
+            Step::Wait => self.wait().await.map(Flow::End),
+            Step::Settled => self.settle().await.map(Flow::End),
+            Step::Forget => self.forget().await.map(Flow::End),
+            // Called already, and under way.
+            step if self.called == Some(step) => self.under_way(step).await.map(Flow::End),
+            Step::Create if self.has_failed_since_called() => self.failed_again().await.map(Flow::End),
+            step => self.act(step).await,
+        }
+    }
+
+    // Waiting
+
+    /// Something is on its way by itself.
+    async fn wait(&mut self) -> Result<Next, StoreError> {
+        let again = self.known.present().and_then(|present| present.again);
+        let usual = if self.cell.capabilities.watch { LOOK_AGAIN_WATCHED } else { LOOK_AGAIN };
+        self.look_again(again.unwrap_or(usual)).await
+    }
+
+    /// The step was called in this run, and the planner wants it still: it takes its time, or it had no effect.
+    async fn under_way(&mut self, step: Step) -> Result<Next, StoreError> {
+        match self.known.present() {
+            Some(present) if present.phase == Phase::Failed && step == Step::Create => {
+                let reason = present.reason.clone().unwrap_or_else(|| Reason::new("failed", "no reason given"));
+                self.fail(reason, None).await
+            }
+            Some(_) => self.wait().await,
+            // Only a create of what was never seen gets here: it was called, and nothing is there.
+            None => self.fail(Reason::new("not-made", "create was called, and nothing is there"), None).await,
+        }
+    }
+
+    /// It failed since it was last called for, so the failure is that call's: back off before calling again.
+    fn has_failed_since_called(&self) -> bool {
+        let row = &self.draft.row;
+        let failed = self
+            .known
+            .present()
+            .is_some_and(|present| present.phase == Phase::Failed && present.generation >= row.in_force);
+        // A time to retry that has come is the permission to call.
+        if !failed || row.retry_at.is_some() {
+            return false;
+        }
+        let last_call = row.live.as_ref().and_then(|live| live.last_call);
+        if row.settled {
+            // It ran, and then failed by itself. At once again, unless that is becoming a habit.
+            let now = self.engine.now();
+            return row.settled_at.is_some_and(|at| now.since(at) < self.engine.config.stable_after);
+        }
+        last_call >= row.moving_since && last_call.is_some()
+    }
+
+    async fn failed_again(&mut self) -> Result<Next, StoreError> {
+        let present = self.known.present().expect("a failure was seen");
+        let reason = present.reason.clone().unwrap_or_else(|| Reason::new("failed", "no reason given"));
+        if self.draft.row.settled {
+            self.draft.event(EventKind::Drifted { found: describe(present) });
+            self.draft.begin_move(Lane::Background);
+        }
+        self.fail(reason, None).await
+    }
+
+    async fn look_again(&mut self, again: Duration) -> Result<Next, StoreError> {
+        let now = self.engine.now();
+        let mut due = now.after(again.max(Duration::from_millis(1)));
+        if let Some(deadline) = self.deadline() {
+            if now >= deadline {
+                let detail = self.draft.row.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+                let message = format!(
+                    "not {} within {} s{detail}",
+                    describe_target(self.target_state()),
+                    self.engine.config.move_deadline.as_secs()
+                );
+                return self.park(Reason::new("deadline", message)).await;
+            }
+            due = due.min(deadline);
+        }
+        self.draft.row.due_at = Some(due);
+        self.draft.row.retry_at = None;
+        self.engine.write(&mut self.draft).await?;
+        Ok(Next::Due(due))
+    }
+
+    /// When the move counts as failed: time during which no control plane was at work does not count. A removal never
+    /// counts as failed, as what is left would go on costing money.
+    fn deadline(&self) -> Option<Timestamp> {
+        match self.target_state() {
+            TargetState::Gone(_) => None,
+            _ => {
+                let since = self.draft.row.moving_since?.max(self.engine.started_at);
+                Some(since.after(self.engine.config.move_deadline))
+            }
+        }
+    }
+}
+
+fn describe(present: &Present) -> String {
+    match &present.reason {
+        Some(reason) => format!("{} ({reason})", present.phase),
+        None => present.phase.to_string(),
+    }
+}
+
+fn describe_target(target: TargetState) -> &'static str {
+    match target {
+        TargetState::Running => Phase::Running.as_str(),
+        TargetState::Zero => Phase::Zero.as_str(),
+        TargetState::Suspended => Phase::Suspended.as_str(),
+        TargetState::Gone(_) => "gone",
+    }
+}
+
+/// Whether an error leaves it open what happened.
+pub(crate) fn lost_answer(operation: &'static str) -> Error {
+    Error::new(ErrorKind::Timeout, operation)
+        .with_effect(Effect::Unknown)
+        .with_message("no answer within the time for one call")
+}
