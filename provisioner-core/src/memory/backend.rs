@@ -177,6 +177,11 @@ impl MemoryProvisioner {
                     effect(&mut state)?;
                     return Err(fault.to_error(operation));
                 }
+                Some(fault @ Fault::HalfWay) => {
+                    effect(&mut state)?;
+                    state.world.stall();
+                    return Err(fault.to_error(operation));
+                }
                 Some(fault) => return Err(fault.to_error(operation)),
             }
         };

@@ -14,6 +14,8 @@ pub enum Fault {
     BeforeSend(ErrorKind),
     /// It has its effect, and the answer is lost.
     AfterApply,
+    /// It has half of its effect: what it began stays on its way until the verb is called again.
+    HalfWay,
     /// It never arrives, and nobody is told: the caller waits until its own deadline.
     Hang,
     /// It is refused for now: come back after so many milliseconds.
@@ -28,7 +30,7 @@ impl Fault {
     pub(super) fn to_error(self, operation: &'static str) -> Error {
         match self {
             Self::BeforeSend(kind) => Error::new(kind, operation),
-            Self::AfterApply => Error::new(ErrorKind::Timeout, operation).with_effect(Effect::Unknown),
+            Self::AfterApply | Self::HalfWay => Error::new(ErrorKind::Timeout, operation).with_effect(Effect::Unknown),
             Self::Hang => Error::new(ErrorKind::Timeout, operation).with_effect(Effect::Unknown),
             Self::Throttled { after_ms } => Error::new(ErrorKind::Throttled, operation)
                 .with_retry(Retry::After(std::time::Duration::from_millis(after_ms))),

@@ -42,6 +42,9 @@ struct Data {
     last: (InstanceId, Incarnation),
 }
 
+/// Longer than anybody waits: what is this far from being done has stalled.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 pub(super) type Owner = ControlPlaneId;
 type Key = (Owner, Incarnation);
 
@@ -150,7 +153,9 @@ impl World {
                     .with_message(format!("it is at {}, newer than {}", thing.generation, target.generation)));
             }
             let awake = matches!(thing.phase, Phase::Running | Phase::Provisioning);
-            if thing.phase == Phase::Destroying || (awake && thing.generation == target.generation) {
+            if thing.phase == Phase::Destroying
+                || (awake && thing.generation == target.generation && !thing.has_stalled())
+            {
                 return Ok(thing.observed());
             }
         }
@@ -194,7 +199,7 @@ impl World {
     pub(super) fn stop(&mut self, owner: &Owner, incarnation: Incarnation, phase: Phase, pace: Pace) -> Observed {
         let key = (owner.clone(), incarnation);
         let Some(thing) = self.things.get(&key) else { return Observed::Absent };
-        if thing.phase == Phase::Destroying || thing.phase == phase {
+        if thing.phase == Phase::Destroying || (thing.phase == phase && !thing.has_stalled()) {
             return thing.observed();
         }
         let stop = if thing.phase.is_asleep() { Duration::ZERO } else { pace.stop };
@@ -210,7 +215,7 @@ impl World {
         }
         let key = (owner.clone(), target.incarnation);
         let Some(thing) = self.things.get(&key) else { return Observed::Absent };
-        if thing.phase != Phase::Destroying {
+        if thing.phase != Phase::Destroying || thing.has_stalled() {
             let thing = Thing { phase: Phase::Destroying, done_at: Instant::now() + pace.stop, ..thing.clone() };
             self.change(&key, Some(thing));
         }
@@ -230,6 +235,14 @@ impl World {
         }
     }
 
+    /// Has what was changed last stay on its way until a verb is called for it again.
+    pub(super) fn stall(&mut self) {
+        let thing = self.past.last().and_then(|(_, key, _)| self.things.get_mut(key));
+        if let Some(thing) = thing {
+            thing.done_at = Instant::now() + NEVER;
+        }
+    }
+
     pub(super) fn vanish(&mut self, id: &InstanceId) {
         for key in self.keys_of(id) {
             self.change(&key, None);
@@ -242,6 +255,10 @@ impl World {
 }
 
 impl Thing {
+    fn has_stalled(&self) -> bool {
+        self.done_at.saturating_duration_since(Instant::now()) > NEVER / 2
+    }
+
     pub(super) fn observed(&self) -> Observed {
         let left = self.done_at.saturating_duration_since(Instant::now());
         let on_its_way = !left.is_zero();
@@ -254,7 +271,7 @@ impl Thing {
         if phase == Phase::Running && !on_its_way {
             present = present.with_endpoint(format!("memory://{}/{}", self.id, self.version));
         }
-        if on_its_way {
+        if on_its_way && !self.has_stalled() {
             present = present.look_again(left);
         }
         present.reason = self.reason.clone();

@@ -37,6 +37,49 @@ async fn a_lost_answer_makes_no_second_thing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_cut_call_left_half_done_is_called_for_again() {
+    let world = World::new().await;
+    for verb in ["create", "scale to zero", "resume", "suspend", "destroy"] {
+        world.provider.script(verb, Fault::HalfWay);
+    }
+    world.create("acme").await;
+    world.sleep("acme").await;
+    world.wake("acme").await;
+    done(&world.plane.suspend(&id("acme"), crate::harness::hold("unpaid"), by()).await.unwrap()).await;
+    assert_eq!(world.things().len(), 1);
+    world.destroy("acme").await;
+    assert!(world.things().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_control_plane_left_half_done_is_called_for_again_by_the_next() {
+    for verb in ["create", "destroy"] {
+        let mut world = World::new().await;
+        world.provider.script(verb, Fault::HalfWay);
+        if verb == "destroy" {
+            world.create("acme").await;
+            world.plane.destroy(&id("acme"), DataDisposition::Delete, by()).await.unwrap();
+        } else {
+            world.plane.create(new("acme"), by()).await.unwrap();
+        }
+        while !world.provider.calls().contains_key(verb) {
+            tokio::task::yield_now().await;
+        }
+        world.start_again().await;
+        if verb == "create" {
+            world.until_phase("acme", Phase::Running).await;
+            assert_eq!(world.things().len(), 1);
+        } else {
+            for _ in 0..100 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            assert!(world.things().is_empty());
+            assert_eq!(world.plane.get(&id("acme")).await.unwrap_err().kind(), ErrorKind::NotFound);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_fifth_of_all_calls_failing_loses_and_doubles_nothing() {
     for seed in 0..4 {
         let provider = MemoryConfig {

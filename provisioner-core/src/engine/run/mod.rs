@@ -29,6 +29,8 @@ use crate::{
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// The same when the backend tells of changes by itself: a safety net for lost events.
 const LOOK_AGAIN_WATCHED: Duration = Duration::from_secs(30);
+/// How long a move that was called for may go on before it is called for again.
+const CALL_AGAIN: Duration = Duration::from_secs(60);
 /// The hold that an expired instance gets.
 const EXPIRED: &str = "expired";
 /// More steps than any move has: a planner that goes in circles is stopped here.
@@ -129,7 +131,10 @@ impl<'a> Run<'a> {
             .increment(1);
         match step {
             Step::Observe => self.observe().await,
-            Step::Wait => self.wait().await.map(Flow::End),
+            Step::Wait => match self.abandoned_step() {
+                Some(step) => self.act(step).await,
+                None => self.wait().await.map(Flow::End),
+            },
             Step::Settled => self.settle().await.map(Flow::End),
             Step::Forget => self.forget().await.map(Flow::End),
             // Called already, and under way.
@@ -159,6 +164,22 @@ impl<'a> Run<'a> {
             // Only a create of what was never seen gets here: it was called, and nothing is there.
             None => self.fail(Reason::new("not-made", "create was called, and nothing is there"), None).await,
         }
+    }
+
+    /// What is on its way may be taken there by nobody any more: the call for it failed half-way, was one of a control
+    /// plane that is gone, or is long past. A verb continues what it finds, so it is called again.
+    fn abandoned_step(&self) -> Option<Step> {
+        let step = match (self.target_state(), self.known.phase()) {
+            (TargetState::Running, Some(Phase::Provisioning)) => Step::Create,
+            (TargetState::Gone(_), Some(Phase::Destroying)) => Step::Destroy,
+            _ => return None,
+        };
+        let row = &self.draft.row;
+        let last_call = row.live.as_ref().and_then(|live| live.last_call);
+        let of_somebody_else = last_call.is_none_or(|at| at < self.engine.started_at);
+        let long_past = last_call.is_some_and(|at| self.engine.now().since(at) >= CALL_AGAIN);
+        let abandoned = of_somebody_else || long_past || row.retry_at.is_some();
+        (self.called.is_none() && abandoned).then_some(step)
     }
 
     /// It failed since it was last called for, so the failure is that call's: back off before calling again.
