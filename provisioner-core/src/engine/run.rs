@@ -30,6 +30,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const LOOK_AGAIN_WATCHED: Duration = Duration::from_secs(30);
 /// The hold that an expired instance gets.
 const EXPIRED: &str = "expired";
+/// How long a removal may go on before it is asked for again.
+const REMOVAL_LASTS: Duration = Duration::from_secs(60);
 /// More steps than any move has: a planner that goes in circles is stopped here.
 const STEPS_MAX: usize = 16;
 
@@ -128,6 +130,7 @@ impl<'a> Run<'a> {
             .increment(1);
         match step {
             Step::Observe => self.observe().await,
+            Step::Wait if self.removal_may_have_stopped() => self.act(Step::Destroy).await,
             Step::Wait => self.wait().await.map(Flow::End),
             Step::Settled => self.settle().await.map(Flow::End),
             Step::Forget => self.forget().await.map(Flow::End),
@@ -359,6 +362,16 @@ impl<'a> Run<'a> {
             return row.settled_at.is_some_and(|at| now.since(at) < self.engine.config.stable_after);
         }
         last_call >= row.moving_since && last_call.is_some()
+    }
+
+    /// Whether what is on its way out may be taken there by nobody any more: the call for it is one of a control plane
+    /// that is gone, or of long ago.
+    fn removal_may_have_stopped(&self) -> bool {
+        let TargetState::Gone(_) = self.target_state() else { return false };
+        let last_call = self.draft.row.live.as_ref().and_then(|live| live.last_call);
+        self.called.is_none()
+            && self.known.phase() == Some(Phase::Destroying)
+            && last_call.is_none_or(|at| at <= self.engine.started_at || self.engine.now().since(at) >= REMOVAL_LASTS)
     }
 
     async fn failed_again(&mut self) -> Result<Next, StoreError> {
