@@ -42,6 +42,9 @@ pub(crate) struct CellHandle {
     pub(crate) capabilities: Capabilities,
     queue: Mutex<Queue>,
     wake: Notify,
+    /// Whether makings that ended may be due to be looked for. Those whose time came while nobody was at work are told by
+    /// no timer, so it begins as true.
+    remnants_due: AtomicBool,
     drift_frozen: AtomicBool,
     /// Settled instances found gone since the last drift pass.
     pub(crate) vanished: AtomicU64,
@@ -55,6 +58,7 @@ impl CellHandle {
             cell,
             queue: Mutex::new(Queue::new()),
             wake: Notify::new(),
+            remnants_due: AtomicBool::new(true),
             drift_frozen: AtomicBool::new(drift_frozen),
             vanished: AtomicU64::new(0),
         }
@@ -74,7 +78,13 @@ impl CellHandle {
         self.wake.notify_one();
     }
 
-    /// Has the store asked again for all that is due.
+    /// Has the store asked again for all that is due, and remnants looked for too.
+    pub(crate) fn take_up(&self) {
+        self.remnants_due.store(true, Ordering::SeqCst);
+        self.rescan();
+    }
+
+    /// Has the store asked again for all instances that are due.
     pub(crate) fn rescan(&self) {
         for lane in Lane::ALL {
             self.queue().set_behind(lane, true);
@@ -181,6 +191,7 @@ impl CellLoop {
             self.open_events();
             let filled = if self.engine.is_frozen() { true } else { self.fill().await };
             self.start_runs();
+            self.start_remnants();
             let noted = self.cell.queue().take_due();
             self.next_due = [self.next_due, noted].into_iter().flatten().min();
             let timer = self.timer(filled);
@@ -201,20 +212,28 @@ impl CellLoop {
                         self.events_again = Instant::now() + PAUSE;
                     }
                 },
+                Some(looked) = OptionFuture::from(self.remnants.as_mut()) => {
+                    self.remnants = None;
+                    self.looked(&looked);
+                }
                 Some(()) = OptionFuture::from(timer.map(tokio::time::sleep)) => {
                     if self.next_due.is_some_and(|due| due <= self.engine.now()) {
                         self.next_due = None;
-                        self.cell.rescan();
-                        self.start_remnants();
+                        self.cell.take_up();
                     }
                 }
             }
         }
         // A call that was sent is seen through, and its answer recorded.
         while self.runs.join_next().await.is_some() {}
-        if let Some(remnants) = self.remnants.take()
-            && remnants.await.is_err()
-        {
+        if let Some(remnants) = self.remnants.take() {
+            let looked = remnants.await;
+            self.looked(&looked);
+        }
+    }
+
+    fn looked(&self, looked: &Result<(), tokio::task::JoinError>) {
+        if looked.is_err() {
             warn!(cell = %self.cell.name, "looking for remnants ended with a panic");
         }
     }
@@ -321,7 +340,10 @@ impl CellLoop {
     }
 
     fn start_remnants(&mut self) {
-        if self.remnants.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+        if self.remnants.is_some() || self.engine.is_frozen() {
+            return;
+        }
+        if self.cell.remnants_due.swap(false, Ordering::SeqCst) {
             let (engine, cell) = (Arc::clone(&self.engine), Arc::clone(&self.cell));
             self.remnants = Some(tokio::spawn(async move { remnants::look(&engine, &cell).await }));
         }

@@ -118,7 +118,7 @@ impl Engine {
         self.frozen.store(frozen, Ordering::SeqCst);
         if !frozen {
             for cell in self.cells.values() {
-                cell.rescan();
+                cell.take_up();
             }
         }
     }

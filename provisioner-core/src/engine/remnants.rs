@@ -14,6 +14,8 @@ use crate::{
 
 /// How many are looked at in one go.
 const PAGE: usize = 64;
+/// How long a store that failed is left alone.
+const STORE_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Looks for remnants of the makings whose time to be looked for has come, and removes them.
 pub(crate) async fn look(engine: &Engine, cell: &CellHandle) {
@@ -23,11 +25,15 @@ pub(crate) async fn look(engine: &Engine, cell: &CellHandle) {
         }
         let rows = match engine.store.due_incarnations(&cell.name, engine.now(), PAGE).await {
             Ok(rows) => rows,
-            Err(error) => return warn!(error = %Chain(&error), "could not read which remnants to look for"),
+            Err(error) => {
+                cell.note_due(engine.now().after(STORE_PAUSE));
+                return warn!(error = %Chain(&error), "could not read which remnants to look for");
+            }
         };
         let all = rows.len() < PAGE;
         for row in rows {
             if let Err(error) = look_for(engine, cell, row).await {
+                cell.note_due(engine.now().after(STORE_PAUSE));
                 return warn!(error = %Chain(&error), "could not write down what became of a remnant");
             }
         }

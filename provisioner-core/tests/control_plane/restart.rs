@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use provisioner_core::{
-    Cell, ControlPlane, ErrorKind,
+    Cell, ControlPlane, ErrorKind, OpContext, Provisioner,
     memory::{Fault, MemoryConfig, MemoryProvisioner},
     store::OperationState,
-    types::{CellName, DataDisposition, Phase},
+    types::{CellName, DataDisposition, DataSource, Phase, Target},
 };
 
 use crate::harness::{World, by, cell, config, done, ended, id, new, plane_id};
@@ -83,6 +83,29 @@ async fn shutdown_waits_for_calls_in_flight_and_loses_nothing() {
         world.until_phase(&format!("i{n}"), Phase::Running).await;
     }
     assert_eq!(world.things().len(), 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_remnant_that_became_due_while_nobody_was_at_work_is_removed_after_the_start() {
+    let mut world = World::new().await;
+    let instance = world.create("acme").await;
+    world.destroy("acme").await;
+    world.plane.shutdown().await.unwrap();
+    let late = Target {
+        id: id("acme"),
+        tenant: instance.tenant,
+        incarnation: instance.incarnation.unwrap(),
+        generation: instance.generation,
+        spec: Arc::new(instance.spec),
+        data: DataSource::Fresh(instance.data),
+    };
+    world.provider.create(&OpContext::new(plane_id()), &late).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    world.start_again().await;
+    for _ in 0..600 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(world.things().is_empty(), "nothing else is due that would have it looked for");
 }
 
 #[tokio::test(start_paused = true)]
