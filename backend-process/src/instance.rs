@@ -189,7 +189,7 @@ impl Instance {
         let there = self.folder.exists()?;
         let record = if there { Record::read(&self.folder, &self.key)? } else { None };
         let life = self.life(shared, record.as_ref())?;
-        if !there && life == Life::Dead && self.live().motion.is_none() {
+        if !there && life == Life::Dead && self.live().motion.is_none() && !shared.layout.is_half_removed(&self.key)? {
             return Ok(None);
         }
         if life == Life::Dead {
