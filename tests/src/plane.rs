@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, sync::Arc, sync::Mutex, time::Duration};
 
 use backend_process::ProcessBackend;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use provisioner_core::{
     Cell, ControlPlane, OpContext, Provisioner,
     control_plane::{Instance, OperationHandle},
@@ -203,6 +203,14 @@ impl Plane {
     /// With what runs when that does not end.
     pub async fn until_nothing_runs(site: &Site) {
         until("nothing runs", || async { site.products().is_empty().then_some(()) }).await;
+    }
+}
+
+impl Drop for Plane {
+    /// A test that fails stops here: both begin to end at the first poll, and from then on start nothing.
+    fn drop(&mut self) {
+        let _ = self.plane.shutdown().now_or_never();
+        let _ = self.backend.shutdown().now_or_never();
     }
 }
 

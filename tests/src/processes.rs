@@ -34,14 +34,14 @@ pub fn variable(pid: i32, name: &str) -> Option<String> {
     environment.split('\0').find_map(|variable| variable.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned)
 }
 
-/// Kills every process that mentions this path, one by one, until none is left.
+/// Kills every process that mentions this path, one by one, until none is left and none comes any more: what was being
+/// started may turn up a moment later.
 pub fn kill_all_mentioning(path: &Path) {
     let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
+    let mut quiet = 0;
+    while quiet < 3 && Instant::now() < deadline {
         let left = mentioning(path);
-        if left.is_empty() || Instant::now() > deadline {
-            return;
-        }
+        quiet = if left.is_empty() { quiet + 1 } else { 0 };
         for pid in left.into_iter().filter_map(Pid::from_raw) {
             let _ = kill_process(pid, Signal::KILL);
         }

@@ -79,8 +79,8 @@ fn child(folder: &Path) {
 }
 
 struct World {
-    place: Place,
     plane: Plane,
+    place: Place,
     counter: Arc<Counter>,
     ballast: PathBuf,
     accepted: BTreeSet<String>,

@@ -24,10 +24,10 @@ const PRODUCT: &str = env!("CARGO_BIN_EXE_tests-product");
 /// How often a start is tried before it is given up.
 const ATTEMPTS: u32 = 3;
 
-/// A place and the control plane on it.
+/// A place and the control plane on it, which ends first.
 struct World {
-    place: Place,
     plane: Plane,
+    place: Place,
 }
 
 impl World {
