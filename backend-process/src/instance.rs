@@ -194,10 +194,16 @@ impl Instance {
 
     /// Looks. `None`: there is nothing. Call in its turn, where blocking is allowed.
     pub(crate) fn look(&self, shared: &Shared) -> Result<Option<View>> {
+        // First: whoever starts something at the end of a stop has its lock before the motion ends, so that a look in
+        // between sees one of the two.
+        let moving = self.live().motion.as_ref().map(|motion| Moving {
+            restarts: motion.order.as_ref().map(|order| order.generation),
+            blocked: motion.blocked.clone(),
+        });
         let there = self.folder.exists()?;
         let record = if there { Record::read(&self.folder, &self.key)? } else { None };
         let life = self.life(shared, record.as_ref())?;
-        if !there && life == Life::Dead && self.live().motion.is_none() {
+        if !there && life == Life::Dead && self.live().motion.is_none() && !shared.layout.is_half_removed(&self.key)? {
             return Ok(None);
         }
         if life == Life::Dead {
@@ -208,10 +214,7 @@ impl Instance {
         Ok(Some(View {
             life,
             outcome,
-            moving: live.motion.as_ref().map(|motion| Moving {
-                restarts: motion.order.as_ref().map(|order| order.generation),
-                blocked: motion.blocked.clone(),
-            }),
+            moving,
             seen: live.watched.as_ref().map(|watched| watched.seen.borrow().clone()),
             blocked: live.blocked.clone(),
             record,

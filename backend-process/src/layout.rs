@@ -99,6 +99,12 @@ impl Layout {
         self.root.join(control_plane.as_str()).join("removed")
     }
 
+    /// Whether a removal was cut while it deleted what it had moved away: then there is still something to remove.
+    pub(crate) fn is_half_removed(&self, key: &Key) -> Result<bool> {
+        let path = self.removed(&key.control_plane).join(key.folder_name());
+        path.try_exists().map_err(|error| Problem::io("look for", &path, error))
+    }
+
     /// Takes the lock under which ports and data change hands, between all control planes on this root.
     pub(crate) fn lock(&self) -> Result<File> {
         make_folder(&self.root)?;

@@ -211,7 +211,11 @@ pub(crate) fn is_locked(folder: &InstanceFolder) -> Result<bool> {
         return Ok(false);
     }
     // Shared, so that two who only look do not take each other for a holder.
-    let file = layout::open_private(&path)?;
+    let file = match layout::open_private(&path) {
+        Ok(file) => file,
+        // Removed between the two: nobody holds it.
+        Err(problem) => return if path.exists() { Err(problem) } else { Ok(false) },
+    };
     match file.try_lock_shared() {
         Ok(()) => Ok(false),
         Err(TryLockError::WouldBlock) => Ok(true),

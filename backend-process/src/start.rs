@@ -154,6 +154,8 @@ fn launch(shared: &Arc<Shared>, instance: &Arc<Instance>, record: &Record, order
     }
     {
         let mut live = instance.live();
+        // From here on the lock says that it is being started; before, the stop that this ends did.
+        live.motion = None;
         live.watched = None;
         live.blocked = None;
     }

@@ -185,7 +185,10 @@ fn finish(shared: &Arc<Shared>, instance: &Arc<Instance>) -> Result<bool> {
     if instance.life(shared, record.as_ref())? != Life::Dead {
         return Ok(false);
     }
-    let Some(motion) = instance.live().motion.take() else {
+    // It stays until what comes after has begun, so that nobody who looks meanwhile takes a stop for a failure.
+    let Some((order, removal)) =
+        instance.live().motion.as_ref().map(|motion| (motion.order.clone(), motion.removal.clone()))
+    else {
         return Ok(true);
     };
     if let Some(watched) = instance.live().watched.take() {
@@ -196,25 +199,19 @@ fn finish(shared: &Arc<Shared>, instance: &Arc<Instance>) -> Result<bool> {
         remove_file(&instance.folder.ready())?;
     }
     // Another control plane on the same root may have gone further meanwhile.
-    let motion = match (&record, &motion.order) {
-        (Some(record), Some(order)) if record.generation > order.generation => Motion { order: None, ..motion },
-        _ => motion,
-    };
-    match (record.as_ref().map(|record| record.intended), motion) {
-        (Some(Intended::Destroying(_)) | None, Motion { removal: Some(removal), .. }) => {
-            remove::remove(shared, instance, &removal)?;
-        }
-        (Some(Intended::Running), Motion { order: Some(order), .. }) if folder_turn.is_some() => {
+    let order = order.filter(|order| record.as_ref().is_none_or(|record| record.generation <= order.generation));
+    match (record.as_ref().map(|record| record.intended), order, removal) {
+        (Some(Intended::Destroying(_)) | None, _, Some(removal)) => remove::remove(shared, instance, &removal)?,
+        (Some(Intended::Running), Some(order), _) if folder_turn.is_some() => {
             if let Err(problem) = start::start(shared, instance, record, order) {
                 tracing::warn!(instance = %instance.key.id, %problem, "not started after a stop");
                 write_outcome(&instance.folder, &Reason::new("not-started", problem.to_string()))?;
             }
         }
-        (None, Motion { order: Some(order), .. }) if folder_turn.is_some() => {
-            start::start(shared, instance, None, order)?;
-        }
+        (None, Some(order), _) if folder_turn.is_some() => start::start(shared, instance, None, order)?,
         _ => {}
     }
+    instance.live().motion = None;
     Ok(true)
 }
 

@@ -325,7 +325,11 @@ impl CellLoop {
         let idle = self.remnants.as_ref().is_none_or(tokio::task::JoinHandle::is_finished);
         if idle && self.cell.remnants_due.swap(false, Ordering::SeqCst) {
             let (engine, cell) = (Arc::clone(&self.engine), Arc::clone(&self.cell));
-            self.remnants = Some(tokio::spawn(async move { remnants::look(&engine, &cell).await }));
+            self.remnants = Some(tokio::spawn(async move {
+                remnants::look(&engine, &cell).await;
+                // Whatever became due meanwhile is looked for in another round.
+                cell.wake.notify_one();
+            }));
         }
     }
 }

@@ -176,7 +176,7 @@ impl<'a> Run<'a> {
         };
         let row = &self.draft.row;
         let last_call = row.live.as_ref().and_then(|live| live.last_call);
-        let of_somebody_else = last_call.is_none_or(|at| at < self.engine.started_at);
+        let of_somebody_else = last_call.is_none_or(|at| at <= self.engine.started_at);
         let long_past = last_call.is_some_and(|at| self.engine.now().since(at) >= CALL_AGAIN);
         let abandoned = of_somebody_else || long_past || row.retry_at.is_some();
         (self.called.is_none() && abandoned).then_some(step)

@@ -1,0 +1,52 @@
+//! A control plane in a process of its own, to be killed.
+//!
+//! Arguments: the store's file, the backend's root, the address of instances, the product, how many seconds its clock is
+//! ahead, at which place to be killed (0: nowhere), and the verb, or `idle` to do only what is due by itself.
+//! Prints one line per fact: `started`, `accepted OPERATION`, `ended STATE`, and how many places it `passed`.
+
+use std::{env, error::Error, sync::Arc, time::Duration};
+
+use provisioner_core::{
+    seams::{Clock, KillAt, KillPoints},
+    store::Store,
+};
+use tests::{
+    place::{Site, cell},
+    plane::{AheadClock, Options, Plane, done},
+    until,
+    verb::Verb,
+};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let [store, root, address, product, ahead, at, verb] = arguments.as_slice() else {
+        return Err("expected seven arguments".into());
+    };
+    let site = Site { store: store.into(), root: root.into(), address: address.parse()?, product: product.into() };
+    let places = Arc::new(KillAt::new(at.parse()?));
+    let options = Options {
+        kill_points: Arc::clone(&places) as Arc<dyn KillPoints>,
+        ahead: Duration::from_secs(ahead.parse()?),
+        ..Options::default()
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let ahead = options.ahead;
+        let plane = Plane::start(&site, options).await;
+        println!("started");
+        if verb == "idle" {
+            until("nothing is due", || async {
+                let due = plane.store.due_incarnations(&cell(), AheadClock(ahead).now().after(ahead), 1).await;
+                due.is_ok_and(|due| due.is_empty()).then_some(())
+            })
+            .await;
+        } else {
+            let operation = verb.parse::<Verb>()?.ask(&plane.plane, &site).await?;
+            println!("accepted {}", operation.operation().id);
+            println!("ended {}", done(&operation).await.state.as_str());
+        }
+        plane.stop().await;
+        println!("passed {}", places.passed());
+        Ok(())
+    })
+}
