@@ -106,7 +106,7 @@ pub(crate) fn start(
     order: Order,
 ) -> Result<()> {
     let first = record.is_none();
-    let data = order.data.id().clone();
+    let data = order.data.clone();
     let started = claim(shared, instance, record, &order).and_then(|record| launch(shared, instance, &record, order));
     if let Err(problem) = &started
         && first
@@ -134,10 +134,14 @@ fn claim(shared: &Shared, instance: &Instance, record: Option<Record>, order: &O
 }
 
 /// Removes what [`claim`] made for an instance that never ran.
-fn undo(shared: &Shared, instance: &Instance, id: &provisioner_core::types::DataId) -> Result<()> {
+fn undo(shared: &Shared, instance: &Instance, source: &DataSource) -> Result<()> {
     let (layout, key) = (&shared.layout, &instance.key);
     let _lock = layout.lock()?;
-    data::disown(layout, key, id)?;
+    match source {
+        DataSource::Fresh(id) => data::disown(layout, key, id)?,
+        // It was there before, and has to be there for the next try, empty or not.
+        DataSource::Existing(id) => data::retain(layout, key, id)?,
+    }
     if let Ok(Some(record)) = Record::read(&instance.folder, key) {
         ports::release(layout, key, record.port)?;
     }

@@ -39,7 +39,8 @@ pub(crate) fn identity(shared: &Shared) -> Result<String> {
             }
         }
     };
-    Ok(format!("process:{}:{}:{root}", machine.trim(), layout.root().display()))
+    // Not the path: a folder that was moved holds the same instances.
+    Ok(format!("process:{}:{root}", machine.trim()))
 }
 
 /// Everything of a control plane, read a page at a time.

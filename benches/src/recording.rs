@@ -108,6 +108,9 @@ impl<S: Store> Store for RecordingStore<S> {
     ) -> Result<Vec<DataRow>, StoreError> {
         self.inner.data(tenant, after, limit).await
     }
+    async fn data_set(&self, id: &DataId) -> Result<Option<DataRow>, StoreError> {
+        self.inner.data_set(id).await
+    }
     async fn strangers(&self) -> Result<Vec<Stranger>, StoreError> {
         self.inner.strangers().await
     }

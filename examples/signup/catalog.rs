@@ -44,7 +44,7 @@ pub(crate) struct Plan {
 const PLANS: [Plan; 3] = [
     Plan {
         name: "trial",
-        description: "For looking around. Sleeps when nobody is there, ends after 30 days.",
+        description: "For looking around. Ends after 30 days.",
         cpu_millis: 250,
         memory_mib: 256,
         data_mib: 256,
@@ -55,7 +55,7 @@ const PLANS: [Plan; 3] = [
     },
     Plan {
         name: "team",
-        description: "For a team that writes now and then. Sleeps at night.",
+        description: "For a team that writes now and then.",
         cpu_millis: 500,
         memory_mib: 512,
         data_mib: 1024,
@@ -66,7 +66,7 @@ const PLANS: [Plan; 3] = [
     },
     Plan {
         name: "business",
-        description: "For all of a company. Sleeps only when told to.",
+        description: "For all of a company.",
         cpu_millis: 1000,
         memory_mib: 1024,
         data_mib: 4096,

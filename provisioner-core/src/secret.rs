@@ -51,7 +51,9 @@ impl FromStr for SecretReference {
         let (scheme, path) = text.split_once(':').ok_or(InvalidSecretReference)?;
         let scheme_ok = (1..=32).contains(&scheme.len())
             && scheme.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        let path_ok = (1..=1024).contains(&path.len()) && !path.chars().any(char::is_control);
+        // A URL is no reference, and may hold a password.
+        let path_ok =
+            !path.starts_with("//") && (1..=1024).contains(&path.len()) && !path.chars().any(char::is_control);
         if scheme_ok && path_ok {
             Ok(Self { scheme: scheme.into(), path: path.into() })
         } else {

@@ -255,7 +255,8 @@ async fn an_exit_is_noticed_at_once_through_the_watch() {
     println!("noticed after {:?}", begin.elapsed());
     assert!(begin.elapsed() < Duration::from_secs(1));
     assert_eq!(id, target.id);
-    let Observed::Present(seen) = site.observe(&target).await else { panic!("gone") };
+    // It may have been the news that it was ready: what was lost or late costs time, never truth.
+    let seen = site.until_phase(&target, Phase::Failed).await;
     assert_eq!((seen.phase, code(&seen)), (Phase::Failed, "exited"));
     assert!(message(&seen).contains("signal 9"), "{}", message(&seen));
     assert!(futures::poll!(theirs.next()).is_pending(), "another control plane's");

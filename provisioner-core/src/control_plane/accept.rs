@@ -9,7 +9,9 @@ use crate::{
     placement::Cell,
     provisioner::Provisioner,
     store::{InstanceRow, Lane, Operation, OperationState, Reservation, StoreError, Verb},
-    types::{DataDisposition, Generation, Hold, InstanceId, InstanceSpec, OperationId, Power, Revision, Timestamp},
+    types::{
+        DataDisposition, Generation, Hold, InstanceId, InstanceSpec, OperationId, Phase, Power, Revision, Timestamp,
+    },
 };
 
 /// What a request asks of an instance that exists.
@@ -136,6 +138,7 @@ pub(super) fn new_row(
         reason: None,
         parked: false,
         attempts: 0,
+        busy: 0,
         retry_at: None,
         moving_since: Some(now),
         due_at: Some(now),
@@ -167,12 +170,17 @@ pub(super) fn accept(
     if row.intent.gone.is_some() && !matches!(ask, Ask::Destroy(_) | Ask::Retry) {
         return Err(conflict(row, "it is being deleted, and that is final".into()));
     }
+    // An update that has failed so far gives way at once to whoever asks for something else.
+    let failing = row.attempts > 0 || row.phase == Some(Phase::Failed);
+    if failing && matches!(ask, Ask::Sleep | Ask::Wake | Ask::Suspend(_) | Ask::Lift(_)) {
+        draft.fall_back();
+    }
+    let row = &draft.row;
+    let before = (row.intent.clone(), row.in_force);
+    let moving = !row.settled && !row.parked;
     match ask {
         Ask::Update(spec) => update(draft, cell, spec)?,
-        Ask::Restart => {
-            let spec = Arc::clone(&draft.specs[&draft.row.wanted]);
-            next_spec(draft, spec);
-        }
+        Ask::Restart => restart(draft),
         Ask::Sleep => draft.row.intent.power = Power::Zero,
         Ask::Wake => wake(draft)?,
         Ask::Suspend(hold) => drop(draft.row.intent.holds.insert(hold.clone())),
@@ -180,12 +188,17 @@ pub(super) fn accept(
         Ask::Destroy(data) => destroy(draft, *data)?,
         Ask::Retry => retry(draft)?,
     }
+    draft.keep_only_needed_specs();
     draft.row.revision = draft.row.revision.next();
-    draft.row.attempts = 0;
-    if draft.row.parked {
-        draft.row.reason = None;
+    // Asking again for what is under way is no reason to hurry it past its back-off or its deadline.
+    if !moving || before != (draft.row.intent.clone(), draft.row.in_force) {
+        draft.row.attempts = 0;
+        draft.row.busy = 0;
+        if draft.row.parked {
+            draft.row.reason = None;
+        }
+        draft.begin_move(Lane::Interactive);
     }
-    draft.begin_move(Lane::Interactive);
     let fingerprint = ask.fingerprint(&draft.row.id);
     let operation = operation(ask.verb(), &draft.row.id.clone(), draft.row.revision, request, fingerprint, (id, now));
     draft.open_operation(operation, ask.hold());
@@ -210,7 +223,16 @@ fn next_spec(draft: &mut Draft, spec: Arc<InstanceSpec>) {
     draft.put_spec(generation, spec);
     draft.row.wanted = generation;
     draft.row.in_force = generation;
-    draft.keep_only_needed_specs();
+}
+
+/// The same spec under a generation of its own. After a failed update that is the one in force, not the one that failed.
+fn restart(draft: &mut Draft) {
+    let (wanted, in_force) = (draft.row.wanted, draft.row.in_force);
+    let spec = Arc::clone(&draft.specs[&in_force]);
+    next_spec(draft, spec);
+    if wanted != in_force {
+        draft.row.wanted = wanted;
+    }
 }
 
 fn wake(draft: &mut Draft) -> Result<()> {

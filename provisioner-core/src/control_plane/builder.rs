@@ -6,7 +6,7 @@ use super::ControlPlane;
 use crate::{
     engine::{Engine, EngineConfig, EngineParts, cells::CellHandle},
     error::{Error, ErrorKind, Result},
-    placement::Cell,
+    placement::{Cell, NamedOrOnly, Placement},
     seams::Seams,
     secret::{LocalSecrets, SecretResolver},
     store::Store,
@@ -20,6 +20,7 @@ pub struct ControlPlaneBuilder {
     cells: Vec<Cell>,
     secrets: Arc<dyn SecretResolver>,
     config: EngineConfig,
+    placement: Arc<dyn Placement>,
     seams: Seams,
     holder: String,
 }
@@ -31,6 +32,7 @@ impl ControlPlaneBuilder {
             cells: Vec::new(),
             secrets: Arc::new(LocalSecrets::none()),
             config: EngineConfig::default(),
+            placement: Arc::new(NamedOrOnly),
             seams: Seams::default(),
             holder: format!("process {}", std::process::id()),
         }
@@ -51,6 +53,12 @@ impl ControlPlaneBuilder {
     /// With this configuration.
     pub fn config(mut self, config: EngineConfig) -> Self {
         self.config = config;
+        self
+    }
+
+    /// With this way of choosing cells. By default, the cell that is named, or the only one.
+    pub fn placement(mut self, placement: Arc<dyn Placement>) -> Self {
+        self.placement = placement;
         self
     }
 
@@ -102,6 +110,6 @@ impl ControlPlaneBuilder {
             epoch: session.epoch,
             frozen,
         });
-        Ok(ControlPlane { engine })
+        Ok(ControlPlane { engine, placement: self.placement })
     }
 }

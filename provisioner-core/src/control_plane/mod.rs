@@ -21,13 +21,13 @@ use self::accept::Ask;
 use crate::{
     engine::{DriftReport, Engine, cells::CellHandle, draft::Draft, drift},
     error::{Error, ErrorKind, Result},
-    placement::{NamedOrOnly, Placement},
+    placement::Placement,
     store::{DataRow, Event, InstanceFilter, Lane, Operation, Store, StoreError, Verb},
     types::{CellName, DataDisposition, DataId, Hold, InstanceId, InstanceSpec, OperationId, TenantId},
 };
 
 /// How often a request is tried when others change the same row at the same moment.
-const TRIES: usize = 32;
+const TRIES: usize = 256;
 /// The longest page.
 const PAGE_MAX: usize = 1000;
 /// How many creations the provisioning figures are made of at most: the newest ones.
@@ -50,6 +50,7 @@ const SLO_SAMPLES: usize = 10_000;
 #[derive(Debug, Clone)]
 pub struct ControlPlane {
     engine: Arc<Engine>,
+    placement: Arc<dyn Placement>,
 }
 
 impl ControlPlane {
@@ -68,8 +69,12 @@ impl ControlPlane {
         let engine = &self.engine;
         let spec = Arc::new(new.spec.clone());
         let fingerprint = creation_fingerprint(&new);
-        let name = NamedOrOnly.choose(&new, &engine.cells.values().map(|cell| &cell.cell).collect::<Vec<_>>())?;
-        let cell = &engine.cells[&name].cell;
+        // A repeated request gets its answer whatever has become of its cell.
+        if let Some(used) = self.operation_of(&request, "create").await? {
+            return self.repeated(used, &fingerprint);
+        }
+        let name = self.placement.choose(&new, &engine.cells.values().map(|cell| &cell.cell).collect::<Vec<_>>())?;
+        let cell = &self.cell(&name, "create")?.cell;
         let now = engine.now();
         let id = engine.seams.random.operation_id(now);
         let data = new.data.clone().unwrap_or_else(|| engine.seams.random.data_id());
@@ -83,13 +88,13 @@ impl ControlPlane {
             draft.data(crate::store::DataState::Used);
         }
         draft.open_operation(operation.clone(), None);
-        match self.commit(&mut draft).await {
+        match self.commit(draft).await {
             Ok(()) => {
                 info!(instance = %new.id, operation = %operation.id, "create accepted");
                 Ok(self.handle(operation))
             }
             Err(StoreError::KeyUsed(used)) => self.repeated(*used, &fingerprint),
-            Err(StoreError::Exists) => self.existing(&new, &request, &fingerprint).await,
+            Err(StoreError::Exists) => self.existing(&new, &fingerprint).await,
             Err(error) => Err(accept::refused(error, "create", &new.id)),
         }
     }
@@ -163,10 +168,7 @@ impl ControlPlane {
         let engine = &self.engine;
         let read = |error: StoreError| error.into_error(verb).with_instance(id);
         for _ in 0..TRIES {
-            if let Some(key) = &request.key
-                && let Some(used) = engine.store.operation_of_key(key).await.map_err(read)?
-                && engine.now().since(used.accepted_at) < crate::store::KEY_KEPT
-            {
+            if let Some(used) = self.operation_of(&request, verb).await? {
                 return self.repeated(used, &ask.fingerprint(id));
             }
             let record = engine.store.instance(id).await.map_err(read)?.ok_or_else(|| not_found(verb, id))?;
@@ -175,7 +177,7 @@ impl ControlPlane {
             let mut draft = Draft::of(&record, now);
             accept::accept(&mut draft, cell, &ask, &request, (engine.seams.random.operation_id(now), now))?;
             let operation = draft.opened().clone();
-            match self.commit(&mut draft).await {
+            match self.commit(draft).await {
                 Ok(()) => {
                     info!(instance = %id, verb, operation = %operation.id, "accepted");
                     return Ok(self.handle(operation));
@@ -190,11 +192,28 @@ impl ControlPlane {
     }
 
     /// Commits a draft and hands the row over to the engine.
-    async fn commit(&self, draft: &mut Draft) -> Result<(), StoreError> {
-        let (change, row) = draft.to_change(Some(self.engine.epoch));
-        let committed = self.engine.commit(change).await?;
-        self.engine.offer(draft.to_record(row, committed.version), Lane::Interactive);
-        Ok(())
+    ///
+    /// In a task of its own: a caller who stops waiting in the middle must not leave a row behind that is accepted and
+    /// that nobody looks at.
+    async fn commit(&self, draft: Draft) -> Result<(), StoreError> {
+        let engine = Arc::clone(&self.engine);
+        let task = self.engine.tasks.spawn(async move {
+            let (change, row) = draft.to_change(Some(engine.epoch));
+            match engine.commit(change).await {
+                Ok(committed) => {
+                    engine.offer(draft.to_record(row, committed.version), Lane::Interactive);
+                    Ok(())
+                }
+                Err(error) => {
+                    // It may be there all the same.
+                    if let (StoreError::Failed(_), Some(cell)) = (&error, engine.cells.get(&row.cell)) {
+                        cell.rescan();
+                    }
+                    Err(error)
+                }
+            }
+        });
+        task.await.unwrap_or_else(|lost| Err(StoreError::Failed(Box::new(lost))))
     }
 
     fn cell(&self, name: &CellName, operation: &'static str) -> Result<&Arc<CellHandle>> {
@@ -207,6 +226,14 @@ impl ControlPlane {
         OperationHandle::new(Arc::clone(&self.engine), operation)
     }
 
+    /// The operation that a request's key belongs to, while it is kept.
+    async fn operation_of(&self, request: &Request, verb: &'static str) -> Result<Option<Operation>> {
+        let Some(key) = &request.key else { return Ok(None) };
+        let used = self.engine.store.operation_of_key(key).await.map_err(|error| error.into_error(verb))?;
+        let now = self.engine.now();
+        Ok(used.filter(|used| now.since(used.accepted_at) < crate::store::KEY_KEPT))
+    }
+
     /// The answer to a key that was used already.
     fn repeated(&self, used: Operation, fingerprint: &str) -> Result<OperationHandle> {
         if used.fingerprint == fingerprint {
@@ -216,13 +243,9 @@ impl ControlPlane {
     }
 
     /// The answer to the creation of what exists: the operation that made it, if it was asked for in the same words.
-    async fn existing(&self, new: &NewInstance, request: &Request, fingerprint: &str) -> Result<OperationHandle> {
+    async fn existing(&self, new: &NewInstance, fingerprint: &str) -> Result<OperationHandle> {
         let read = |error: StoreError| error.into_error("create").with_instance(&new.id);
         let taken = || accept::refused(StoreError::Exists, "create", &new.id);
-        if let Some(key) = &request.key {
-            let used = self.engine.store.operation_of_key(key).await.map_err(read)?;
-            return used.map_or_else(|| Err(taken()), |used| self.repeated(used, fingerprint));
-        }
         let record = self.engine.store.instance(&new.id).await.map_err(read)?.ok_or_else(taken)?;
         if record.row.intent.gone.is_some() {
             return Err(taken());

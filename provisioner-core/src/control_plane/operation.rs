@@ -72,37 +72,63 @@ impl OperationHandle {
     /// The events of its instance from its acceptance on, as they come, until it ended.
     #[must_use]
     pub fn progress(&self) -> BoxStream<'static, Result<Event>> {
-        let id = self.operation.id.clone();
-        let began = id.clone();
-        let handle = self.clone();
-        let ended = stream::once(async move { handle.wait().await }).boxed();
-        let events = follow(Arc::clone(&self.engine), Some(self.operation.instance.clone()), 0)
-            .skip_while(move |event| {
-                let accepted = matches!(
-                    event.as_ref().map(|event| &event.event.what),
-                    Ok(EventKind::Accepted { operation, .. }) if *operation == began
-                );
-                std::future::ready(!accepted && event.is_ok())
-            })
-            .boxed();
-        // Its last event ends the stream; where that was pruned already, the operation's own end does.
-        stream::unfold((events, Some(ended)), move |(mut events, ended)| {
-            let id = id.clone();
-            async move {
-                let mut ended = ended?;
-                let event = tokio::select! {
-                    biased;
-                    event = events.next() => event?,
-                    Some(Err(error)) = ended.next() => return Some((Err(error), (events, None))),
-                };
-                let last = matches!(
-                    event.as_ref().map(|event| &event.event.what),
-                    Ok(EventKind::OperationEnded { operation, .. }) if *operation == id
-                );
-                Some((event, (events, (!last).then_some(ended))))
-            }
+        let progress = Progress {
+            handle: self.clone(),
+            positions: self.engine.store.positions(),
+            read: VecDeque::new(),
+            after: 0,
+            began: false,
+            over: false,
+        };
+        stream::unfold(progress, |mut progress| async move {
+            let event = progress.next().await.transpose()?;
+            progress.over |= event.is_err();
+            Some((event, progress))
         })
         .boxed()
+    }
+}
+
+/// How far somebody who follows an operation is.
+struct Progress {
+    handle: OperationHandle,
+    positions: watch::Receiver<u64>,
+    read: VecDeque<Event>,
+    after: u64,
+    began: bool,
+    over: bool,
+}
+
+impl Progress {
+    async fn next(&mut self) -> Result<Option<Event>> {
+        let (engine, operation) = (Arc::clone(&self.handle.engine), self.handle.operation.clone());
+        while !self.over {
+            while let Some(event) = self.read.pop_front() {
+                self.after = event.position;
+                self.began |=
+                    matches!(&event.event.what, EventKind::Accepted { operation: id, .. } if *id == operation.id);
+                self.over =
+                    matches!(&event.event.what, EventKind::OperationEnded { operation: id, .. } if *id == operation.id);
+                if self.began || self.over {
+                    return Ok(Some(event));
+                }
+            }
+            self.positions.borrow_and_update();
+            // Asked before the events are read: when it has ended, and no more events come, they were pruned already.
+            let ended = self.handle.read().await.map_or(true, |operation| operation.state.is_ended());
+            let events = engine.store.events(Some(&operation.instance), self.after, PAGE).await;
+            self.read.extend(events.map_err(|error| error.into_error("follow events"))?);
+            if self.read.is_empty() {
+                if ended {
+                    break;
+                }
+                tokio::select! {
+                    () = engine.cancel.cancelled() => break,
+                    changed = self.positions.changed() => if changed.is_err() { break },
+                }
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -6,10 +6,11 @@ use tracing::warn;
 
 use super::{ControlPlane, NewInstance, OperationHandle, Request, accept};
 use crate::{
+    context::Priority,
     engine::{draft::Draft, drift},
     error::{Chain, Error, ErrorKind, Result},
     store::{CellRow, Change, DataState, EventKind, LiveIncarnation, NewEvent, Stranger, Verb},
-    types::{CellName, Incarnation, InstanceId},
+    types::{CellName, DataSource, Generation, Incarnation, InstanceId, InstanceSpec, Observed, Target, TenantId},
 };
 
 impl ControlPlane {
@@ -41,6 +42,7 @@ impl ControlPlane {
         }
         let cell = &self.cell(&found.cell, "adopt")?.cell;
         accept::validate(cell, &new.spec, None).map_err(|error| error.with_instance(&new.id))?;
+        let generation = self.generation_of(&found).await?;
         let now = engine.now();
         let id = engine.seams.random.operation_id(now);
         let known_data = found.data.clone().or_else(|| new.data.clone());
@@ -48,7 +50,7 @@ impl ControlPlane {
         let data = known_data.unwrap_or_else(|| engine.seams.random.data_id());
         let mut row = accept::new_row(&new, cell, data, id.clone(), now);
         // Above what it was made with, so that it is brought to the spec.
-        row.wanted = found.generation.next();
+        row.wanted = generation.next();
         row.in_force = row.wanted;
         row.data_made = made;
         let fingerprint = accept::fingerprint(Verb::Adopt, &new.id, &stranger.to_string());
@@ -62,8 +64,34 @@ impl ControlPlane {
         draft.drop_stranger(stranger);
         draft.event(EventKind::StrangerResolved { incarnation: stranger, decision: "adopt".into() });
         draft.open_operation(operation.clone(), None);
-        self.commit(&mut draft).await.map_err(|error| accept::refused(error, "adopt", &new.id))?;
+        self.commit(draft).await.map_err(|error| accept::refused(error, "adopt", &new.id))?;
         Ok(self.handle(operation))
+    }
+
+    /// The generation that a stranger is at now: somebody may have gone on with it since it was found.
+    async fn generation_of(&self, stranger: &Stranger) -> Result<Generation> {
+        let data = stranger.data.clone().unwrap_or_else(|| self.engine.seams.random.data_id());
+        let target = Target {
+            id: stranger.instance.clone(),
+            tenant: TenantId::new("unknown").expect("a name"),
+            incarnation: stranger.incarnation,
+            generation: stranger.generation,
+            spec: Arc::new(InstanceSpec::forgotten()),
+            data: DataSource::Existing(data),
+        };
+        let cell = self.cell(&stranger.cell, "adopt")?;
+        let cx = self.engine.context(Priority::Interactive);
+        let observe = self.engine.call(cell, cx, "adopt", &stranger.instance, move |cx, provisioner| {
+            Box::pin(async move { provisioner.observe(&cx, &target).await })
+        });
+        match observe.await? {
+            Observed::Present(present) => Ok(present.generation.max(stranger.generation)),
+            Observed::Unknown { .. } => Ok(stranger.generation),
+            Observed::Absent => {
+                let error = Error::new(ErrorKind::NotFound, "adopt").with_instance(&stranger.instance);
+                Err(error.with_message("the stranger is not there any more"))
+            }
+        }
     }
 
     /// Drops a stranger from the list. If it is still there at the next drift pass, it is reported anew.

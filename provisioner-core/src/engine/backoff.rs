@@ -16,7 +16,8 @@ pub(crate) fn delay(config: &EngineConfig, random: &Random, attempts: u32, error
     match error.map(Error::retry) {
         // The jitter on top keeps all who were told the same time from coming back at once, and a short time from being
         // asked for again and again.
-        Some(Retry::After(asked)) => asked + jittered.min(asked * 4 + config.backoff_min * 8),
+        Some(Retry::After(asked)) => asked
+            .saturating_add(jittered.min(asked.saturating_mul(4).saturating_add(config.backoff_min.saturating_mul(8)))),
         _ => jittered.max(config.backoff_min / 2),
     }
 }

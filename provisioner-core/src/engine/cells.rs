@@ -3,6 +3,7 @@
 //! Nothing is shared between the loops, so one sick cell does not slow the others.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -45,6 +46,11 @@ pub(crate) struct CellHandle {
     wake: Notify,
     /// Whether ended makings may be due to be looked for.
     remnants_due: AtomicBool,
+    /// Whether the provider was seen to be another one.
+    is_another: AtomicBool,
+    /// Calls that were made and whose answers are not in the store yet. Whoever looks next must know of them: reads may
+    /// lag behind.
+    unrecorded: Mutex<BTreeMap<InstanceId, Timestamp>>,
     pub(crate) guard: DriftGuard,
 }
 
@@ -57,6 +63,8 @@ impl CellHandle {
             queue: Mutex::new(Queue::new()),
             wake: Notify::new(),
             remnants_due: AtomicBool::new(true),
+            is_another: AtomicBool::new(false),
+            unrecorded: Mutex::default(),
             guard: DriftGuard::new(drift_frozen),
         }
     }
@@ -84,6 +92,27 @@ impl CellHandle {
         self.wake.notify_one();
     }
 
+    /// A call for an instance is about to be made.
+    pub(crate) fn call_begins(&self, id: &InstanceId, now: Timestamp) {
+        self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), now);
+    }
+
+    /// What came of the last call for an instance is in the store.
+    pub(crate) fn call_is_recorded(&self, id: &InstanceId) {
+        self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// The last call for an instance that is not in the store.
+    pub(crate) fn unrecorded_call(&self, id: &InstanceId) -> Option<Timestamp> {
+        self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied()
+    }
+
+    /// The provider was seen to be another one than the store knows: no more work there until it is itself again.
+    pub(crate) fn stop_until_identified(&self) {
+        self.is_another.store(true, Ordering::SeqCst);
+        self.wake.notify_one();
+    }
+
     /// Says that something of the cell is due at this time: it is in the store.
     pub(crate) fn note_due(&self, due: Timestamp) {
         self.queue().note_due(due);
@@ -93,10 +122,16 @@ impl CellHandle {
 
 /// The loop of one cell, until the engine is cancelled; then it waits for what runs.
 pub(crate) async fn work(engine: Arc<Engine>, cell: Arc<CellHandle>) {
-    if !until_identified(&engine, &cell).await {
-        return;
+    while !engine.cancel.is_cancelled() {
+        let looped = CellLoop::new(Arc::clone(&engine), Arc::clone(&cell)).work();
+        if std::panic::AssertUnwindSafe(looped).catch_unwind().await.is_ok() {
+            return;
+        }
+        error!(cell = %cell.name, "the loop of a cell ended with a panic; it starts again");
+        // What it was working on was dropped: the store knows all of it.
+        *cell.queue() = Queue::new();
+        tokio::time::sleep(PAUSE).await;
     }
-    CellLoop::new(engine, cell).work().await;
 }
 
 /// Waits until the provider is reached and is the one that the store knows.
@@ -171,8 +206,12 @@ impl CellLoop {
     }
 
     async fn work(mut self) {
+        self.cell.stop_until_identified();
         loop {
             if self.engine.cancel.is_cancelled() {
+                break;
+            }
+            if self.cell.is_another.swap(false, Ordering::SeqCst) && !until_identified(&self.engine, &self.cell).await {
                 break;
             }
             self.open_events();
@@ -262,6 +301,11 @@ impl CellLoop {
                 if more {
                     queue.set_behind(lane, true);
                 }
+                drop(queue);
+                // One pass over what is due is enough at a time: what fills the places meanwhile must run, too.
+                if self.cursors[lane as usize].is_none() || self.engine.cancel.is_cancelled() {
+                    break;
+                }
             }
         }
         true
@@ -315,6 +359,8 @@ impl CellLoop {
         let mut queue = self.cell.queue();
         match next {
             Next::Rest => {}
+            // The store knows that it is due, and is asked again once work goes on.
+            Next::Frozen => Lane::ALL.into_iter().for_each(|lane| queue.set_behind(lane, true)),
             Next::Due(due) => queue.note_due(due),
             Next::Again | Next::StoreFailed => queue.offer(id.clone(), Lane::Interactive, None),
         }

@@ -138,6 +138,19 @@ impl Draft {
         self.row.due_at = Some(self.now);
     }
 
+    /// After an update that failed: puts the spec that was applied last in force again, under a generation above both. The
+    /// failed one stays what the customer wants.
+    pub(crate) fn fall_back(&mut self) {
+        let Some(applied) = self.row.applied else { return };
+        if self.row.in_force != self.row.wanted || applied == self.row.wanted {
+            return;
+        }
+        let generation = self.row.next_generation();
+        let spec = Arc::clone(&self.specs[&applied]);
+        self.put_spec(generation, spec);
+        self.row.in_force = generation;
+    }
+
     /// Takes in what was seen: a cache, and an event where the phase is another one.
     pub(crate) fn absorb(&mut self, observed: &Observed) {
         let (phase, endpoint, reason) = match observed {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use tracing::{info, warn};
 
 use super::{Engine, cells, cells::CellHandle, remnants};
@@ -26,6 +26,8 @@ use crate::{
 const PAGE: usize = 256;
 /// Below this many, a share says nothing: two of three is a bad day, not a lost cell.
 const VANISHED_SHARE_FROM: u64 = 5;
+/// The longest interval between two passes.
+const INTERVAL_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How many vanished instances one pass hands over to be looked at.
 const VANISHED_AT_ONCE: usize = 1000;
 
@@ -49,7 +51,7 @@ pub struct DriftReport {
 /// Compares a cell with the store again and again, at an interval with jitter, until the engine is cancelled.
 pub(crate) async fn patrol(engine: Arc<Engine>, cell: Arc<CellHandle>) {
     loop {
-        let interval = engine.config.drift_interval;
+        let interval = engine.config.drift_interval.min(INTERVAL_MAX);
         let pause = interval * 3 / 4 + engine.seams.random.up_to(interval / 2);
         tokio::select! {
             () = engine.cancel.cancelled() => return,
@@ -71,34 +73,68 @@ pub(crate) async fn patrol(engine: Arc<Engine>, cell: Arc<CellHandle>) {
 /// When the provider cannot be listed or is not the one that the store knows, or the store fails. Then nothing counts as
 /// vanished.
 pub(crate) async fn pass(engine: &Engine, cell: &CellHandle) -> Result<DriftReport> {
-    cells::identify(engine, cell).await?;
+    if let Err(error) = cells::identify(engine, cell).await {
+        if error.kind() == ErrorKind::Conflict {
+            cell.stop_until_identified();
+        }
+        return Err(error);
+    }
+    let mut strangers = engine.store.strangers().await.map_err(|error| error.into_error("drift"))?;
     let started_at = engine.now();
     let mut report = DriftReport { frozen: cell.guard.is_frozen(), ..DriftReport::default() };
     let mut seen = BTreeSet::new();
     let cx = engine.context(Priority::Background);
     let mut pages = cell.provisioner().list(&cx).chunks(PAGE);
-    while let Some(page) = pages.next().await {
+    while let Some(page) = next_page(engine, &mut pages).await? {
         // A listing that failed half-way has seen only half: nothing follows from what it did not see.
         let page: Vec<Owned> = page.into_iter().collect::<Result<_>>()?;
         report.listed += page.len() as u64;
         let instances = page.iter().filter(|owned| owned.kind == OwnedKind::Instance);
         seen.extend(instances.map(|owned| owned.incarnation.nonce()));
-        compare(engine, cell, page, &mut report).await?;
-        if engine.cancel.is_cancelled() {
-            return Err(Error::new(ErrorKind::Cancelled, "drift"));
-        }
+        compare(engine, cell, page, &mut strangers, &mut report).await?;
     }
     find_vanished(engine, cell, &seen, started_at, &mut report).await?;
+    if !engine.is_frozen() {
+        maintain(engine, cell).await?;
+    }
     Ok(report)
 }
 
+/// Has the cell see to its own upkeep.
+async fn maintain(engine: &Engine, cell: &CellHandle) -> Result<()> {
+    let cx = engine.context(Priority::Background).with_timeout(engine.config.call_timeout);
+    let actions = tokio::time::timeout(engine.config.call_timeout, cell.provisioner().maintain(&cx, false)).await;
+    for action in actions.map_err(|_| super::run::lost_answer("maintain"))?? {
+        info!(cell = %cell.name, action, "upkeep");
+    }
+    Ok(())
+}
+
+/// The next page of a listing, within the time for one call.
+async fn next_page<P>(engine: &Engine, pages: &mut (impl Stream<Item = P> + Unpin)) -> Result<Option<P>> {
+    tokio::select! {
+        () = engine.cancel.cancelled() => Err(Error::new(ErrorKind::Cancelled, "drift")),
+        page = tokio::time::timeout(engine.config.call_timeout, pages.next()) => {
+            page.map_err(|_| super::run::lost_answer("list"))
+        }
+    }
+}
+
 /// Compares a page of what is there with what the store says.
-async fn compare(engine: &Engine, cell: &CellHandle, page: Vec<Owned>, report: &mut DriftReport) -> Result<()> {
+async fn compare(
+    engine: &Engine,
+    cell: &CellHandle,
+    page: Vec<Owned>,
+    strangers: &mut Vec<Stranger>,
+    report: &mut DriftReport,
+) -> Result<()> {
     let incarnations: Vec<_> = page.iter().map(|owned| owned.incarnation).collect();
     let known = engine.store.incarnations(&incarnations).await.map_err(|error| error.into_error("drift"))?;
     for (owned, known) in page.into_iter().zip(known) {
         match known {
-            None => stranger(engine, cell, &owned, report).await?,
+            // The last making that used it may be forgotten already.
+            None if owned.kind == OwnedKind::Data && is_known_data(engine, &owned).await? => {}
+            None => stranger(engine, cell, &owned, strangers, report).await?,
             // Retained data is what is left of makings that ended.
             Some(_) if owned.kind == OwnedKind::Data => {}
             Some(row) if row.state == IncarnationState::Live => {
@@ -116,6 +152,12 @@ async fn compare(engine: &Engine, cell: &CellHandle, page: Vec<Owned>, report: &
         }
     }
     Ok(())
+}
+
+async fn is_known_data(engine: &Engine, owned: &Owned) -> Result<bool> {
+    let Some(id) = &owned.data else { return Ok(false) };
+    let data = engine.store.data_set(id).await.map_err(|error| error.into_error("drift"))?;
+    Ok(data.is_some())
 }
 
 /// Whether a settled instance is not what the store says. What is in motion is looked at anyway.
@@ -136,9 +178,14 @@ async fn remnant(engine: &Engine, cell: &CellHandle, mut row: IncarnationRow) ->
     Ok(())
 }
 
-async fn stranger(engine: &Engine, cell: &CellHandle, owned: &Owned, report: &mut DriftReport) -> Result<()> {
+async fn stranger(
+    engine: &Engine,
+    cell: &CellHandle,
+    owned: &Owned,
+    known: &mut Vec<Stranger>,
+    report: &mut DriftReport,
+) -> Result<()> {
     report.strangers += 1;
-    let known = engine.store.strangers().await.map_err(|error| error.into_error("drift"))?;
     if known.iter().any(|stranger| stranger.incarnation == owned.incarnation) {
         return Ok(());
     }
@@ -154,11 +201,13 @@ async fn stranger(engine: &Engine, cell: &CellHandle, owned: &Owned, report: &mu
     let what = EventKind::StrangerFound { incarnation: owned.incarnation, cell: cell.name.clone() };
     let change = Change {
         epoch: Some(engine.epoch),
-        strangers: vec![stranger],
+        strangers: vec![stranger.clone()],
         events: vec![about(engine, Some(&owned.id), what)],
         ..Change::default()
     };
-    engine.commit(change).await.map(drop).map_err(|error| error.into_error("drift"))
+    engine.commit(change).await.map_err(|error| error.into_error("drift"))?;
+    known.push(stranger);
+    Ok(())
 }
 
 /// Finds what should be there and was not listed; freezes when it is too much at once.

@@ -19,7 +19,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
 };
 
@@ -58,6 +58,8 @@ pub(crate) struct Engine {
     pub(crate) cancel: CancellationToken,
     pub(crate) tasks: TaskTracker,
     frozen: AtomicBool,
+    /// Since when work goes on, in Unix milliseconds: the start, or the end of the last freeze.
+    working_since: AtomicI64,
 }
 
 /// What an engine is made of.
@@ -77,6 +79,7 @@ impl Engine {
     pub(crate) fn start(parts: EngineParts) -> Arc<Self> {
         let engine = Arc::new(Self {
             started_at: parts.seams.clock.now(),
+            working_since: AtomicI64::new(parts.seams.clock.now().unix_ms()),
             store: parts.store,
             config: parts.config,
             seams: parts.seams,
@@ -113,7 +116,15 @@ impl Engine {
         self.frozen.load(Ordering::SeqCst)
     }
 
+    /// Since when work goes on: time before that counts for no deadline.
+    pub(crate) fn working_since(&self) -> Timestamp {
+        Timestamp::from_unix_ms(self.working_since.load(Ordering::SeqCst))
+    }
+
     pub(crate) fn set_frozen(&self, frozen: bool) {
+        if !frozen {
+            self.working_since.store(self.now().unix_ms(), Ordering::SeqCst);
+        }
         self.frozen.store(frozen, Ordering::SeqCst);
         if !frozen {
             for cell in self.cells.values() {

@@ -88,7 +88,8 @@ impl Queue {
 
     fn push(&mut self, id: InstanceId, lane: Lane, record: Option<Record>) {
         if self.waiting[lane as usize].len() >= WINDOW_MAX {
-            self.behind[lane as usize] = true;
+            // The store may know it in the other lane.
+            self.behind = [true; 2];
             return;
         }
         self.waiting[lane as usize].push_back(id.clone());
@@ -99,7 +100,7 @@ impl Queue {
     pub(crate) fn wanted(&self, lane: Lane) -> Option<usize> {
         let waiting = self.waiting[lane as usize].len();
         // Asking for few rows at a time would cost a query each.
-        (self.behind[lane as usize] && waiting < WINDOW_MAX / 2).then_some(WINDOW_MAX - waiting)
+        (self.behind[lane as usize] && waiting < WINDOW_MAX / 2).then(|| WINDOW_MAX - waiting)
     }
 
     /// Says whether the store may have more.

@@ -30,6 +30,9 @@ pub(crate) async fn look(engine: &Engine, cell: &CellHandle) {
         };
         let all = rows.len() < PAGE;
         for row in rows {
+            if engine.cancel.is_cancelled() || engine.is_frozen() {
+                return;
+            }
             if let Err(error) = look_for(engine, cell, row).await {
                 cell.note_due(engine.now().after(engine.config.backoff_max));
                 return warn!(error = %Chain(&error), "could not write down what became of a remnant");
@@ -76,6 +79,9 @@ pub(crate) async fn remove(
     row: &mut IncarnationRow,
     target: &Target,
 ) -> Result<(), StoreError> {
+    if engine.is_frozen() {
+        return Ok(());
+    }
     if row.state != IncarnationState::Ending {
         info!(instance = %row.instance, incarnation = %row.incarnation, "removing a remnant");
         row.state = IncarnationState::Ending;
@@ -91,8 +97,8 @@ pub(crate) async fn remove(
         write(engine, row.clone(), vec![event]).await?;
     }
     // Data that somebody still has a right to stays; what nobody knows of any more goes with its remnant.
-    let kept = engine.store.data(Some(&row.tenant), None, usize::MAX).await?.iter().any(|data| data.id == row.data);
-    let disposition = if kept { DataDisposition::Retain } else { DataDisposition::Delete };
+    let kept = engine.store.data_set(&row.data).await?;
+    let disposition = if kept.is_some() { DataDisposition::Retain } else { DataDisposition::Delete };
     let target = target.clone();
     let removed = engine
         .call(cell, engine.context(Priority::Background), "destroy", &row.instance, move |cx, provisioner| {

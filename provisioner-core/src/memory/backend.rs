@@ -24,8 +24,8 @@ use crate::{
     provisioner::Provisioner,
     seams::Random,
     types::{
-        Capabilities, ControlPlaneId, DataDisposition, DataId, InstanceId, InstanceSpec, Observed, Owned, OwnedKind,
-        Phase, Reason, SecretSupport, SizeMax, Target,
+        Capabilities, ControlPlaneId, DataDisposition, DataId, Generation, InstanceId, InstanceSpec, Observed, Owned,
+        OwnedKind, Phase, Present, Reason, SecretSupport, SizeMax, Target,
     },
 };
 
@@ -173,6 +173,10 @@ impl MemoryProvisioner {
             match state.faults.next(operation, self.0.config.fault_percent, &self.0.config.random) {
                 None => return effect(&mut state),
                 Some(Fault::Hang) => true,
+                Some(Fault::AfterApplyHang) => {
+                    effect(&mut state)?;
+                    true
+                }
                 Some(fault @ Fault::AfterApply) => {
                     effect(&mut state)?;
                     return Err(fault.to_error(operation));
@@ -310,7 +314,7 @@ impl Provisioner for MemoryProvisioner {
                 incarnation,
                 kind: OwnedKind::Data,
                 data: Some(data),
-                observed: Observed::Absent,
+                observed: Present::new(Phase::Zero, Generation(0), incarnation).into(),
             });
             stream::iter(things.chain(data).map(Ok).collect::<Vec<_>>())
         })

@@ -147,6 +147,10 @@ impl World {
         let key = (owner.clone(), target.incarnation);
         let now = Instant::now();
         if let Some(thing) = self.things.get(&key) {
+            if thing.data != *target.data.id() {
+                let error = Error::new(ErrorKind::Conflict, "create").with_field("data");
+                return Err(error.with_message("it runs on other data, and that cannot be changed in place"));
+            }
             if thing.generation > target.generation {
                 return Err(Error::new(ErrorKind::Conflict, "create")
                     .with_field("generation")
@@ -210,10 +214,12 @@ impl World {
     }
 
     pub(super) fn destroy(&mut self, owner: &Owner, target: &Target, data: DataDisposition, pace: Pace) -> Observed {
-        if data == DataDisposition::Delete {
+        let key = (owner.clone(), target.incarnation);
+        let others = |users: &BTreeSet<Incarnation>| users.iter().any(|user| *user != target.incarnation);
+        let data_key = (owner.clone(), target.data.id().clone());
+        if data == DataDisposition::Delete && !self.users.get(&data_key).is_some_and(others) {
             self.delete_data(owner, target.data.id());
         }
-        let key = (owner.clone(), target.incarnation);
         let Some(thing) = self.things.get(&key) else { return Observed::Absent };
         if thing.phase != Phase::Destroying || thing.has_stalled() {
             let thing = Thing { phase: Phase::Destroying, done_at: Instant::now() + pace.stop, ..thing.clone() };

@@ -419,6 +419,10 @@ impl Store for MemoryStore {
         Ok(state.data.values().filter(fits).take(limit).cloned().collect())
     }
 
+    async fn data_set(&self, id: &DataId) -> Result<Option<DataRow>, StoreError> {
+        Ok(self.state().data.get(id).cloned())
+    }
+
     async fn strangers(&self) -> Result<Vec<Stranger>, StoreError> {
         let mut strangers: Vec<_> = self.state().strangers.values().cloned().collect();
         // By text, as in the other stores.

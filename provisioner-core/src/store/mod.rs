@@ -281,6 +281,9 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<DataRow>, StoreError>;
 
+    /// One data set.
+    async fn data_set(&self, id: &DataId) -> Result<Option<DataRow>, StoreError>;
+
     /// What was found that the store never knew.
     async fn strangers(&self) -> Result<Vec<Stranger>, StoreError>;
 

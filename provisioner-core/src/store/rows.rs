@@ -55,8 +55,11 @@ pub struct InstanceRow {
     pub reason: Option<Reason>,
     /// Whether the engine has given up until somebody asks for something.
     pub parked: bool,
-    /// Failures in a row.
+    /// Failures in a row that count against it.
     pub attempts: u32,
+    /// Failures since then of a provider that was busy or down: they slow the next try, and count against nobody.
+    #[serde(default)]
+    pub busy: u32,
     /// Until when a failure keeps it from acting.
     pub retry_at: Option<Timestamp>,
     /// Since when a move is under way: its deadline counts from here.

@@ -115,7 +115,11 @@ fn is_dns_label(text: &str, length_max: usize) -> bool {
 
 /// Visible text without control characters, between the given lengths in characters.
 fn is_text(text: &str, length_max: usize) -> bool {
-    !text.trim().is_empty() && text.chars().count() <= length_max && !text.chars().any(char::is_control)
+    // Marks that turn the direction of writing make a text read as another one.
+    let misleads = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    !text.trim().is_empty() && text.chars().count() <= length_max && !text.chars().any(misleads)
 }
 
 fn is_host_name(text: &str) -> bool {
@@ -285,6 +289,16 @@ mod tests {
     fn a_hostile_name_is_quoted_short_and_escaped() {
         let error = InstanceId::new("\u{1b}[2J".repeat(500)).unwrap_err().to_string();
         assert!(!error.contains('\u{1b}') && error.len() < 700, "{error}");
+    }
+
+    #[test]
+    fn tenants_are_any_text_that_reads_as_what_it_is() {
+        for good in ["Acme Inc.", "Ümläut & Söhne", "株式会社", "شركة"] {
+            assert!(TenantId::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "  ", "a\nb", "gpj.\u{202e}evil", &"x".repeat(129)] {
+            assert!(TenantId::new(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

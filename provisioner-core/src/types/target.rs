@@ -58,7 +58,7 @@ pub struct Owned {
     pub kind: OwnedKind,
     /// The data it runs on or is, as far as the provider tells.
     pub data: Option<DataId>,
-    /// What was seen of it.
+    /// What was seen of it; retained data is in phase [`Zero`](super::Phase::Zero).
     pub observed: Observed,
 }
 

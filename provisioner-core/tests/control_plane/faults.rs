@@ -286,3 +286,134 @@ async fn a_sick_cell_does_not_slow_the_others() {
     }
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_update_that_fails_gives_way_to_the_last_good_spec_before_it_is_parked() {
+    let world = World::new().await;
+    world.create("acme").await;
+    world.provider.script("create", Fault::BeforeSend(ErrorKind::Internal));
+    let updated = world.update("acme", "2.0-bad").await;
+    while world.provider.calls()["create"] < 2 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    world.sleep("acme").await;
+    assert_eq!(ended(&updated).await.state, OperationState::Superseded);
+    world.wake("acme").await;
+    let back = world.get("acme").await;
+    assert_eq!(back.endpoint.unwrap().as_str(), "memory://acme/1.0");
+    assert_eq!(back.spec.workload.version, "2.0-bad", "it is still what the customer wants");
+    // A restart does not bring the bad one back either.
+    done(&world.plane.restart(&id("acme"), by()).await.unwrap()).await;
+    assert_eq!(world.get("acme").await.endpoint.unwrap().as_str(), "memory://acme/1.0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_during_a_call_does_not_make_a_lagging_read_believed() {
+    for destroyed in [false, true] {
+        let lagging = MemoryConfig { lag: Duration::from_secs(3), ..MemoryConfig::default() };
+        let world = World::with(lagging, config()).await;
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        // The thing is made, the answer does not come, and meanwhile somebody asks for something else.
+        world.provider.script("create", Fault::AfterApplyHang);
+        world.plane.create(new("acme"), by()).await.unwrap();
+        while world.things().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        if destroyed {
+            world.destroy("acme").await;
+            assert!(world.things().is_empty());
+        } else {
+            world.sleep("acme").await;
+            assert_eq!(world.things()[0].phase, Phase::Zero);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_provider_counts_against_nobody() {
+    let world = World::new().await;
+    for kind in [ErrorKind::Unavailable, ErrorKind::Unavailable, ErrorKind::Throttled, ErrorKind::Internal] {
+        world.provider.script("create", Fault::BeforeSend(kind));
+    }
+    world.create("acme").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn asking_again_does_not_defeat_the_back_off() {
+    let world = World::new().await;
+    world.provider.script("create", Fault::Throttled { after_ms: 30_000 });
+    world.plane.create(new("acme"), by()).await.unwrap();
+    for _ in 0..200 {
+        world.plane.wake(&id("acme"), by()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(world.provider.calls()["create"], 1);
+    world.until_phase("acme", Phase::Running).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_made_after_its_deadline() {
+    let world = World::new().await;
+    world.provider.script("create", Fault::Throttled { after_ms: 120_000 });
+    let created = ended(&world.plane.create(new("acme"), by()).await.unwrap()).await;
+    assert_eq!(created.failure.unwrap().code, "deadline");
+    assert_eq!(world.provider.calls()["create"], 1);
+    assert!(world.things().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_becomes_of_data_is_as_told_also_for_what_never_ran() {
+    let world =
+        World::with(MemoryConfig { start: Duration::from_secs(3600), ..MemoryConfig::default() }, config()).await;
+    world.plane.create(new("acme"), by()).await.unwrap();
+    while world.things().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let data = world.get("acme").await.data;
+    done(&world.plane.destroy(&id("acme"), DataDisposition::Retain, by()).await.unwrap()).await;
+    assert!(world.provider.has_data(&plane_id(), &data));
+    assert_eq!(world.plane.data(None, None, 10).await.unwrap().items.len(), 1, "what is kept is listed");
+    // Taken up by an instance that is deleted before anything is made of it.
+    world.plane.freeze(true, by()).await.unwrap();
+    world.plane.create(new("later").on_data(data.clone()), by()).await.unwrap();
+    let destroyed = world.plane.destroy(&id("later"), DataDisposition::Delete, by()).await.unwrap();
+    world.plane.freeze(false, by()).await.unwrap();
+    done(&destroyed).await;
+    assert!(!world.provider.has_data(&plane_id(), &data), "what is to be deleted is deleted");
+    assert!(world.plane.data(None, None, 10).await.unwrap().items.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_goes_away_leaves_no_request_that_nobody_works_on() {
+    use std::sync::Arc;
+
+    use provisioner_core::{
+        Cell, ControlPlane,
+        memory::MemoryProvisioner,
+        store::{CommitMode, InstanceFilter, SqliteStore},
+    };
+
+    use crate::harness::cell;
+
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("store.db"), plane_id(), CommitMode::Grouped).await.unwrap();
+    let provider = MemoryProvisioner::new(MemoryConfig::default());
+    let plane = ControlPlane::builder(store).cell(Cell::new(cell(), Arc::new(provider))).start().await.unwrap();
+    for n in 0..200 {
+        // Polled until the commit is on its way, and dropped there.
+        let mut create = Box::pin(plane.create(new(&format!("i{n}")), by()));
+        let _ = futures::poll!(&mut create);
+        drop(create);
+    }
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let page = plane.list(&InstanceFilter::default(), None, 1000).await.unwrap();
+        if page.items.len() == 200 && page.items.iter().all(|instance| instance.settled) {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{} accepted, not all settled", page.items.len());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    plane.shutdown().await.unwrap();
+}

@@ -80,6 +80,7 @@ pub(crate) fn row(name: impl AsRef<str>) -> InstanceRow {
         reason: None,
         parked: false,
         attempts: 0,
+        busy: 0,
         retry_at: None,
         moving_since: None,
         due_at: None,

@@ -26,6 +26,7 @@ impl Run<'_> {
             info!(instance = %row.id, found, "drifted");
             if row.settled_at.is_none_or(|at| self.engine.now().since(at) >= self.engine.config.stable_after) {
                 self.draft.row.attempts = 0;
+                self.draft.row.busy = 0;
             }
             self.draft.event(EventKind::Drifted { found });
             self.draft.begin_move(Lane::Background);
@@ -36,8 +37,9 @@ impl Run<'_> {
             self.draft.start_incarnation(incarnation);
         }
         if new_incarnation || !self.draft.is_unsettled_on_disk() {
-            self.engine.write(&mut self.draft).await?;
+            self.write().await?;
         }
+        self.cell.call_begins(&self.draft.row.id, self.engine.now());
         self.called = Some(step);
         self.known = Observed::Unknown { again: Duration::ZERO };
         let answer = self.call(step).await;

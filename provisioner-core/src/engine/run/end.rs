@@ -1,7 +1,5 @@
 //! Ending a move: settled, forgotten, failed, parked, or expired.
 
-use std::sync::Arc;
-
 use tracing::{info, warn};
 
 use super::{EXPIRED, Next, Run};
@@ -50,7 +48,7 @@ impl Run<'_> {
             metrics::histogram!("provisioner_time_to_ready_seconds", "cell" => self.cell.name.to_string())
                 .record(now.since(row.created_at).as_secs_f64());
         }
-        self.engine.write(&mut self.draft).await?;
+        self.write().await?;
         Ok(next)
     }
 
@@ -61,7 +59,7 @@ impl Run<'_> {
         let row = &self.draft.row;
         // The verb removes the data of what is there; this removes the data of what was gone before.
         let verb_was_called = self.called == Some(Step::Destroy) || row.phase == Some(Phase::Destroying);
-        if disposition == DataDisposition::Delete && row.incarnations > 0 && !verb_was_called {
+        if disposition == DataDisposition::Delete && (row.incarnations > 0 || row.data_made) && !verb_was_called {
             let data = row.data.clone();
             let deleted =
                 self.engine.call(self.cell, self.context(), "delete data", &row.id, move |cx, provisioner| {
@@ -77,12 +75,15 @@ impl Run<'_> {
         match disposition {
             DataDisposition::Delete => self.draft.drop_data(),
             // Also what was never seen ready may have left data behind.
-            DataDisposition::Retain if self.draft.row.incarnations > 0 => self.draft.data(DataState::Retained),
+            DataDisposition::Retain if self.draft.row.incarnations > 0 || self.draft.row.data_made => {
+                self.draft.data(DataState::Retained)
+            }
             DataDisposition::Retain => self.draft.drop_data(),
         }
         self.draft.end_operation(OperationState::Done, None);
         self.draft.event(EventKind::Forgotten { data: disposition });
         self.engine.remove(&self.draft).await?;
+        self.cell.call_is_recorded(&self.draft.row.id);
         info!(instance = %self.draft.row.id, ?disposition, "forgotten");
         Ok(Next::Rest)
     }
@@ -100,8 +101,6 @@ impl Run<'_> {
         if error.is_some_and(|error| error.retry() == Retry::Never) {
             return self.park(reason).await;
         }
-        self.draft.row.attempts += 1;
-        let attempts = self.draft.row.attempts;
         // A provider that is busy or down is not the instance's fault: only the deadline ends that.
         let counts = error.is_none_or(|error| {
             !matches!(
@@ -109,25 +108,29 @@ impl Run<'_> {
                 ErrorKind::Throttled | ErrorKind::CapacityExhausted | ErrorKind::Unavailable | ErrorKind::Cancelled
             )
         });
+        let row = &mut self.draft.row;
+        *(if counts { &mut row.attempts } else { &mut row.busy }) += 1;
+        let (attempts, failures) = (row.attempts, row.attempts.saturating_add(row.busy));
         let gone = matches!(self.target_state(), TargetState::Gone(_));
-        let too_often = counts && attempts >= config.attempts_max;
-        let too_late = self.deadline().is_some_and(|deadline| now >= deadline);
-        if !gone && (too_often || too_late) {
+        if !gone && (attempts >= config.attempts_max || self.is_too_late()) {
             return self.park(reason).await;
         }
-        let delay = backoff::delay(config, &self.engine.seams.random, attempts, error);
-        let retry_at = now.after(delay);
+        let delay = backoff::delay(config, &self.engine.seams.random, failures, error);
+        let mut retry_at = now.after(delay);
+        if let Some(deadline) = self.deadline() {
+            retry_at = retry_at.min(deadline);
+        }
         self.draft.event(EventKind::Retrying {
             failure: reason.clone(),
-            attempts,
-            again_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+            attempts: failures,
+            again_ms: u64::try_from(retry_at.since(now).as_millis()).unwrap_or(u64::MAX),
         });
         let row = &mut self.draft.row;
         row.reason = Some(reason);
         row.retry_at = Some(retry_at);
         row.due_at = Some(retry_at);
         row.lane = Lane::Background;
-        self.engine.write(&mut self.draft).await?;
+        self.write().await?;
         Ok(Next::Due(retry_at))
     }
 
@@ -136,16 +139,8 @@ impl Run<'_> {
     pub(super) async fn park(&mut self, reason: Reason) -> Result<Next, StoreError> {
         warn!(instance = %self.draft.row.id, %reason, "parked");
         self.draft.at(self.engine.now());
-        let row = &self.draft.row;
-        if let Some(applied) = row.applied
-            && row.in_force == row.wanted
-            && applied != row.wanted
-            && self.target_state() == TargetState::Running
-        {
-            let fallback = row.next_generation();
-            let spec = Arc::clone(&self.draft.specs[&applied]);
-            self.draft.put_spec(fallback, spec);
-            self.draft.row.in_force = fallback;
+        if self.target_state() == TargetState::Running {
+            self.draft.fall_back();
         }
         let row = &mut self.draft.row;
         row.parked = true;
@@ -159,7 +154,7 @@ impl Run<'_> {
         self.draft.event(EventKind::Parked { failure: reason.clone() });
         self.draft.end_operation(OperationState::Failed, Some(reason));
         metrics::counter!("provisioner_parked_total", "cell" => self.cell.name.to_string()).increment(1);
-        self.engine.write(&mut self.draft).await?;
+        self.write().await?;
         Ok(self.draft.row.due_at.map_or(Next::Rest, Next::Due))
     }
 
@@ -174,6 +169,7 @@ impl Run<'_> {
         row.intent.holds.insert(Hold::new(EXPIRED).expect("a DNS label"));
         row.revision = row.revision.next();
         row.attempts = 0;
+        row.busy = 0;
         info!(instance = %row.id, "expired");
         self.draft.end_operation(OperationState::Superseded, None);
         self.draft.event(EventKind::Drifted { found: EXPIRED.into() });

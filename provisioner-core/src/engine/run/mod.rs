@@ -29,6 +29,8 @@ use crate::{
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// The same when the backend tells of changes by itself: a safety net for lost events.
 const LOOK_AGAIN_WATCHED: Duration = Duration::from_secs(30);
+/// And the least, when the backend asks for less.
+const LOOK_AGAIN_LEAST: Duration = Duration::from_millis(250);
 /// How long a move that was called for may go on before it is called for again.
 const CALL_AGAIN: Duration = Duration::from_secs(60);
 /// The hold that an expired instance gets.
@@ -41,6 +43,8 @@ const STEPS_MAX: usize = 16;
 pub(crate) enum Next {
     /// When somebody says so.
     Rest,
+    /// When work goes on: all of it is frozen.
+    Frozen,
     /// At this time: it is in the store.
     Due(Timestamp),
     /// At once, from what is in the store then: somebody else wrote the row.
@@ -92,7 +96,11 @@ impl<'a> Run<'a> {
             None => Observed::Absent,
             Some(_) => Observed::Unknown { again: Duration::ZERO },
         };
-        Self { engine, cell, draft: Draft::of(record, engine.now()), known, called: None }
+        let mut draft = Draft::of(record, engine.now());
+        if let Some(live) = &mut draft.row.live {
+            live.last_call = live.last_call.max(cell.unrecorded_call(&record.row.id));
+        }
+        Self { engine, cell, draft, known, called: None }
     }
 
     async fn finish(mut self) -> Result<Next, StoreError> {
@@ -107,7 +115,10 @@ impl<'a> Run<'a> {
             return Ok(Next::Due(retry_at));
         }
         for _ in 0..STEPS_MAX {
-            if self.engine.cancel.is_cancelled() || self.engine.is_frozen() {
+            if self.engine.is_frozen() {
+                return Ok(Next::Frozen);
+            }
+            if self.engine.cancel.is_cancelled() {
                 return Ok(Next::Rest);
             }
             if let Flow::End(next) = self.step().await? {
@@ -140,8 +151,17 @@ impl<'a> Run<'a> {
             // Called already, and under way.
             step if self.called == Some(step) => self.under_way(step).await.map(Flow::End),
             Step::Create if self.has_failed_since_called() => self.failed_again().await.map(Flow::End),
+            // Whatever this call made would be given up at the next look, and cost money.
+            _ if self.is_too_late() => self.park_for_deadline().await.map(Flow::End),
             step => self.act(step).await,
         }
+    }
+
+    /// Writes down what is so far, and with it what came of the last call.
+    async fn write(&mut self) -> Result<(), StoreError> {
+        self.engine.write(&mut self.draft).await?;
+        self.cell.call_is_recorded(&self.draft.row.id);
+        Ok(())
     }
 
     // Waiting
@@ -149,8 +169,12 @@ impl<'a> Run<'a> {
     /// Something is on its way by itself.
     async fn wait(&mut self) -> Result<Next, StoreError> {
         let again = self.known.present().and_then(|present| present.again);
-        let usual = if self.cell.capabilities.watch { LOOK_AGAIN_WATCHED } else { LOOK_AGAIN };
-        self.look_again(again.unwrap_or(usual)).await
+        // Who is told of changes need not look every moment: each look is a durable write.
+        let (usual, least) = match self.cell.capabilities.watch {
+            true => (LOOK_AGAIN_WATCHED, LOOK_AGAIN_LEAST),
+            false => (LOOK_AGAIN, Duration::ZERO),
+        };
+        self.look_again(again.unwrap_or(usual).max(least)).await
     }
 
     /// The step was called in this run, and the planner wants it still: it takes its time, or it had no effect.
@@ -206,6 +230,9 @@ impl<'a> Run<'a> {
         let present = self.known.present().expect("a failure was seen");
         let reason = present.reason.clone().unwrap_or_else(|| Reason::new("failed", "no reason given"));
         if self.draft.row.settled {
+            if self.cell.guard.is_frozen() {
+                return Ok(Next::Rest);
+            }
             self.draft.event(EventKind::Drifted { found: describe(present) });
             self.draft.begin_move(Lane::Background);
         }
@@ -215,31 +242,39 @@ impl<'a> Run<'a> {
     async fn look_again(&mut self, again: Duration) -> Result<Next, StoreError> {
         let now = self.engine.now();
         let mut due = now.after(again.max(Duration::from_millis(1)));
+        if self.is_too_late() {
+            return self.park_for_deadline().await;
+        }
         if let Some(deadline) = self.deadline() {
-            if now >= deadline {
-                let detail = self.draft.row.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-                let message = format!(
-                    "not {} within {} s{detail}",
-                    describe_target(self.target_state()),
-                    self.engine.config.move_deadline.as_secs()
-                );
-                return self.park(Reason::new("deadline", message)).await;
-            }
             due = due.min(deadline);
         }
         self.draft.row.due_at = Some(due);
         self.draft.row.retry_at = None;
-        self.engine.write(&mut self.draft).await?;
+        self.write().await?;
         Ok(Next::Due(due))
     }
 
-    /// When the move counts as failed: time during which no control plane was at work does not count. A removal never
+    fn is_too_late(&self) -> bool {
+        self.deadline().is_some_and(|deadline| self.engine.now() >= deadline)
+    }
+
+    async fn park_for_deadline(&mut self) -> Result<Next, StoreError> {
+        let detail = self.draft.row.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        let message = format!(
+            "not {} within {} s{detail}",
+            describe_target(self.target_state()),
+            self.engine.config.move_deadline.as_secs()
+        );
+        self.park(Reason::new("deadline", message)).await
+    }
+
+    /// When the move counts as failed: time during which no control plane was at work, or all was frozen, does not count. A removal never
     /// counts as failed, as what is left would go on costing money.
     fn deadline(&self) -> Option<Timestamp> {
         match self.target_state() {
             TargetState::Gone(_) => None,
             _ => {
-                let since = self.draft.row.moving_since?.max(self.engine.started_at);
+                let since = self.draft.row.moving_since?.max(self.engine.working_since());
                 Some(since.after(self.engine.config.move_deadline))
             }
         }

@@ -342,6 +342,11 @@ impl Store for SqliteStore {
         self.read(move |connection| read::data(connection, tenant.as_ref(), after.as_ref(), limit)).await
     }
 
+    async fn data_set(&self, id: &DataId) -> Result<Option<DataRow>, StoreError> {
+        let id = id.clone();
+        self.read(move |connection| read::data_set(connection, &id)).await
+    }
+
     async fn strangers(&self) -> Result<Vec<Stranger>, StoreError> {
         self.read(read::strangers).await
     }
