@@ -7,9 +7,10 @@ use std::{
     fs::{self, TryLockError},
     io,
     os::{fd::OwnedFd, unix::fs::MetadataExt},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use provisioner_core::ErrorKind;
 use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions},
@@ -19,6 +20,9 @@ use crate::{
     error::{Problem, Result},
     layout::{self, InstanceFolder},
 };
+
+/// How long killed processes may take to end.
+const STRAYS_END: Duration = Duration::from_secs(2);
 
 /// One process, told apart from every other of this boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -260,6 +264,38 @@ pub(crate) fn members(
         }
     }
     Ok(members)
+}
+
+/// Ends what still runs on data that nobody has: an outsider deleted the folder that named it. Two processes on one data
+/// set would be worse than one that is killed.
+pub(crate) fn end_strays(data_path: &str) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        let strays = started_on(data_path)?;
+        let Some(stray) = strays.first() else { return Ok(()) };
+        if begin.elapsed() > STRAYS_END {
+            let message = format!("process {} runs on it and does not end, although killed", stray.pid());
+            return Err(Problem::new(ErrorKind::Unavailable, message));
+        }
+        for stray in strays {
+            tracing::warn!(pid = stray.pid(), data_path, "killed: it ran on data whose instance's folder is gone");
+            stray.kill();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Living processes that were started on this data folder, whoever started them.
+fn started_on(data_path: &str) -> Result<Vec<Process>> {
+    let entries = fs::read_dir("/proc").map_err(|error| Problem::io("read", "/proc".as_ref(), error))?;
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    Ok(entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| *pid != own && has_variable(*pid, "DATA_PATH", data_path))
+        .filter_map(Stat::of)
+        .filter(Stat::lives)
+        .map(|stat| stat.process)
+        .collect())
 }
 
 /// Who holds the lock, for a message.

@@ -12,7 +12,7 @@ use crate::{
     error::{Problem, Result},
     instance::{Instance, Motion, Removal, Shared},
     layout::{make_folder, remove_folder},
-    ports,
+    ports, process,
     records::{Intended, Record},
     stop,
 };
@@ -92,6 +92,7 @@ pub(crate) fn delete_data(shared: &Shared, control_plane: &ControlPlaneId, id: &
             let message = format!("data {id} is in use by {} {}", owner.instance, owner.incarnation);
             return Err(Problem::new(ErrorKind::Conflict, message));
         }
+        process::end_strays(&layout.data(control_plane, id).files().to_string_lossy())?;
         data::take_any(layout, control_plane, id)?;
     }
     data::delete_taken(layout, control_plane, id)

@@ -107,7 +107,12 @@ pub(crate) fn start(
 ) -> Result<()> {
     let first = record.is_none();
     let data = order.data.clone();
-    let started = claim(shared, instance, record, &order).and_then(|record| launch(shared, instance, &record, order));
+    let started = claim(shared, instance, record, &order).and_then(|record| {
+        if first && matches!(data, DataSource::Existing(_)) {
+            process::end_strays(&shared.data_path(&record))?;
+        }
+        launch(shared, instance, &record, order)
+    });
     if let Err(problem) = &started
         && first
         && let Err(error) = undo(shared, instance, &data)

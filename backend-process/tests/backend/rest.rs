@@ -7,7 +7,7 @@ use std::{
 
 use provisioner_core::{
     ErrorKind, Provisioner,
-    types::{DataDisposition, Generation, Observed, Phase},
+    types::{DataDisposition, DataSource, Generation, Observed, Phase},
 };
 
 use crate::support::{Site, change, deaf, eventually, get};
@@ -178,4 +178,28 @@ async fn a_folder_deleted_by_outsiders_does_not_hide_its_process() {
     site.backend.destroy(&site.cx, &target, DataDisposition::Delete).await.unwrap();
     site.until_absent(&target).await;
     eventually(|| site.processes().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_whose_folder_and_control_plane_are_gone_never_runs_beside_its_successor() {
+    for successor in [true, false] {
+        let mut site = Site::new();
+        let mut target = site.target(&[]);
+        site.running(&target).await;
+        let old = site.processes();
+        fs::remove_dir_all(site.instance_folder(&target)).unwrap();
+        site.restart();
+        assert_eq!(site.observe(&target).await, Observed::Absent, "nothing names it any more");
+        let data = target.data.id().clone();
+        if successor {
+            target.incarnation = provisioner_core::types::Incarnation::new(2, 2);
+            target.data = DataSource::Existing(data);
+            site.running(&target).await;
+            assert!(site.processes().iter().all(|pid| !old.contains(pid)), "{old:?}");
+            assert_eq!(site.processes().len(), old.len());
+        } else {
+            site.backend.delete_data(&site.cx, &data).await.unwrap();
+            assert!(site.processes().is_empty());
+        }
+    }
 }

@@ -230,6 +230,23 @@ mod tests {
     }
 
     #[test]
+    fn more_may_be_hurried_than_the_window_holds() {
+        let mut queue = Queue::new();
+        for round in 0..2 {
+            for number in 0..WINDOW_MAX {
+                queue.offer(id(number + round * WINDOW_MAX), Lane::Background, None);
+            }
+            for number in 0..WINDOW_MAX {
+                queue.offer(id(number + round * WINDOW_MAX), Lane::Interactive, None);
+            }
+            assert_eq!(queue.wanted(Lane::Interactive), None);
+        }
+        let taken = std::iter::from_fn(|| queue.pop(usize::MAX)).count();
+        assert!(taken >= WINDOW_MAX, "{taken}");
+        assert!(queue.wanted(Lane::Interactive).is_some());
+    }
+
+    #[test]
     fn the_window_is_bounded_and_says_when_the_store_has_more() {
         let mut queue = Queue::new();
         queue.set_behind(Lane::Background, false);

@@ -137,6 +137,24 @@ async fn when_too_much_vanishes_at_once_nothing_is_done_until_somebody_confirms(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_listing_that_hangs_ends_and_does_not_keep_a_shutdown_waiting() {
+    let world = World::new().await;
+    world.create("acme").await;
+    world.provider.script("list", provisioner_core::memory::Fault::Hang);
+    let error = world.plane.check_drift(&cell()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert_eq!(world.plane.check_drift(&cell()).await.unwrap().listed, 1);
+    world.provider.script("list", provisioner_core::memory::Fault::Hang);
+    let plane = world.plane.clone();
+    let pass = tokio::spawn(async move { plane.check_drift(&cell()).await });
+    tokio::task::yield_now().await;
+    let began = tokio::time::Instant::now();
+    world.plane.shutdown().await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    assert!(pass.await.unwrap().is_err());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_frozen_control_plane_accepts_and_does_nothing() {
     let mut world = World::new().await;
     world.create("acme").await;
