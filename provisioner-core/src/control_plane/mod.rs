@@ -15,15 +15,15 @@ use tracing::info;
 pub use builder::ControlPlaneBuilder;
 pub use operation::OperationHandle;
 pub use request::{NewInstance, Request};
-pub use view::{FleetCounts, Instance, Page, ProvisioningSlo};
+pub use view::{CellStatus, FleetCounts, Instance, Page, ProvisioningSlo};
 
 use self::accept::Ask;
 use crate::{
     engine::{DriftReport, Engine, cells::CellHandle, draft::Draft, drift},
     error::{Error, ErrorKind, Result},
     placement::Placement,
-    store::{DataRow, Event, InstanceFilter, Lane, Operation, Store, StoreError, Verb},
-    types::{CellName, DataDisposition, DataId, Hold, InstanceId, InstanceSpec, OperationId, TenantId},
+    store::{DataRow, Event, InstanceFilter, Lane, Operation, Record, Store, StoreError, Verb},
+    types::{CellName, DataDisposition, DataId, Hold, InstanceId, InstanceSpec, OperationId, Reason, TenantId},
 };
 
 /// How often a request is tried when others change the same row at the same moment.
@@ -262,7 +262,42 @@ impl ControlPlane {
     /// [`NotFound`](ErrorKind::NotFound) when there is none, or no more.
     pub async fn get(&self, id: &InstanceId) -> Result<Instance> {
         let record = self.engine.store.instance(id).await.map_err(|error| error.into_error("get"))?;
-        record.as_ref().map(Instance::from).ok_or_else(|| not_found("get", id))
+        record.map(|record| self.view(&record)).ok_or_else(|| not_found("get", id))
+    }
+
+    /// What is recorded, and why nothing is done about it where the cell is to blame.
+    fn view(&self, record: &Record) -> Instance {
+        let mut instance = Instance::from(record);
+        if !instance.settled && !instance.parked {
+            let why = self
+                .engine
+                .cells
+                .get(&instance.cell)
+                .map_or_else(|| Some("the cell is not configured".to_owned()), |cell| cell.unavailable());
+            if let Some(why) = why {
+                instance.reason = Some(Reason::new("cell-unavailable", why));
+            }
+        }
+        instance
+    }
+
+    /// The cells as they are now, in the order of their names.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn cells(&self) -> Result<Vec<CellStatus>> {
+        let read = |error: StoreError| error.into_error("list cells");
+        let mut all = Vec::new();
+        for (name, handle) in &self.engine.cells {
+            all.push(CellStatus {
+                name: name.clone(),
+                state: handle.cell.state,
+                unavailable: handle.unavailable(),
+                drift_frozen: handle.guard.is_frozen(),
+                usage: self.engine.store.usage(name).await.map_err(read)?,
+            });
+        }
+        Ok(all)
     }
 
     /// Instances in the order of their ids, after the given one; up to 1,000 at a time.
@@ -278,7 +313,7 @@ impl ControlPlane {
         let limit = limit.clamp(1, PAGE_MAX);
         let records =
             self.engine.store.instances(filter, after, limit + 1).await.map_err(|error| error.into_error("list"))?;
-        Ok(Page::cut(records.iter().map(Instance::from).collect(), limit))
+        Ok(Page::cut(records.iter().map(|record| self.view(record)).collect(), limit))
     }
 
     /// Events after a position, of one instance or of all, in order; up to 1,000 at a time.

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
-    store::Record,
+    placement::CellState,
+    store::{CellUsage, Record},
     types::{
         CellName, DataId, Endpoint, Generation, Incarnation, InstanceId, InstanceSpec, Intent, OperationId, Phase,
         Reason, Revision, TenantId, Timestamp,
@@ -76,6 +77,22 @@ impl From<&Record> for Instance {
             created_at: row.created_at,
         }
     }
+}
+
+/// One cell as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CellStatus {
+    /// Its name.
+    pub name: CellName,
+    /// Whether it takes new instances.
+    pub state: CellState,
+    /// Why its provider cannot be worked with at the moment; its instances wait.
+    pub unavailable: Option<String>,
+    /// Whether its drift actions are frozen until somebody confirms what vanished.
+    pub drift_frozen: bool,
+    /// What it holds and has promised.
+    pub usage: CellUsage,
 }
 
 /// A page of a listing.

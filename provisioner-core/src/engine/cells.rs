@@ -48,6 +48,8 @@ pub(crate) struct CellHandle {
     remnants_due: AtomicBool,
     /// Whether the provider was seen to be another one.
     is_another: AtomicBool,
+    /// Why the provider cannot be worked with at the moment.
+    unavailable: Mutex<Option<String>>,
     /// Calls that were made and whose answers are not in the store yet. Whoever looks next must know of them: reads may
     /// lag behind.
     unrecorded: Mutex<BTreeMap<InstanceId, Timestamp>>,
@@ -64,6 +66,7 @@ impl CellHandle {
             wake: Notify::new(),
             remnants_due: AtomicBool::new(true),
             is_another: AtomicBool::new(false),
+            unavailable: Mutex::default(),
             unrecorded: Mutex::default(),
             guard: DriftGuard::new(drift_frozen),
         }
@@ -90,6 +93,15 @@ impl CellHandle {
         }
         self.remnants_due.store(true, Ordering::SeqCst);
         self.wake.notify_one();
+    }
+
+    /// Why the provider cannot be worked with at the moment; its instances wait.
+    pub(crate) fn unavailable(&self) -> Option<String> {
+        self.unavailable.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_unavailable(&self, why: Option<String>) {
+        *self.unavailable.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     /// A call for an instance is about to be made.
@@ -143,8 +155,12 @@ async fn until_identified(engine: &Engine, cell: &CellHandle) -> bool {
             identified = identify(engine, cell) => identified,
         };
         match identified {
-            Ok(()) => return true,
+            Ok(()) => {
+                cell.set_unavailable(None);
+                return true;
+            }
             Err(error) => {
+                cell.set_unavailable(Some(Chain(&error).to_string()));
                 error!(cell = %cell.name, error = %Chain(&error), "the cell is unavailable; its instances wait");
             }
         }

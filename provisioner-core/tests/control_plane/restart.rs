@@ -131,6 +131,8 @@ async fn a_provider_that_became_another_one_is_unavailable_not_empty() {
     tokio::time::sleep(Duration::from_secs(600)).await;
     let acme = plane.get(&id("acme")).await.unwrap();
     assert!(!acme.parked && !acme.settled, "it waits");
+    assert_eq!(acme.reason.unwrap().code, "cell-unavailable", "and says why");
+    assert!(plane.cells().await.unwrap()[0].unavailable.as_ref().unwrap().contains("another account"));
     assert_eq!(impostor.calls().keys().copied().collect::<Vec<_>>(), ["identity"]);
     assert!(impostor.things(&plane_id()).is_empty());
 }
