@@ -164,35 +164,45 @@ impl MemoryProvisioner {
     }
 
     /// One call: counted, throttled, with its fault, and otherwise with its effect.
-    async fn call<T>(&self, operation: &'static str, effect: impl FnOnce(&mut State) -> Result<T> + Send) -> Result<T> {
-        let hang = {
-            let mut state = self.state();
-            *state.calls.entry(operation).or_default() += 1;
-            state.world.tick(self.pace());
-            self.throttle(&mut state, operation)?;
-            match state.faults.next(operation, self.0.config.fault_percent, &self.0.config.random) {
-                None => return effect(&mut state),
-                Some(Fault::Hang) => true,
-                Some(Fault::AfterApplyHang) => {
-                    effect(&mut state)?;
-                    true
-                }
-                Some(fault @ Fault::AfterApply) => {
-                    effect(&mut state)?;
-                    return Err(fault.to_error(operation));
-                }
-                Some(fault @ Fault::HalfWay) => {
-                    effect(&mut state)?;
-                    state.world.stall();
-                    return Err(fault.to_error(operation));
-                }
-                Some(fault) => return Err(fault.to_error(operation)),
-            }
-        };
-        if hang {
-            std::future::pending::<()>().await;
+    async fn call<T: Send>(
+        &self,
+        operation: &'static str,
+        effect: impl FnOnce(&mut State) -> Result<T> + Send,
+    ) -> Result<T> {
+        let (answer, late) = self.take(operation, effect)?;
+        match late {
+            Some(late) => tokio::time::sleep(late).await,
+            None if answer.is_none() => std::future::pending().await,
+            None => {}
         }
-        Err(Fault::Hang.to_error(operation))
+        answer.ok_or_else(|| Fault::Hang.to_error(operation))
+    }
+
+    /// Takes a call in: its answer, if it gets one, and how late that comes.
+    fn take<T>(
+        &self,
+        operation: &'static str,
+        effect: impl FnOnce(&mut State) -> Result<T>,
+    ) -> Result<(Option<T>, Option<Duration>)> {
+        let mut state = self.state();
+        *state.calls.entry(operation).or_default() += 1;
+        state.world.tick(self.pace());
+        self.throttle(&mut state, operation)?;
+        match state.faults.next(operation, self.0.config.fault_percent, &self.0.config.random) {
+            None => Ok((Some(effect(&mut state)?), None)),
+            Some(Fault::Late { after_ms }) => Ok((Some(effect(&mut state)?), Some(Duration::from_millis(after_ms)))),
+            Some(Fault::Hang) => Ok((None, None)),
+            Some(fault @ Fault::AfterApply) => {
+                effect(&mut state)?;
+                Err(fault.to_error(operation))
+            }
+            Some(fault @ Fault::HalfWay) => {
+                effect(&mut state)?;
+                state.world.stall();
+                Err(fault.to_error(operation))
+            }
+            Some(fault) => Err(fault.to_error(operation)),
+        }
     }
 
     fn throttle(&self, state: &mut State, operation: &'static str) -> Result<()> {

@@ -16,8 +16,11 @@ pub enum Fault {
     AfterApply,
     /// It has half of its effect: what it began stays on its way until the verb is called again.
     HalfWay,
-    /// It has its effect, and nobody is told: the caller waits until its own deadline.
-    AfterApplyHang,
+    /// It has its effect at once, and its answer comes so many milliseconds later.
+    Late {
+        /// How late.
+        after_ms: u64,
+    },
     /// It never arrives, and nobody is told: the caller waits until its own deadline.
     Hang,
     /// It is refused for now: come back after so many milliseconds.
@@ -33,7 +36,7 @@ impl Fault {
         match self {
             Self::BeforeSend(kind) => Error::new(kind, operation),
             Self::AfterApply | Self::HalfWay => Error::new(ErrorKind::Timeout, operation).with_effect(Effect::Unknown),
-            Self::Hang | Self::AfterApplyHang => Error::new(ErrorKind::Timeout, operation).with_effect(Effect::Unknown),
+            Self::Hang | Self::Late { .. } => Error::new(ErrorKind::Timeout, operation).with_effect(Effect::Unknown),
             Self::Throttled { after_ms } => Error::new(ErrorKind::Throttled, operation)
                 .with_retry(Retry::After(std::time::Duration::from_millis(after_ms))),
         }

@@ -314,8 +314,8 @@ async fn a_request_during_a_call_does_not_make_a_lagging_read_believed() {
         let lagging = MemoryConfig { lag: Duration::from_secs(3), ..MemoryConfig::default() };
         let world = World::with(lagging, config()).await;
         tokio::time::sleep(Duration::from_secs(100)).await;
-        // The thing is made, the answer does not come, and meanwhile somebody asks for something else.
-        world.provider.script("create", Fault::AfterApplyHang);
+        // The thing is made, the answer takes a moment, and meanwhile somebody asks for something else.
+        world.provider.script("create", Fault::Late { after_ms: 200 });
         world.plane.create(new("acme"), by()).await.unwrap();
         while world.things().is_empty() {
             tokio::task::yield_now().await;
