@@ -60,6 +60,12 @@ impl Problem {
         self
     }
 
+    /// Whether a file or folder was not there.
+    pub(crate) fn is_missing_file(&self) -> bool {
+        let error = self.source.as_ref().and_then(|source| source.downcast_ref::<io::Error>());
+        error.is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
+    }
+
     /// The public error, in this operation and on this instance.
     pub(crate) fn during(self, operation: &'static str, instance: Option<&InstanceId>) -> Error {
         let mut error = Error::new(self.kind, operation).with_effect(self.effect).with_message(self.message);

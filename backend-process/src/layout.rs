@@ -172,7 +172,10 @@ impl InstanceFolder {
                         Err(error) => return Err(Problem::io("read", &path, error)),
                     }
                 }
-                Err(problem) => return if self.exists()? { Err(problem) } else { Ok(None) },
+                Err(_) if !self.exists()? => return Ok(None),
+                // Somebody made the folder between the two.
+                Err(problem) if problem.is_missing_file() => {}
+                Err(problem) => return Err(problem),
             }
         }
     }
