@@ -225,3 +225,19 @@ async fn progress_ends_with_the_operation() {
     let again = world.plane.operation(&operation.operation().id).await.unwrap();
     assert_eq!(again.progress().count().await, progress.len());
 }
+
+#[tokio::test(start_paused = true)]
+async fn progress_of_what_ended_long_ago_ends_too() {
+    let world = World::new().await;
+    let created = world.plane.create(new("acme"), by()).await.unwrap();
+    done(&created).await;
+    world.destroy("acme").await;
+    // The events of what is forgotten go, but for the last one; the operation is kept.
+    tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
+    let left = world.plane.events(Some(&id("acme")), 0, 100).await.unwrap().items;
+    assert_eq!(left.len(), 1, "reduced to a tombstone: {left:?}");
+    assert!(matches!(left[0].event.what, EventKind::Forgotten { .. }));
+    let again = world.plane.operation(&created.operation().id).await.unwrap();
+    let progress = tokio::time::timeout(Duration::from_secs(60), again.progress().count()).await;
+    assert_eq!(progress.expect("it ends"), 0);
+}
