@@ -22,6 +22,7 @@ tests! {
     a_foreign_file_is_refused_and_left_as_it_was,
     a_damaged_file_is_refused_and_left_as_it_was,
     a_refused_file_keeps_its_log,
+    a_log_that_is_damaged_before_its_end_is_refused_and_one_that_is_torn_is_taken,
     a_backup_is_a_whole_store_and_replaces_no_file,
     debug_shows_the_path_alone,
 }
@@ -248,6 +249,42 @@ fn a_refused_file_keeps_its_log() {
         assert!(fs::read(&copy).unwrap() == before, "the file is as it was");
         assert!(fs::read(beside(&copy, "-wal")).unwrap() == log, "the log is as it was");
         assert_eq!(everything(&*open(&copy, CommitMode::Grouped).await).await, everything(&*store).await);
+    });
+}
+
+fn a_log_that_is_damaged_before_its_end_is_refused_and_one_that_is_torn_is_taken() {
+    block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, copy) = (folder.path().join("store"), folder.path().join("copy"));
+        let store = open(&path, CommitMode::Inline).await;
+        for number in 0..20 {
+            store.commit(with_event(happened("a", at(number)))).await.unwrap();
+        }
+        copy_files(&path, &copy);
+        let log = fs::read(beside(&copy, "-wal")).unwrap();
+        let damage = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut bytes = log.clone();
+            change(&mut bytes);
+            fs::copy(&path, &copy).unwrap();
+            fs::write(beside(&copy, "-wal"), &bytes).unwrap();
+            bytes
+        };
+        for at in [0, 10, 24, 32, 32 + 8, 32 + 24, 32 + 4000, log.len() / 2, log.len() * 2 / 3] {
+            let bytes = damage(&|bytes| bytes[at] ^= 0x40);
+            let words = refusal(&copy).await;
+            assert!(words.contains("copy-wal is damaged: frame"), "byte {at}: {words}");
+            assert!(fs::read(beside(&copy, "-wal")).unwrap() == bytes, "the log is as it was");
+        }
+        damage(&|bytes| bytes[log.len() / 3..][..200].fill(0x5a));
+        assert!(refusal(&copy).await.contains("copy-wal is damaged"));
+        // What a crash leaves: a log that ends in the middle of a frame, or whose last frame is not whole.
+        for torn in [1, 100, 4096, 5000] {
+            damage(&|bytes| bytes.truncate(log.len() - torn));
+            let events = open(&copy, CommitMode::Inline).await.events(None, 0, 100).await.unwrap().len();
+            assert!((17..20).contains(&events), "{events}");
+        }
+        damage(&|bytes| bytes[log.len() - 10] ^= 1);
+        assert_eq!(open(&copy, CommitMode::Inline).await.events(None, 0, 100).await.unwrap().len(), 19);
     });
 }
 

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use super::{
     super::StoreError,
-    read,
+    log, read,
     schema::{self, APPLICATION_ID, SCHEMA_VERSION},
 };
 use crate::types::ControlPlaneId;
@@ -60,6 +60,7 @@ impl Guard {
             self.make(control_plane)?;
         } else {
             self.check_header()?;
+            self.check_log()?;
             self.check_content(control_plane)?;
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -178,6 +179,19 @@ impl Guard {
             )));
         }
         Ok(())
+    }
+
+    /// Looks at the log before SQLite does: what it takes of a damaged one, it keeps, and the rest is gone.
+    fn check_log(&self) -> Result<(), StoreError> {
+        let path = beside(&self.path, "-wal");
+        let shown = path.display();
+        match log::find_damage(&path) {
+            Ok(None) => Ok(()),
+            Ok(Some(frame)) => Err(StoreError::Refused(format!(
+                "{shown} is damaged: frame {frame} is bad, and whole commits follow it; expected what is bad at its end only"
+            ))),
+            Err(error) => Err(failed(format!("{shown} cannot be read"), error)),
+        }
     }
 
     /// Lets SQLite look, without the right to write.

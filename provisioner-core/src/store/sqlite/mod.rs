@@ -7,6 +7,7 @@ mod change;
 mod fault;
 mod format;
 mod guard;
+mod log;
 mod maintain;
 mod read;
 mod readers;
