@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -48,6 +48,8 @@ pub(crate) struct CellHandle {
     remnants_due: AtomicBool,
     /// Whether the provider was seen to be another one.
     is_another: AtomicBool,
+    /// Since when the provider can be worked with, in Unix milliseconds.
+    available_since: AtomicI64,
     /// Why the provider cannot be worked with at the moment.
     unavailable: Mutex<Option<String>>,
     /// Calls that were made and whose answers are not in the store yet. Whoever looks next must know of them: reads may
@@ -66,6 +68,7 @@ impl CellHandle {
             wake: Notify::new(),
             remnants_due: AtomicBool::new(true),
             is_another: AtomicBool::new(false),
+            available_since: AtomicI64::new(i64::MIN),
             unavailable: Mutex::default(),
             unrecorded: Mutex::default(),
             guard: DriftGuard::new(drift_frozen),
@@ -98,6 +101,11 @@ impl CellHandle {
     /// Why the provider cannot be worked with at the moment; its instances wait.
     pub(crate) fn unavailable(&self) -> Option<String> {
         self.unavailable.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Since when the provider can be worked with: time before that counts for no deadline.
+    pub(crate) fn available_since(&self) -> Timestamp {
+        Timestamp::from_unix_ms(self.available_since.load(Ordering::SeqCst))
     }
 
     fn set_unavailable(&self, why: Option<String>) {
@@ -156,6 +164,7 @@ async fn until_identified(engine: &Engine, cell: &CellHandle) -> bool {
         };
         match identified {
             Ok(()) => {
+                cell.available_since.store(engine.now().unix_ms(), Ordering::SeqCst);
                 cell.set_unavailable(None);
                 return true;
             }

@@ -84,6 +84,7 @@ struct State {
     world: World,
     faults: Faults,
     calls: BTreeMap<&'static str, u64>,
+    identity: String,
     /// The token bucket: what is left of it, and since when.
     tokens: (f64, Instant),
 }
@@ -102,6 +103,7 @@ impl MemoryProvisioner {
             world: World::default(),
             faults: Faults::default(),
             calls: BTreeMap::new(),
+            identity: config.identity.clone(),
             tokens: (config.calls_per_second.unwrap_or_default().into(), Instant::now()),
         };
         Self(Arc::new(Inner { config, state: Mutex::new(state), events: broadcast::Sender::new(1024) }))
@@ -130,6 +132,11 @@ impl MemoryProvisioner {
     /// Has the next call of this operation go wrong; later ones follow in the order of the script.
     pub fn script(&self, operation: &'static str, fault: Fault) {
         self.state().faults.script(operation, fault);
+    }
+
+    /// Is another provider from now on, or itself again: it answers with this identity.
+    pub fn become_another(&self, identity: impl Into<String>) {
+        self.state().identity = identity.into();
     }
 
     /// Makes an instance fail by itself.
@@ -259,7 +266,7 @@ impl Provisioner for MemoryProvisioner {
     }
 
     async fn identity(&self, _cx: &OpContext) -> Result<String> {
-        self.call("identity", |_| Ok(self.0.config.identity.clone())).await
+        self.call("identity", |state| Ok(state.identity.clone())).await
     }
 
     async fn create(&self, cx: &OpContext, target: &Target) -> Result<Observed> {

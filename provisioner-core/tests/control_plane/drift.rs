@@ -193,3 +193,23 @@ async fn an_instance_at_rest_costs_nothing() {
     assert_eq!(world.calls(), calls, "no provider call in a month");
     assert_eq!(world.plane.position(), position, "and nothing written");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_provider_that_becomes_another_one_is_left_alone_until_it_is_itself_again() {
+    let world = World::new().await;
+    world.create("acme").await;
+    world.provider.become_another("another account");
+    assert_eq!(world.plane.check_drift(&cell()).await.unwrap_err().kind(), ErrorKind::Conflict);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut calls = world.provider.calls();
+    let slept = world.plane.sleep(&id("acme"), by()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let mut later = world.provider.calls();
+    calls.remove("identity");
+    later.remove("identity");
+    assert_eq!(calls, later, "only who it is, is asked");
+    assert_eq!(world.get("acme").await.reason.unwrap().code, "cell-unavailable");
+    world.provider.become_another("memory");
+    done(&slept).await;
+    assert_eq!(world.get("acme").await.phase, Some(Phase::Zero));
+}

@@ -268,13 +268,14 @@ impl<'a> Run<'a> {
         self.park(Reason::new("deadline", message)).await
     }
 
-    /// When the move counts as failed: time during which no control plane was at work, or all was frozen, does not count. A removal never
-    /// counts as failed, as what is left would go on costing money.
+    /// When the move counts as failed: time during which no control plane was at work, all was frozen, or the cell was
+    /// unavailable, does not count. A removal never counts as failed, as what is left would go on costing money.
     fn deadline(&self) -> Option<Timestamp> {
         match self.target_state() {
             TargetState::Gone(_) => None,
             _ => {
-                let since = self.draft.row.moving_since?.max(self.engine.working_since());
+                let since = self.draft.row.moving_since?;
+                let since = since.max(self.engine.working_since()).max(self.cell.available_since());
                 Some(since.after(self.engine.config.move_deadline))
             }
         }
