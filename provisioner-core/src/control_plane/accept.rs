@@ -9,9 +9,7 @@ use crate::{
     placement::Cell,
     provisioner::Provisioner,
     store::{InstanceRow, Lane, Operation, OperationState, Reservation, StoreError, Verb},
-    types::{
-        DataDisposition, Generation, Hold, InstanceId, InstanceSpec, OperationId, Phase, Power, Revision, Timestamp,
-    },
+    types::{DataDisposition, Generation, Hold, InstanceId, InstanceSpec, OperationId, Power, Revision, Timestamp},
 };
 
 /// What a request asks of an instance that exists.
@@ -170,9 +168,9 @@ pub(super) fn accept(
     if row.intent.gone.is_some() && !matches!(ask, Ask::Destroy(_) | Ask::Retry) {
         return Err(conflict(row, "it is being deleted, and that is final".into()));
     }
-    // An update that has failed so far gives way at once to whoever asks for something else.
-    let failing = row.attempts > 0 || row.phase == Some(Phase::Failed);
-    if failing && matches!(ask, Ask::Sleep | Ask::Wake | Ask::Suspend(_) | Ask::Lift(_)) {
+    // An update that has failed so far gives way at once to whoever asks for something else. Failures are counted from its
+    // acceptance on, so one that was not tried yet stays.
+    if row.attempts > 0 && matches!(ask, Ask::Sleep | Ask::Wake | Ask::Suspend(_) | Ask::Lift(_)) {
         draft.fall_back();
     }
     let row = &draft.row;
@@ -265,11 +263,12 @@ fn destroy(draft: &mut Draft, data: DataDisposition) -> Result<()> {
 }
 
 fn retry(draft: &mut Draft) -> Result<()> {
-    if !draft.row.parked {
-        return Err(conflict(&draft.row, "it is not parked".into()));
-    }
     // What failed as an update and gave way to the spec before is tried once more, under a generation above both.
-    if draft.row.in_force != draft.row.wanted {
+    let gave_way = draft.row.in_force != draft.row.wanted;
+    if !draft.row.parked && !gave_way {
+        return Err(conflict(&draft.row, "it is not parked, and no update of it has failed".into()));
+    }
+    if gave_way {
         let spec = Arc::clone(&draft.specs[&draft.row.wanted]);
         next_spec(draft, spec);
     }

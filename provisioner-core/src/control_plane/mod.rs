@@ -155,10 +155,10 @@ impl ControlPlane {
         self.ask(id, Ask::Destroy(data), request).await
     }
 
-    /// Asks to try again what was parked.
+    /// Asks to try again what was parked, or an update that failed and gave way to the spec before.
     ///
     /// # Errors
-    /// The common ones; `Conflict` when it is not parked.
+    /// The common ones; `Conflict` when there is neither.
     pub async fn retry(&self, id: &InstanceId, request: Request) -> Result<OperationHandle> {
         self.ask(id, Ask::Retry, request).await
     }

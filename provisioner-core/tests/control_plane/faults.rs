@@ -306,6 +306,26 @@ async fn an_update_that_fails_gives_way_to_the_last_good_spec_before_it_is_parke
     // A restart does not bring the bad one back either.
     done(&world.plane.restart(&id("acme"), by()).await.unwrap()).await;
     assert_eq!(world.get("acme").await.endpoint.unwrap().as_str(), "memory://acme/1.0");
+    // The wanted one is tried again when somebody says so.
+    done(&world.plane.retry(&id("acme"), by()).await.unwrap()).await;
+    assert_eq!(world.get("acme").await.endpoint.unwrap().as_str(), "memory://acme/2.0-bad");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_that_was_not_tried_yet_stays_whatever_failed_before_it() {
+    let world = World::new().await;
+    world.create("acme").await;
+    world.plane.freeze(true, by()).await.unwrap();
+    world.provider.fail(&plane_id(), &id("acme"), &Reason::new("exited", "with status 3"));
+    world.plane.freeze(false, by()).await.unwrap();
+    world.until("acme", |now| now.phase == Some(Phase::Failed)).await;
+    world.plane.freeze(true, by()).await.unwrap();
+    world.update("acme", "2.0-mended").await;
+    let slept = world.plane.sleep(&id("acme"), by()).await.unwrap();
+    world.plane.freeze(false, by()).await.unwrap();
+    done(&slept).await;
+    world.wake("acme").await;
+    assert_eq!(world.get("acme").await.endpoint.unwrap().as_str(), "memory://acme/2.0-mended");
 }
 
 #[tokio::test(start_paused = true)]

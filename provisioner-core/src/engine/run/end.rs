@@ -33,7 +33,7 @@ impl Run<'_> {
             _ => {}
         }
         self.draft.keep_only_needed_specs();
-        // The customer wants another spec than the one in force: that one failed, and this settles something else.
+        // Also where the spec in force is not the wanted one: the update to that has ended as failed or superseded.
         self.draft.end_operation(OperationState::Done, None);
         let next = self.draft.row.due_at.map_or(Next::Rest, Next::Due);
         if self.draft.is_unchanged() {

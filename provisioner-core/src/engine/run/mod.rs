@@ -143,8 +143,8 @@ impl<'a> Run<'a> {
         match step {
             Step::Observe => self.observe().await,
             Step::Wait => match self.abandoned_step() {
-                Some(step) => self.act(step).await,
-                None => self.wait().await.map(Flow::End),
+                Some(step) if !self.is_too_late() => self.act(step).await,
+                _ => self.wait().await.map(Flow::End),
             },
             Step::Settled => self.settle().await.map(Flow::End),
             Step::Forget => self.forget().await.map(Flow::End),
