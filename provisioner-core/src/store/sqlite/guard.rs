@@ -6,7 +6,8 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
     path::{Path, PathBuf},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
@@ -22,6 +23,10 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const HEADER_BYTES: usize = 100;
 /// More statements than the store has.
 const STATEMENTS_CACHED: usize = 128;
+/// How long a lock that is held is waited for: a control plane that was killed this moment may not have ended yet, and a
+/// program that it was about to start holds a copy of the lock until it begins.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// How long an operator's shell on the same file may hold things up.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -39,14 +44,20 @@ impl Guard {
         let lock_path = beside(&path, ".lock");
         let failed = |error| failed(format!("the lock file {} cannot be opened", lock_path.display()), error);
         let lock = private().truncate(false).open(&lock_path).map_err(failed)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path, lock }),
-            Err(TryLockError::WouldBlock) => Err(StoreError::Refused(format!(
-                "{} is in use: another control plane process holds {}",
-                path.display(),
-                lock_path.display()
-            ))),
-            Err(TryLockError::Error(error)) => Err(failed(error)),
+        let deadline = Instant::now() + LOCK_WAIT;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(Self { path, lock }),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(LOCK_PAUSE),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(StoreError::Refused(format!(
+                        "{} is in use: another control plane process holds {}",
+                        path.display(),
+                        lock_path.display()
+                    )));
+                }
+                Err(TryLockError::Error(error)) => return Err(failed(error)),
+            }
         }
     }
 
