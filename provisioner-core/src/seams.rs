@@ -159,10 +159,19 @@ pub struct Seams {
     pub random: Random,
     /// Death.
     pub kill_points: Arc<dyn KillPoints>,
+    /// A bug, for those who prove that they would find it.
+    #[cfg(feature = "planted-bugs")]
+    pub planted: Option<crate::engine::PlantedBug>,
 }
 
 impl Default for Seams {
     fn default() -> Self {
-        Self { clock: Arc::new(SystemClock), random: Random::from_os(), kill_points: Arc::new(NoKillPoints) }
+        Self {
+            clock: Arc::new(SystemClock),
+            random: Random::from_os(),
+            kill_points: Arc::new(NoKillPoints),
+            #[cfg(feature = "planted-bugs")]
+            planted: None,
+        }
     }
 }

@@ -19,7 +19,7 @@ pub use view::{CellStatus, FleetCounts, Instance, Page, ProvisioningSlo};
 
 use self::accept::Ask;
 use crate::{
-    engine::{DriftReport, Engine, cells::CellHandle, draft::Draft, drift},
+    engine::{DriftReport, Engine, cells::CellHandle, draft::Draft, drift, is_planted},
     error::{Error, ErrorKind, Result},
     placement::Placement,
     store::{DataRow, Event, InstanceFilter, Lane, Operation, Record, Store, StoreError, Verb},
@@ -175,6 +175,9 @@ impl ControlPlane {
             let cell = self.cell(&record.row.cell, verb)?;
             let now = engine.now();
             let mut draft = Draft::of(&record, now);
+            if is_planted!(engine, RevivesGone) {
+                draft.row.intent.gone = None;
+            }
             accept::accept(&mut draft, cell, &ask, &request, (engine.seams.random.operation_id(now), now))?;
             let operation = draft.opened().clone();
             match self.commit(draft).await {
@@ -198,7 +201,7 @@ impl ControlPlane {
     async fn commit(&self, draft: Draft) -> Result<(), StoreError> {
         let engine = Arc::clone(&self.engine);
         let task = self.engine.tasks.spawn(async move {
-            let (change, row) = draft.to_change(Some(engine.epoch));
+            let (change, row) = draft.to_change(engine.epoch_of_writes());
             match engine.commit(change).await {
                 Ok(committed) => {
                     engine.offer(draft.to_record(row, committed.version), Lane::Interactive);

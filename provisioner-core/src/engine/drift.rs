@@ -12,7 +12,7 @@ use std::{
 use futures::{Stream, StreamExt};
 use tracing::{info, warn};
 
-use super::{Engine, cells, cells::CellHandle, remnants};
+use super::{Engine, cells, cells::CellHandle, remnants, upkeep};
 use crate::{
     context::Priority,
     error::{Chain, Error, ErrorKind, Result},
@@ -48,15 +48,18 @@ pub struct DriftReport {
     pub frozen: bool,
 }
 
-/// Compares a cell with the store again and again, at an interval with jitter, until the engine is cancelled.
+/// Compares a cell with the store again and again, at an interval with jitter, until the engine is cancelled. An engine at
+/// rest wakes for this alone.
 pub(crate) async fn patrol(engine: Arc<Engine>, cell: Arc<CellHandle>) {
     loop {
         let interval = engine.config.drift_interval.min(INTERVAL_MAX);
         let pause = interval * 3 / 4 + engine.seams.random.up_to(interval / 2);
         tokio::select! {
+            biased;
             () = engine.cancel.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
         }
+        upkeep::prune_when_due(&engine).await;
         if engine.is_frozen() {
             continue;
         }
@@ -113,6 +116,7 @@ async fn maintain(engine: &Engine, cell: &CellHandle) -> Result<()> {
 /// The next page of a listing, within the time for one call.
 async fn next_page<P>(engine: &Engine, pages: &mut (impl Stream<Item = P> + Unpin)) -> Result<Option<P>> {
     tokio::select! {
+        biased;
         () = engine.cancel.cancelled() => Err(Error::new(ErrorKind::Cancelled, "drift")),
         page = tokio::time::timeout(engine.config.call_timeout, pages.next()) => {
             page.map_err(|_| super::run::lost_answer("list"))

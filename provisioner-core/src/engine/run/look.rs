@@ -55,6 +55,9 @@ impl Run<'_> {
             self.draft.absorb(&observed);
             return observed;
         }
+        if is_planted!(self.engine, TrustsOneAbsent) {
+            live.absent_since = Some(now.before(settling));
+        }
         let Some(since) = live.absent_since else {
             live.absent_since = Some(now);
             return Observed::Unknown { again: settling };
