@@ -4,6 +4,7 @@ pub mod context;
 pub mod control_plane;
 pub mod engine;
 pub mod error;
+pub mod layers;
 pub mod memory;
 pub mod placement;
 mod provisioner;
