@@ -22,7 +22,7 @@ use crate::{
     engine::{DriftReport, Engine, cells::CellHandle, draft::Draft, drift, is_planted},
     error::{Error, ErrorKind, Result},
     placement::Placement,
-    store::{DataRow, Event, InstanceFilter, Lane, Operation, Record, Store, StoreError, Verb},
+    store::{DataRow, DataState, Event, InstanceFilter, Lane, Operation, Record, Store, StoreError, Verb},
     types::{CellName, DataDisposition, DataId, Hold, InstanceId, InstanceSpec, OperationId, Reason, TenantId},
 };
 
@@ -78,14 +78,15 @@ impl ControlPlane {
         let now = engine.now();
         let id = engine.seams.random.operation_id(now);
         let data = new.data.clone().unwrap_or_else(|| engine.seams.random.data_id());
-        let row = accept::new_row(&new, cell, data, id.clone(), now);
+        let mut row = accept::new_row(&new, cell, data, id.clone(), now);
+        row.data_made = self.must_exist(new.data.as_ref()).await?;
         let operation =
             accept::operation(Verb::Create, &new.id, row.revision, &request, fingerprint.clone(), (id, now));
         let mut draft = Draft::new(row, Arc::clone(&spec), now);
         draft.reserve(accept::reservation(cell, &spec));
         if let Some(data) = new.data.clone() {
             draft.take_data(data);
-            draft.data(crate::store::DataState::Used);
+            draft.data(DataState::Used);
         }
         draft.open_operation(operation.clone(), None);
         match self.commit(draft).await {
@@ -161,6 +162,14 @@ impl ControlPlane {
     /// The common ones; `Conflict` when there is neither.
     pub async fn retry(&self, id: &InstanceId, request: Request) -> Result<OperationHandle> {
         self.ask(id, Ask::Retry, request).await
+    }
+
+    /// Whether data that is to be taken up must be there: it was seen in use. Whether it may be taken up is decided in the
+    /// transaction.
+    async fn must_exist(&self, data: Option<&DataId>) -> Result<bool> {
+        let Some(id) = data else { return Ok(false) };
+        let row = self.engine.store.data_set(id).await.map_err(|error| error.into_error("create"))?;
+        Ok(row.is_none_or(|row| row.state != DataState::Unseen))
     }
 
     async fn ask(&self, id: &InstanceId, ask: Ask, request: Request) -> Result<OperationHandle> {

@@ -74,10 +74,9 @@ impl Run<'_> {
         self.end_incarnation(now);
         match disposition {
             DataDisposition::Delete => self.draft.drop_data(),
-            // Also what was never seen ready may have left data behind.
-            DataDisposition::Retain if self.draft.row.incarnations > 0 || self.draft.row.data_made => {
-                self.draft.data(DataState::Retained)
-            }
+            DataDisposition::Retain if self.draft.row.data_made => self.draft.data(DataState::Retained),
+            // What was never seen to run may have left data behind.
+            DataDisposition::Retain if self.draft.row.incarnations > 0 => self.draft.data(DataState::Unseen),
             DataDisposition::Retain => self.draft.drop_data(),
         }
         self.draft.end_operation(OperationState::Done, None);
