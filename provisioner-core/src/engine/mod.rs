@@ -29,6 +29,7 @@ mod planted;
 mod queue;
 mod remnants;
 mod run;
+pub(crate) mod time;
 mod upkeep;
 mod waiters;
 
@@ -51,7 +52,7 @@ pub use plan::{Step, plan};
 #[cfg(feature = "planted-bugs")]
 pub use planted::{PlantedBug, UnknownBug};
 
-use self::{cells::CellHandle, draft::Draft, waiters::Waiters};
+use self::{cells::CellHandle, draft::Draft, time::Time, waiters::Waiters};
 use crate::{
     context::{OpContext, Priority},
     error::{Chain, Effect, Error, ErrorKind, Result},
@@ -68,6 +69,7 @@ pub(crate) struct Engine {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) config: EngineConfig,
     pub(crate) seams: Seams,
+    time: Time,
     pub(crate) secrets: Arc<dyn SecretResolver>,
     pub(crate) cells: BTreeMap<CellName, Arc<CellHandle>>,
     pub(crate) waiters: Waiters,
@@ -90,6 +92,7 @@ pub(crate) struct EngineParts {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) config: EngineConfig,
     pub(crate) seams: Seams,
+    pub(crate) time: Time,
     pub(crate) secrets: Arc<dyn SecretResolver>,
     pub(crate) cells: Vec<CellHandle>,
     pub(crate) epoch: u64,
@@ -99,9 +102,10 @@ pub(crate) struct EngineParts {
 impl Engine {
     /// Starts the loops of all cells.
     pub(crate) fn start(parts: EngineParts) -> Arc<Self> {
+        let started_at = parts.time.now();
         let engine = Arc::new(Self {
-            started_at: parts.seams.clock.now(),
-            working_since: AtomicI64::new(parts.seams.clock.now().unix_ms()),
+            started_at,
+            working_since: AtomicI64::new(started_at.unix_ms()),
             store: parts.store,
             config: parts.config,
             secrets: parts.secrets,
@@ -111,8 +115,9 @@ impl Engine {
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
             frozen: AtomicBool::new(parts.frozen),
-            pruned_at: AtomicI64::new(parts.seams.clock.now().unix_ms()),
+            pruned_at: AtomicI64::new(started_at.unix_ms()),
             seams: parts.seams,
+            time: parts.time,
         });
         for cell in engine.cells.values() {
             engine.tasks.spawn(cells::work(Arc::clone(&engine), Arc::clone(cell)));
@@ -131,7 +136,12 @@ impl Engine {
     }
 
     pub(crate) fn now(&self) -> Timestamp {
-        self.seams.clock.now()
+        self.time.now()
+    }
+
+    /// When time last jumped. How long ago anything before that was is not known.
+    pub(crate) fn jumped_at(&self) -> Timestamp {
+        self.time.jumped_at()
     }
 
     pub(crate) fn is_frozen(&self) -> bool {
@@ -176,6 +186,11 @@ impl Engine {
         // A token of its own: shutting down waits for what was sent instead of cutting it.
         cx.cancel = CancellationToken::new();
         cx
+    }
+
+    /// After so long no call can be under way any more, whoever made it.
+    pub(crate) fn longest_call(&self, cell: &CellHandle) -> Duration {
+        cell.capabilities.call_max.max(self.config.call_timeout)
     }
 
     /// Makes one call to a backend, within the time for one call. A panic of the backend is an error like any other.

@@ -118,7 +118,8 @@ impl Run<'_> {
             last_call = last_call.max(Some(self.engine.started_at));
         }
         let mut cx = self.engine.context(row.lane.into());
-        cx.since_last_call = last_call.map(|at| now.since(at));
+        // How long before a jump of time it was is not known.
+        cx.since_last_call = last_call.map(|at| now.since(at.max(self.engine.jumped_at())));
         if self.called.is_some() {
             cx.since_last_call = Some(Duration::ZERO);
         }

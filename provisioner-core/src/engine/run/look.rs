@@ -58,7 +58,8 @@ impl Run<'_> {
         if is_planted!(self.engine, TrustsOneAbsent) {
             live.absent_since = Some(now.before(settling));
         }
-        let Some(since) = live.absent_since else {
+        // Two looks with a jump of time between them may be as good as one.
+        let Some(since) = live.absent_since.filter(|since| *since >= self.engine.jumped_at()) else {
             live.absent_since = Some(now);
             return Observed::Unknown { again: settling };
         };
@@ -81,7 +82,7 @@ impl Run<'_> {
 
     /// A making is over. What a late call of it makes is looked for once no call can be under way any more.
     pub(super) fn end_incarnation(&mut self, now: Timestamp) {
-        let look_at = now.after(self.cell.capabilities.call_max.max(self.engine.config.call_timeout));
+        let look_at = now.after(self.engine.longest_call(self.cell));
         self.draft.end_incarnation(look_at);
         self.cell.note_due(look_at);
     }
