@@ -1,7 +1,7 @@
 //! What is there, and what was there a moment ago.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -54,10 +54,13 @@ pub(super) struct World {
     things: BTreeMap<Key, Thing>,
     data: BTreeMap<(Owner, DataId), Data>,
     /// What was there before the changes that reads may not see yet.
-    past: Vec<(Instant, Key, Option<Thing>)>,
+    past: BTreeMap<Key, VecDeque<Option<Thing>>>,
+    /// When those changes were made, in order.
+    changes: VecDeque<(Instant, Key)>,
     // Kept in step with the things, so that a call does not go through all of them.
     leaving: BTreeSet<Key>,
     awake: usize,
+    counts: BTreeMap<Owner, usize>,
     users: BTreeMap<(Owner, DataId), BTreeSet<Incarnation>>,
 }
 
@@ -77,7 +80,15 @@ impl World {
         for key in keys {
             self.change(&key, None);
         }
-        self.past.retain(|(at, ..)| *at + pace.lag > now);
+        while self.changes.front().is_some_and(|(at, _)| *at + pace.lag <= now) {
+            let Some((_, key)) = self.changes.pop_front() else { break };
+            if let Some(past) = self.past.get_mut(&key) {
+                past.pop_front();
+                if past.is_empty() {
+                    self.past.remove(&key);
+                }
+            }
+        }
     }
 
     fn change(&mut self, key: &Key, thing: Option<Thing>) {
@@ -93,6 +104,11 @@ impl World {
             Some(thing) => self.things.insert(key.clone(), thing),
             None => self.things.remove(key),
         };
+        match (&before, stays) {
+            (None, true) => *self.counts.entry(key.0.clone()).or_default() += 1,
+            (Some(_), false) => *self.counts.entry(key.0.clone()).or_default() -= 1,
+            _ => {}
+        }
         if let Some(before) = &before {
             self.awake -= usize::from(!before.phase.is_asleep());
         }
@@ -106,13 +122,14 @@ impl World {
                 }
             }
         }
-        self.past.push((Instant::now(), key.clone(), before));
+        self.past.entry(key.clone()).or_default().push_back(before);
+        self.changes.push_back((Instant::now(), key.clone()));
     }
 
     /// What a read sees: the present, or what was there before the changes that it may not see yet.
     fn seen(&self, key: &Key, lagging: bool) -> Option<&Thing> {
-        let hidden = self.past.iter().find(|(_, changed, _)| lagging && changed == key);
-        hidden.map_or_else(|| self.things.get(key), |(_, _, before)| before.as_ref())
+        let hidden = self.past.get(key).and_then(VecDeque::front).filter(|_| lagging);
+        hidden.map_or_else(|| self.things.get(key), Option::as_ref)
     }
 
     pub(super) fn observe(&self, owner: &Owner, incarnation: Incarnation, lagging: bool) -> Observed {
@@ -233,30 +250,50 @@ impl World {
         self.data.remove(&(owner.clone(), data.clone()));
     }
 
-    pub(super) fn fail(&mut self, id: &InstanceId, reason: &Reason) {
-        let keys: Vec<_> = self.keys_of(id);
-        for key in keys {
+    pub(super) fn fail(&mut self, owner: &Owner, id: &InstanceId, reason: &Reason) {
+        for key in self.keys_of(owner, id) {
             let thing = Thing { phase: Phase::Failed, reason: Some(reason.clone()), ..self.things[&key].clone() };
             self.change(&key, Some(thing));
         }
     }
 
+    /// Has been stopped, and nobody said why.
+    pub(super) fn stop_behind(&mut self, owner: &Owner, id: &InstanceId) {
+        for key in self.keys_of(owner, id) {
+            let thing = self.things[&key].clone();
+            if thing.phase != Phase::Destroying {
+                self.change(&key, Some(Thing { phase: Phase::Zero, reason: None, done_at: Instant::now(), ..thing }));
+            }
+        }
+    }
+
     /// Has what was changed last stay on its way until a verb is called for it again.
     pub(super) fn stall(&mut self) {
-        let thing = self.past.last().and_then(|(_, key, _)| self.things.get_mut(key));
+        let thing = self.changes.back().and_then(|(_, key)| self.things.get_mut(key));
         if let Some(thing) = thing {
             thing.done_at = Instant::now() + NEVER;
         }
     }
 
-    pub(super) fn vanish(&mut self, id: &InstanceId) {
-        for key in self.keys_of(id) {
+    pub(super) fn vanish(&mut self, owner: &Owner, id: &InstanceId) {
+        for key in self.keys_of(owner, id) {
             self.change(&key, None);
         }
     }
 
-    fn keys_of(&self, id: &InstanceId) -> Vec<Key> {
-        self.things.iter().filter(|(_, thing)| thing.id == *id).map(|(key, _)| key.clone()).collect()
+    /// How many things of a control plane there are.
+    pub(super) fn count(&self, owner: &Owner) -> usize {
+        self.counts.get(owner).copied().unwrap_or_default()
+    }
+
+    /// Whether something runs or sleeps on this data.
+    pub(super) fn is_in_use(&self, owner: &Owner, data: &DataId) -> bool {
+        self.users.contains_key(&(owner.clone(), data.clone()))
+    }
+
+    fn keys_of(&self, owner: &Owner, id: &InstanceId) -> Vec<Key> {
+        let of_id = |(key, thing): &(&Key, &Thing)| key.0 == *owner && thing.id == *id;
+        self.things.iter().filter(of_id).map(|(key, _)| key.clone()).collect()
     }
 }
 
