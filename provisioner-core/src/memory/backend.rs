@@ -234,7 +234,7 @@ impl MemoryProvisioner {
             if asleep && state.world.awake() >= self.0.config.capacity {
                 return Err(Error::new(ErrorKind::CapacityExhausted, operation));
             }
-            state.world.run(&cx.control_plane, target, self.pace())
+            state.world.run(operation, &cx.control_plane, target, self.pace())
         });
         observed.await.map_err(|error| error.with_instance(&target.id))
     }
@@ -270,10 +270,7 @@ impl Provisioner for MemoryProvisioner {
     }
 
     async fn create(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
-        // Secrets are read, as a backend must, and thrown away.
-        for reference in target.spec.secrets.values() {
-            drop(cx.secrets.resolve(reference).await.map_err(|error| error.with_instance(&target.id))?);
-        }
+        resolve_secrets(cx, target).await?;
         self.run("create", cx, target).await
     }
 
@@ -289,6 +286,7 @@ impl Provisioner for MemoryProvisioner {
         if self.state().world.get(&cx.control_plane, target.incarnation).is_none() {
             return self.call("resume", |_| Ok(Observed::Absent)).await;
         }
+        resolve_secrets(cx, target).await?;
         self.run("resume", cx, target).await
     }
 
@@ -369,4 +367,12 @@ impl Provisioner for MemoryProvisioner {
     async fn maintain(&self, _cx: &OpContext, _plan_only: bool) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
+}
+
+/// Reads the secrets, as a backend must, and throws them away.
+async fn resolve_secrets(cx: &OpContext, target: &Target) -> Result<()> {
+    for reference in target.spec.secrets.values() {
+        drop(cx.secrets.resolve(reference).await.map_err(|error| error.with_instance(&target.id))?);
+    }
+    Ok(())
 }

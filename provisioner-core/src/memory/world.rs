@@ -143,16 +143,22 @@ impl World {
     }
 
     /// Makes, updates, starts or starts again.
-    pub(super) fn run(&mut self, owner: &Owner, target: &Target, pace: Pace) -> Result<Observed> {
+    pub(super) fn run(
+        &mut self,
+        operation: &'static str,
+        owner: &Owner,
+        target: &Target,
+        pace: Pace,
+    ) -> Result<Observed> {
         let key = (owner.clone(), target.incarnation);
         let now = Instant::now();
         if let Some(thing) = self.things.get(&key) {
             if thing.data != *target.data.id() {
-                let error = Error::new(ErrorKind::Conflict, "create").with_field("data");
+                let error = Error::new(ErrorKind::Conflict, operation).with_field("data");
                 return Err(error.with_message("it runs on other data, and that cannot be changed in place"));
             }
             if thing.generation > target.generation {
-                return Err(Error::new(ErrorKind::Conflict, "create")
+                return Err(Error::new(ErrorKind::Conflict, operation)
                     .with_field("generation")
                     .with_message(format!("it is at {}, newer than {}", thing.generation, target.generation)));
             }
@@ -163,7 +169,7 @@ impl World {
                 return Ok(thing.observed());
             }
         }
-        self.take_data(owner, target)?;
+        self.take_data(operation, owner, target)?;
         let thing = Thing {
             id: target.id.clone(),
             incarnation: target.incarnation,
@@ -179,9 +185,9 @@ impl World {
         Ok(observed)
     }
 
-    fn take_data(&mut self, owner: &Owner, target: &Target) -> Result<()> {
+    fn take_data(&mut self, operation: &'static str, owner: &Owner, target: &Target) -> Result<()> {
         let key = (owner.clone(), target.data.id().clone());
-        let error = |kind| Error::new(kind, "create").with_field("data").with_message(key.1.to_string());
+        let error = |kind| Error::new(kind, operation).with_field("data").with_message(key.1.to_string());
         let others = |users: &BTreeSet<Incarnation>| users.iter().any(|user| *user != target.incarnation);
         let used_by_other = self.users.get(&key).is_some_and(others);
         let last = (target.id.clone(), target.incarnation);
