@@ -283,7 +283,7 @@ impl Subject {
         self.settle().await;
         let listed: Vec<_> = self.backend.list(&self.cx()).collect().await;
         let listed: Result<Vec<_>, Error> = listed.into_iter().collect();
-        Ok(listed.during("list")?)
+        listed.during("list")
     }
 
     /// Waits until reads have caught up with the last call.

@@ -1,3 +1,4 @@
-//! The backends of this workspace, set up to be tried.
+//! The process backend, set up to be tried.
 
-pub(crate) mod memory;
+pub(crate) mod process;
+pub(crate) mod product;
