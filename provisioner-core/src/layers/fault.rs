@@ -146,6 +146,10 @@ impl Faults {
         &self.odds
     }
 
+    pub(crate) fn set_percent(&mut self, percent: u64) {
+        self.odds.percent = percent;
+    }
+
     pub(crate) fn script(&mut self, operation: &'static str, fault: Fault) {
         self.script.push_back((operation, fault));
     }

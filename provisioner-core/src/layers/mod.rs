@@ -6,5 +6,5 @@ mod chaos;
 mod fault;
 
 pub use chaos::Chaos;
+pub(crate) use fault::{Call, Faults, answer_later, given_up};
 pub use fault::{Fault, RandomFaults};
-pub(crate) use fault::{Faults, answer_later, given_up};

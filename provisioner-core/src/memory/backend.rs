@@ -14,13 +14,11 @@ use futures::{
 };
 use tokio::{sync::broadcast, time::Instant};
 
-use super::{
-    faults::{Fault, Faults},
-    world::{Pace, Thing, World},
-};
+use super::world::{Pace, Thing, World};
 use crate::{
     context::OpContext,
     error::{Error, ErrorKind, Result},
+    layers::{Call, Fault, Faults, RandomFaults, answer_later, given_up},
     provisioner::Provisioner,
     seams::Random,
     types::{
@@ -42,6 +40,8 @@ pub struct MemoryConfig {
     pub lag: Duration,
     /// How many things can be awake at once.
     pub capacity: usize,
+    /// How many things a control plane may have.
+    pub quota: usize,
     /// How many calls a second it takes; a burst of as many.
     pub calls_per_second: Option<u32>,
     /// How many of a hundred calls go wrong.
@@ -50,6 +50,8 @@ pub struct MemoryConfig {
     pub random: Random,
     /// The largest size it takes.
     pub size_max: SizeMax,
+    /// Whether it tells of changes; otherwise the engine polls.
+    pub watch: bool,
 }
 
 impl Default for MemoryConfig {
@@ -60,10 +62,12 @@ impl Default for MemoryConfig {
             stop: Duration::ZERO,
             lag: Duration::ZERO,
             capacity: usize::MAX,
+            quota: usize::MAX,
             calls_per_second: None,
             fault_percent: 0,
             random: Random::from_seed(0),
             size_max: Capabilities::PLAIN.size_max,
+            watch: true,
         }
     }
 }
@@ -87,6 +91,10 @@ struct State {
     identity: String,
     /// The token bucket: what is left of it, and since when.
     tokens: (f64, Instant),
+    /// What every call is refused with, if it is.
+    denied: Option<ErrorKind>,
+    capacity: usize,
+    quota: usize,
 }
 
 impl fmt::Display for MemoryProvisioner {
@@ -101,10 +109,13 @@ impl MemoryProvisioner {
     pub fn new(config: MemoryConfig) -> Self {
         let state = State {
             world: World::default(),
-            faults: Faults::default(),
+            faults: Faults::new(config.random.clone(), RandomFaults::new(0, config.fault_percent)),
             calls: BTreeMap::new(),
             identity: config.identity.clone(),
             tokens: (config.calls_per_second.unwrap_or_default().into(), Instant::now()),
+            denied: None,
+            capacity: config.capacity,
+            quota: config.quota,
         };
         Self(Arc::new(Inner { config, state: Mutex::new(state), events: broadcast::Sender::new(1024) }))
     }
@@ -141,19 +152,45 @@ impl MemoryProvisioner {
 
     /// Makes an instance fail by itself.
     pub fn fail(&self, owner: &ControlPlaneId, id: &InstanceId, reason: &Reason) {
-        self.state().world.fail(id, reason);
+        self.state().world.fail(owner, id, reason);
         self.tell(owner, id);
     }
 
     /// Deletes an instance behind everybody's back.
     pub fn vanish(&self, owner: &ControlPlaneId, id: &InstanceId) {
-        self.state().world.vanish(id);
+        self.state().world.vanish(owner, id);
         self.tell(owner, id);
     }
 
     /// Deletes data behind everybody's back.
     pub fn vanish_data(&self, owner: &ControlPlaneId, data: &DataId) {
         self.state().world.delete_data(owner, data);
+    }
+
+    /// Stops an instance behind everybody's back.
+    pub fn stop_behind(&self, owner: &ControlPlaneId, id: &InstanceId) {
+        self.state().world.stop_behind(owner, id);
+        self.tell(owner, id);
+    }
+
+    /// Refuses every call with this kind, without effect, until it is told otherwise.
+    pub fn deny(&self, kind: Option<ErrorKind>) {
+        self.state().denied = kind;
+    }
+
+    /// Has room for so many things that are awake from now on. What is awake stays so.
+    pub fn limit_capacity(&self, awake: usize) {
+        self.state().capacity = awake;
+    }
+
+    /// Lets every control plane have so many things from now on. What is there stays.
+    pub fn limit_quota(&self, things: usize) {
+        self.state().quota = things;
+    }
+
+    /// Has so many of a hundred calls go wrong from now on.
+    pub fn set_faults(&self, percent: u64) {
+        self.state().faults.set_percent(percent);
     }
 
     fn tell(&self, owner: &ControlPlaneId, id: &InstanceId) {
@@ -171,45 +208,53 @@ impl MemoryProvisioner {
     }
 
     /// One call: counted, throttled, with its fault, and otherwise with its effect.
-    async fn call<T: Send>(
+    async fn call<T: Send + 'static>(
         &self,
         operation: &'static str,
-        effect: impl FnOnce(&mut State) -> Result<T> + Send,
+        cx: &OpContext,
+        effect: impl FnOnce(&mut State) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let (answer, late) = self.take(operation, effect)?;
-        match late {
-            Some(late) => tokio::time::sleep(late).await,
-            None if answer.is_none() => std::future::pending().await,
-            None => {}
+        match self.take(operation, cx)? {
+            None => effect(&mut self.state()),
+            Some(Fault::Late { after_ms }) => {
+                let answer = effect(&mut self.state());
+                answer_later(cx, operation, after_ms, answer).await
+            }
+            Some(Fault::LateEffect { after_ms }) => {
+                let this = self.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(after_ms)).await;
+                    let mut state = this.state();
+                    state.world.tick(this.pace());
+                    // Nobody waits for the answer any more.
+                    let _ = effect(&mut state);
+                });
+                Err(given_up(cx, operation).await)
+            }
+            Some(Fault::Hang) => Err(given_up(cx, operation).await),
+            Some(fault @ (Fault::AfterApply | Fault::HalfWay)) => {
+                let mut state = self.state();
+                // Lost is whatever it was, an error too.
+                let acted = effect(&mut state).is_ok();
+                if acted && fault == Fault::HalfWay {
+                    state.world.stall();
+                }
+                Err(fault.to_error(operation))
+            }
+            Some(fault @ (Fault::BeforeSend(_) | Fault::Throttled { .. })) => Err(fault.to_error(operation)),
         }
-        answer.ok_or_else(|| Fault::Hang.to_error(operation))
     }
 
-    /// Takes a call in: its answer, if it gets one, and how late that comes.
-    fn take<T>(
-        &self,
-        operation: &'static str,
-        effect: impl FnOnce(&mut State) -> Result<T>,
-    ) -> Result<(Option<T>, Option<Duration>)> {
+    /// Takes a call in: refused, or with its fault if it has one.
+    fn take(&self, operation: &'static str, cx: &OpContext) -> Result<Option<Fault>> {
         let mut state = self.state();
         *state.calls.entry(operation).or_default() += 1;
         state.world.tick(self.pace());
-        self.throttle(&mut state, operation)?;
-        match state.faults.next(operation, self.0.config.fault_percent, &self.0.config.random) {
-            None => Ok((Some(effect(&mut state)?), None)),
-            Some(Fault::Late { after_ms }) => Ok((Some(effect(&mut state)?), Some(Duration::from_millis(after_ms)))),
-            Some(Fault::Hang) => Ok((None, None)),
-            Some(fault @ Fault::AfterApply) => {
-                effect(&mut state)?;
-                Err(fault.to_error(operation))
-            }
-            Some(fault @ Fault::HalfWay) => {
-                effect(&mut state)?;
-                state.world.stall();
-                Err(fault.to_error(operation))
-            }
-            Some(fault) => Err(fault.to_error(operation)),
+        if let Some(kind) = state.denied {
+            return Err(Error::new(kind, operation));
         }
+        self.throttle(&mut state, operation)?;
+        Ok(state.faults.next(Call::new(operation, cx, self.capabilities().call_max)))
     }
 
     fn throttle(&self, state: &mut State, operation: &'static str) -> Result<()> {
@@ -228,20 +273,23 @@ impl MemoryProvisioner {
     }
 
     async fn run(&self, operation: &'static str, cx: &OpContext, target: &Target) -> Result<Observed> {
-        let observed = self.call(operation, |state| {
-            let asleep =
-                state.world.get(&cx.control_plane, target.incarnation).is_none_or(|thing| thing.phase.is_asleep());
-            if asleep && state.world.awake() >= self.0.config.capacity {
+        let (owner, sent, pace) = (cx.control_plane.clone(), target.clone(), self.pace());
+        let observed = self.call(operation, cx, move |state| {
+            let thing = state.world.get(&owner, sent.incarnation);
+            if thing.is_none() && state.world.count(&owner) >= state.quota {
+                return Err(Error::new(ErrorKind::QuotaExceeded, operation));
+            }
+            if thing.is_none_or(|thing| thing.phase.is_asleep()) && state.world.awake() >= state.capacity {
                 return Err(Error::new(ErrorKind::CapacityExhausted, operation));
             }
-            state.world.run(operation, &cx.control_plane, target, self.pace())
+            state.world.run(operation, &owner, &sent, pace)
         });
         observed.await.map_err(|error| error.with_instance(&target.id))
     }
 
     async fn stop(&self, operation: &'static str, cx: &OpContext, target: &Target, phase: Phase) -> Result<Observed> {
-        let stopped = self
-            .call(operation, |state| Ok(state.world.stop(&cx.control_plane, target.incarnation, phase, self.pace())));
+        let (owner, incarnation, pace) = (cx.control_plane.clone(), target.incarnation, self.pace());
+        let stopped = self.call(operation, cx, move |state| Ok(state.world.stop(&owner, incarnation, phase, pace)));
         stopped.await.map_err(|error| error.with_instance(&target.id))
     }
 }
@@ -253,7 +301,7 @@ impl Provisioner for MemoryProvisioner {
         Capabilities {
             settling: self.0.config.lag,
             call_max: Duration::from_secs(5),
-            watch: true,
+            watch: self.0.config.watch,
             conditional_writes: true,
             survives_control_plane: false,
             secrets: SecretSupport::Resolved,
@@ -265,12 +313,12 @@ impl Provisioner for MemoryProvisioner {
         Ok(wanted.check_against(&self.capabilities())?)
     }
 
-    async fn identity(&self, _cx: &OpContext) -> Result<String> {
-        self.call("identity", |state| Ok(state.identity.clone())).await
+    async fn identity(&self, cx: &OpContext) -> Result<String> {
+        self.call("identity", cx, |state| Ok(state.identity.clone())).await
     }
 
     async fn create(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
-        resolve_secrets(cx, target).await?;
+        read_secrets(cx, target).await?;
         self.run("create", cx, target).await
     }
 
@@ -284,23 +332,24 @@ impl Provisioner for MemoryProvisioner {
 
     async fn resume(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
         if self.state().world.get(&cx.control_plane, target.incarnation).is_none() {
-            return self.call("resume", |_| Ok(Observed::Absent)).await;
+            return self.call("resume", cx, |_| Ok(Observed::Absent)).await;
         }
-        resolve_secrets(cx, target).await?;
+        read_secrets(cx, target).await?;
         self.run("resume", cx, target).await
     }
 
     async fn destroy(&self, cx: &OpContext, target: &Target, data: DataDisposition) -> Result<Observed> {
-        let destroyed =
-            self.call("destroy", |state| Ok(state.world.destroy(&cx.control_plane, target, data, self.pace())));
+        let (owner, sent, pace) = (cx.control_plane.clone(), target.clone(), self.pace());
+        let destroyed = self.call("destroy", cx, move |state| Ok(state.world.destroy(&owner, &sent, data, pace)));
         destroyed.await.map_err(|error| error.with_instance(&target.id))
     }
 
     async fn observe(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
         let lag = self.0.config.lag;
-        let observed = self.call("observe", |state| match cx.since_last_call {
+        let (owner, incarnation, since) = (cx.control_plane.clone(), target.incarnation, cx.since_last_call);
+        let observed = self.call("observe", cx, move |state| match since {
             Some(since) if since < lag => Ok(Observed::Unknown { again: lag - since }),
-            _ => Ok(state.world.observe(&cx.control_plane, target.incarnation, !lag.is_zero())),
+            _ => Ok(state.world.observe(&owner, incarnation, !lag.is_zero())),
         });
         observed.await.map_err(|error| error.with_instance(&target.id))
     }
@@ -310,9 +359,9 @@ impl Provisioner for MemoryProvisioner {
     }
 
     fn list(&self, cx: &OpContext) -> BoxStream<'static, Result<Owned>> {
-        let (this, owner) = (self.clone(), cx.control_plane.clone());
+        let (this, cx, owner) = (self.clone(), cx.clone(), cx.control_plane.clone());
         stream::once(async move {
-            let listed = this.call("list", |state| Ok(state.world.of(&owner))).await;
+            let listed = this.call("list", &cx, move |state| Ok(state.world.of(&owner))).await;
             let (things, data) = match listed {
                 Ok(listed) => listed,
                 Err(error) => return stream::iter(vec![Err(error)]),
@@ -338,6 +387,9 @@ impl Provisioner for MemoryProvisioner {
     }
 
     fn watch(&self, cx: &OpContext) -> BoxStream<'static, InstanceId> {
+        if !self.0.config.watch {
+            return stream::empty().boxed();
+        }
         let owner = cx.control_plane.clone();
         let receiver = self.0.events.subscribe();
         stream::unfold((receiver, owner), |(mut receiver, owner)| async move {
@@ -354,11 +406,12 @@ impl Provisioner for MemoryProvisioner {
     }
 
     async fn delete_data(&self, cx: &OpContext, data: &DataId) -> Result<()> {
-        self.call("delete data", |state| {
-            if state.world.of(&cx.control_plane).0.iter().any(|thing| thing.data == *data) {
+        let (owner, data) = (cx.control_plane.clone(), data.clone());
+        self.call("delete data", cx, move |state| {
+            if state.world.is_in_use(&owner, &data) {
                 return Err(Error::new(ErrorKind::Conflict, "delete data").with_message("it is in use"));
             }
-            state.world.delete_data(&cx.control_plane, data);
+            state.world.delete_data(&owner, &data);
             Ok(())
         })
         .await
@@ -369,8 +422,8 @@ impl Provisioner for MemoryProvisioner {
     }
 }
 
-/// Reads the secrets, as a backend must, and throws them away.
-async fn resolve_secrets(cx: &OpContext, target: &Target) -> Result<()> {
+/// Secrets are read, as a backend must, and thrown away.
+async fn read_secrets(cx: &OpContext, target: &Target) -> Result<()> {
     for reference in target.spec.secrets.values() {
         drop(cx.secrets.resolve(reference).await.map_err(|error| error.with_instance(&target.id))?);
     }

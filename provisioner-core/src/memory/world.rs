@@ -58,6 +58,7 @@ pub(super) struct World {
     // Kept in step with the things, so that a call does not go through all of them.
     leaving: BTreeSet<Key>,
     awake: usize,
+    counts: BTreeMap<Owner, usize>,
     users: BTreeMap<(Owner, DataId), BTreeSet<Incarnation>>,
 }
 
@@ -93,6 +94,11 @@ impl World {
             Some(thing) => self.things.insert(key.clone(), thing),
             None => self.things.remove(key),
         };
+        match (&before, stays) {
+            (None, true) => *self.counts.entry(key.0.clone()).or_default() += 1,
+            (Some(_), false) => *self.counts.entry(key.0.clone()).or_default() -= 1,
+            _ => {}
+        }
         if let Some(before) = &before {
             self.awake -= usize::from(!before.phase.is_asleep());
         }
@@ -239,11 +245,20 @@ impl World {
         self.data.remove(&(owner.clone(), data.clone()));
     }
 
-    pub(super) fn fail(&mut self, id: &InstanceId, reason: &Reason) {
-        let keys: Vec<_> = self.keys_of(id);
-        for key in keys {
+    pub(super) fn fail(&mut self, owner: &Owner, id: &InstanceId, reason: &Reason) {
+        for key in self.keys_of(owner, id) {
             let thing = Thing { phase: Phase::Failed, reason: Some(reason.clone()), ..self.things[&key].clone() };
             self.change(&key, Some(thing));
+        }
+    }
+
+    /// Has been stopped, and nobody said why.
+    pub(super) fn stop_behind(&mut self, owner: &Owner, id: &InstanceId) {
+        for key in self.keys_of(owner, id) {
+            let thing = self.things[&key].clone();
+            if thing.phase != Phase::Destroying {
+                self.change(&key, Some(Thing { phase: Phase::Zero, reason: None, done_at: Instant::now(), ..thing }));
+            }
         }
     }
 
@@ -255,14 +270,25 @@ impl World {
         }
     }
 
-    pub(super) fn vanish(&mut self, id: &InstanceId) {
-        for key in self.keys_of(id) {
+    pub(super) fn vanish(&mut self, owner: &Owner, id: &InstanceId) {
+        for key in self.keys_of(owner, id) {
             self.change(&key, None);
         }
     }
 
-    fn keys_of(&self, id: &InstanceId) -> Vec<Key> {
-        self.things.iter().filter(|(_, thing)| thing.id == *id).map(|(key, _)| key.clone()).collect()
+    /// How many things of a control plane there are.
+    pub(super) fn count(&self, owner: &Owner) -> usize {
+        self.counts.get(owner).copied().unwrap_or_default()
+    }
+
+    /// Whether something runs or sleeps on this data.
+    pub(super) fn is_in_use(&self, owner: &Owner, data: &DataId) -> bool {
+        self.users.contains_key(&(owner.clone(), data.clone()))
+    }
+
+    fn keys_of(&self, owner: &Owner, id: &InstanceId) -> Vec<Key> {
+        let of_id = |(key, thing): &(&Key, &Thing)| key.0 == *owner && thing.id == *id;
+        self.things.iter().filter(of_id).map(|(key, _)| key.clone()).collect()
     }
 }
 

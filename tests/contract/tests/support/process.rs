@@ -166,8 +166,16 @@ impl ProcessOutsider {
         folders
     }
 
+    /// The processes on the target's data, but not those whose port another incarnation holds.
     fn pids(&self, owner: &ControlPlaneId, target: &Target) -> Vec<i32> {
-        processes(&self.data(owner, target.data.id()))
+        let mut pids = processes(&self.data(owner, target.data.id()));
+        let incarnation = target.incarnation.to_string();
+        pids.retain(|pid| {
+            let port = environment(*pid).remove("PORT").unwrap_or_default();
+            let holder = fs::read_to_string(self.root.join(".ports").join(port));
+            holder.map_or(true, |holder| holder.contains(&incarnation))
+        });
+        pids
     }
 
     fn only(&self, owner: &ControlPlaneId, target: &Target) -> Told<i32> {
