@@ -19,6 +19,8 @@ pub enum Ability {
     Ask,
     /// [`Outsider::environment`].
     Environment,
+    /// The secrets are in [`Outsider::environment`], too.
+    Secrets,
     /// [`Outsider::name`].
     Name,
     /// [`Outsider::search`].
@@ -56,6 +58,7 @@ impl Ability {
             Self::Notes => "write into an instance's data",
             Self::Ask => "ask an endpoint",
             Self::Environment => "read a product's environment",
+            Self::Secrets => "read a product's secrets",
             Self::Name => "tell a thing's name at the provider",
             Self::Search => "search what the provider keeps",
             Self::Calls => "count the provider's calls",

@@ -140,11 +140,13 @@ pub(super) async fn create_on_missing_data_is_refused_and_makes_nothing(subject:
 
 /// Data that somebody deleted is missed by `create` and `resume`, and never replaced by an empty start.
 pub(super) async fn data_deleted_behind_our_back_is_missed_and_never_blank(subject: Subject) -> Outcome {
-    for wake in Verb::WAKE {
+    for (wake, fresh) in [(Verb::Create, false), (Verb::Resume, false), (Verb::Resume, true)] {
         let target = subject.after(&[Verb::Create, Verb::Zero]).await?;
         subject.outsider().delete_data(&subject.owner, target.data.id()).await?;
-        // It was made before, so it has to be there.
-        let existing = Target { data: DataSource::Existing(target.data.id().clone()), ..target.clone() };
+        // It was made before, so it has to be there, however it is called.
+        let id = target.data.id().clone();
+        let data = if fresh { DataSource::Fresh(id) } else { DataSource::Existing(id) };
+        let existing = Target { data, ..target.clone() };
         for _ in 0..2 {
             let answer = subject.call(wake, &existing).await;
             refused(answer, ErrorKind::DataMissing, &format!("{wake} without its data"))?;

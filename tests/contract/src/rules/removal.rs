@@ -1,6 +1,9 @@
 //! 6. `destroy` removes everything, and is done only when absence was observed.
 
-use provisioner_core::types::{DataDisposition, Observed, Phase};
+use provisioner_core::{
+    Error, ErrorKind,
+    types::{DataDisposition, Observed, Phase},
+};
 
 use crate::{
     Ability, Subject, Verb,
@@ -86,15 +89,11 @@ pub(super) async fn what_blocks_a_removal_is_named(subject: Subject) -> Outcome 
     let target = subject.running().await?;
     subject.outsider().block(&subject.owner, &target, true).await?;
     let answer = subject.call(Verb::DESTROY, &target).await;
+    let told = answer.as_ref().is_err_and(|error| error.kind() != ErrorKind::Timeout && says_why(error));
     let named = || async {
-        Ok(match &answer {
-            Err(error) => error.to_string().len() > error.operation().len() + error.kind().as_str().len() + 2,
-            Ok(_) => {
-                let seen = subject.look(&target).await?;
-                ensure!(seen != Observed::Absent, "what is blocked is said to be absent");
-                seen.present().is_some_and(|present| present.reason.is_some())
-            }
-        })
+        let seen = subject.look(&target).await?;
+        ensure!(seen != Observed::Absent, "what is blocked is said to be absent");
+        Ok(told || seen.present().is_some_and(|present| present.reason.is_some()))
     };
     let named = subject.until("what blocks the removal is named", named).await;
     subject.outsider().block(&subject.owner, &target, false).await?;
@@ -115,4 +114,10 @@ pub(super) async fn destroy_works_from_id_incarnation_and_data_alone(subject: Su
         ensure!(listed.is_empty(), "its data is still there: {listed:?}");
     }
     Ok(())
+}
+
+/// Whether an error says more than its operation, instance and kind.
+fn says_why(error: &Error) -> bool {
+    let text = error.to_string();
+    text.split_once(error.kind().as_str()).is_some_and(|(_, why)| !why.is_empty())
 }

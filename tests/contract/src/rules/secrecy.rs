@@ -55,7 +55,7 @@ pub(super) async fn a_secret_is_resolved_through_the_context_for_each_start(subj
 }
 
 async fn expect_value(subject: &Subject, target: &Target, value: &str) -> Outcome {
-    if subject.profile.can(Ability::Environment) {
+    if subject.profile.can(Ability::Secrets) {
         let environment = subject.outsider().environment(&subject.owner, target).await?;
         let has = environment.get(VARIABLE).map(String::as_str);
         ensure!(has == Some(value), "the product does not have the value that the vault had at its start");

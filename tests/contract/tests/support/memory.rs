@@ -1,10 +1,12 @@
 //! The provider in memory.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use provisioner_contract::{Ability, Outsider, Profile, Setup, Sight, Told, async_trait};
+use provisioner_contract::{Ability, Outsider, Profile, Refusal, Setup, Sight, Told, async_trait};
 use provisioner_core::{
-    memory::{MemoryConfig, MemoryProvisioner},
+    ErrorKind,
+    layers::Fault,
+    memory::{MemoryConfig, MemoryProvisioner, Thing},
     types::{ControlPlaneId, DataId, InstanceSpec, Phase, Reason, SizeMax, Target, Workload},
 };
 
@@ -46,8 +48,8 @@ impl Setup for Memory {
 
     fn profile(&self) -> Profile {
         let provider = MemoryProvisioner::new(self.config());
-        let mut profile =
-            Profile::new(Arc::new(provider.clone()), spec).with_outsider(MemoryOutsider(provider.clone()));
+        let mut profile = Profile::new(Arc::new(provider.clone()), spec)
+            .with_outsider(MemoryOutsider { provider: provider.clone(), is_slow: !self.pace.is_zero() });
         profile.deadline = Duration::from_secs(10);
         profile.reopen = Some(Box::new(move || Arc::new(provider.clone())));
         if !self.pace.is_zero() {
@@ -59,53 +61,131 @@ impl Setup for Memory {
 
 /// Looks into the memory.
 #[derive(Debug, Clone)]
-pub(crate) struct MemoryOutsider(pub(crate) MemoryProvisioner);
+pub(crate) struct MemoryOutsider {
+    pub(crate) provider: MemoryProvisioner,
+    /// Whether a removal takes time, so that it can get stuck.
+    pub(crate) is_slow: bool,
+}
 
 #[async_trait]
 impl Outsider for MemoryOutsider {
     fn abilities(&self) -> &[Ability] {
         use Ability::*;
-        &[Sight, Inventory, Name, Search, Calls, Kill, Delete, DeleteData]
+        {
+            const ALL: &[Ability] = &[
+                Block,
+                Sight,
+                Inventory,
+                Notes,
+                Ask,
+                Environment,
+                Name,
+                Search,
+                Calls,
+                Kill,
+                Stop,
+                Delete,
+                DeleteData,
+                Throttle,
+                Capacity,
+                Rights,
+                Hang,
+                Codes,
+            ];
+            if self.is_slow { ALL } else { &ALL[1..] }
+        }
     }
 
     async fn sight(&self, owner: &ControlPlaneId, target: &Target) -> Told<Sight> {
-        let things = self.0.things(owner);
+        let things = self.provider.things(owner);
         let of: Vec<_> = things.iter().filter(|thing| thing.incarnation == target.incarnation).collect();
         let awake = of.iter().filter(|thing| matches!(thing.phase, Phase::Running | Phase::Provisioning)).count();
         Ok(Sight { made: of.len(), awake })
     }
 
     async fn inventory(&self, owner: &ControlPlaneId) -> Told<Vec<String>> {
-        Ok(self.0.things(owner).iter().map(|thing| format!("{} {}", thing.id, thing.incarnation)).collect())
+        Ok(self.provider.things(owner).iter().map(|thing| format!("{} {}", thing.id, thing.incarnation)).collect())
+    }
+
+    async fn write_note(&self, owner: &ControlPlaneId, target: &Target, note: &str) -> Told<()> {
+        let written = self.provider.write_note(owner, target.data.id(), note);
+        if written { Ok(()) } else { Err("there is no data to write into".to_owned()) }
+    }
+
+    async fn read_note(&self, owner: &ControlPlaneId, target: &Target) -> Told<Option<String>> {
+        Ok(self.provider.note(owner, target.data.id()))
+    }
+
+    async fn ask(&self, endpoint: &str) -> Told<()> {
+        let shape = endpoint.strip_prefix("memory://").and_then(|rest| rest.split_once('/'));
+        if shape.is_some() { Ok(()) } else { Err(format!("{endpoint} leads nowhere")) }
+    }
+
+    async fn environment(&self, owner: &ControlPlaneId, target: &Target) -> Told<BTreeMap<String, String>> {
+        let thing = self.thing(owner, target)?;
+        let variables = thing.spec.environment.iter();
+        Ok(variables.map(|(name, value)| (name.to_string(), value.clone())).collect())
     }
 
     async fn name(&self, owner: &ControlPlaneId, target: &Target) -> Told<String> {
-        let things = self.0.things(owner);
-        let thing = things.iter().find(|thing| thing.incarnation == target.incarnation).ok_or("no such thing")?;
+        let thing = self.thing(owner, target)?;
         Ok(format!("{owner}/{}.{}", thing.id, thing.incarnation))
     }
 
     async fn search(&self, text: &str) -> Told<Vec<String>> {
-        let all = format!("{:?}", self.0);
+        let all = format!("{:?}", self.provider);
         Ok(if all.contains(text) { vec!["the memory".to_owned()] } else { Vec::new() })
     }
 
     async fn calls(&self) -> Told<u64> {
-        Ok(self.0.calls().values().sum())
+        Ok(self.provider.calls().values().sum())
     }
 
     async fn kill(&self, owner: &ControlPlaneId, target: &Target) -> Told<()> {
-        self.0.fail(owner, &target.id, &Reason::new("died", "an outsider killed it"));
+        self.provider.fail(owner, &target.id, &Reason::new("died", "an outsider killed it"));
         Ok(())
     }
 
     async fn delete(&self, owner: &ControlPlaneId, target: &Target) -> Told<()> {
-        self.0.vanish(owner, &target.id);
+        self.provider.vanish(owner, &target.id);
         Ok(())
     }
 
     async fn delete_data(&self, owner: &ControlPlaneId, data: &DataId) -> Told<()> {
-        self.0.vanish_data(owner, data);
+        self.provider.vanish_data(owner, data);
         Ok(())
+    }
+
+    async fn stop(&self, owner: &ControlPlaneId, target: &Target) -> Told<()> {
+        self.provider.stop_behind(owner, &target.id);
+        Ok(())
+    }
+
+    async fn block(&self, _owner: &ControlPlaneId, _target: &Target, blocked: bool) -> Told<()> {
+        // It gets stuck half-way, until it is called again.
+        if blocked {
+            self.provider.script("destroy", Fault::HalfWay);
+        }
+        Ok(())
+    }
+
+    async fn refuse(&self, refusal: Option<Refusal>) -> Told<()> {
+        let denied = (refusal == Some(Refusal::Rights)).then_some(ErrorKind::Unauthorized);
+        self.provider.deny(denied);
+        self.provider.limit_capacity(if refusal == Some(Refusal::Capacity) { 0 } else { usize::MAX });
+        self.provider.befall(match refusal {
+            Some(Refusal::Hang) => Some(Fault::Hang),
+            Some(Refusal::Throttled { after }) => Some(Fault::Throttled { after_ms: after.as_millis() as u64 }),
+            _ => None,
+        });
+        Ok(())
+    }
+}
+
+impl MemoryOutsider {
+    fn thing(&self, owner: &ControlPlaneId, target: &Target) -> Told<Thing> {
+        let things = self.provider.things(owner);
+        let thing = things.into_iter().find(|thing| thing.incarnation == target.incarnation);
+        thing.ok_or_else(|| "there is no such thing".to_owned())
     }
 }
