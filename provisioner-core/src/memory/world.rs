@@ -1,7 +1,7 @@
 //! What is there, and what was there a moment ago.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -59,7 +59,9 @@ pub(super) struct World {
     things: BTreeMap<Key, Thing>,
     data: BTreeMap<(Owner, DataId), Data>,
     /// What was there before the changes that reads may not see yet.
-    past: Vec<(Instant, Key, Option<Thing>)>,
+    past: BTreeMap<Key, VecDeque<Option<Thing>>>,
+    /// When those changes were made, in order.
+    changes: VecDeque<(Instant, Key)>,
     // Kept in step with the things, so that a call does not go through all of them.
     leaving: BTreeSet<Key>,
     awake: usize,
@@ -83,7 +85,15 @@ impl World {
         for key in keys {
             self.change(&key, None);
         }
-        self.past.retain(|(at, ..)| *at + pace.lag > now);
+        while self.changes.front().is_some_and(|(at, _)| *at + pace.lag <= now) {
+            let Some((_, key)) = self.changes.pop_front() else { break };
+            if let Some(past) = self.past.get_mut(&key) {
+                past.pop_front();
+                if past.is_empty() {
+                    self.past.remove(&key);
+                }
+            }
+        }
     }
 
     fn change(&mut self, key: &Key, thing: Option<Thing>) {
@@ -117,13 +127,14 @@ impl World {
                 }
             }
         }
-        self.past.push((Instant::now(), key.clone(), before));
+        self.past.entry(key.clone()).or_default().push_back(before);
+        self.changes.push_back((Instant::now(), key.clone()));
     }
 
     /// What a read sees: the present, or what was there before the changes that it may not see yet.
     fn seen(&self, key: &Key, lagging: bool) -> Option<&Thing> {
-        let hidden = self.past.iter().find(|(_, changed, _)| lagging && changed == key);
-        hidden.map_or_else(|| self.things.get(key), |(_, _, before)| before.as_ref())
+        let hidden = self.past.get(key).and_then(VecDeque::front).filter(|_| lagging);
+        hidden.map_or_else(|| self.things.get(key), Option::as_ref)
     }
 
     pub(super) fn observe(&self, owner: &Owner, incarnation: Incarnation, lagging: bool) -> Observed {
@@ -277,7 +288,7 @@ impl World {
 
     /// Has what was changed last stay on its way until a verb is called for it again.
     pub(super) fn stall(&mut self) {
-        let thing = self.past.last().and_then(|(_, key, _)| self.things.get_mut(key));
+        let thing = self.changes.back().and_then(|(_, key)| self.things.get_mut(key));
         if let Some(thing) = thing {
             thing.done_at = Instant::now() + NEVER;
         }
