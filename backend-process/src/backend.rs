@@ -1,9 +1,9 @@
 //! The backend: each verb takes its turn on the instance, works where blocking is allowed, and tells what it sees.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures::{StreamExt, stream::BoxStream};
+use futures::{FutureExt, StreamExt, stream::BoxStream};
 use provisioner_core::{
     Effect, Error, ErrorKind, OpContext, Provisioner, Result,
     secret::SecretString,
@@ -12,7 +12,10 @@ use provisioner_core::{
         VariableName,
     },
 };
-use tokio::sync::{OwnedMutexGuard, broadcast::error::RecvError};
+use tokio::{
+    sync::{OwnedMutexGuard, broadcast::error::RecvError},
+    time::Instant,
+};
 use tokio_util::sync::DropGuard;
 
 use crate::{
@@ -90,7 +93,8 @@ impl ProcessBackend {
             let _turn = turn;
             work(&shared, &own)
         });
-        done.await.map_err(|problem| problem.during(operation, Some(&instance.key.id)))
+        let done = done.map(|done| done.map_err(|problem| problem.during(operation, Some(&instance.key.id))));
+        by(cx.deadline, operation, Some(&instance.key.id), done).await
     }
 
     async fn turn(&self, cx: &OpContext, operation: &'static str, instance: &Instance) -> Result<OwnedMutexGuard<()>> {
@@ -100,7 +104,7 @@ impl ProcessBackend {
             biased;
             () = cx.cancel.cancelled() => ended(ErrorKind::Cancelled),
             () = self.shared.cancel.cancelled() => ended(ErrorKind::Cancelled),
-            () = passed(cx) => ended(ErrorKind::Timeout),
+            () = passed(cx.deadline) => ended(ErrorKind::Timeout),
             turn = instance.turn() => Ok(turn),
         }
     }
@@ -125,7 +129,7 @@ impl ProcessBackend {
         }
         match acted {
             Acted::Absent => Ok(Observed::Absent),
-            Acted::Done | Acted::NeedsOrder => self.see(operation, &instance).await,
+            Acted::Done | Acted::NeedsOrder => self.see(cx.deadline, operation, &instance).await,
         }
     }
 
@@ -139,13 +143,20 @@ impl ProcessBackend {
         let instance = self.entry(cx, target);
         let there =
             self.act(cx, operation, &instance, move |shared, instance| stop::rest(shared, instance, intended)).await?;
-        if there { self.see(operation, &instance).await } else { Ok(Observed::Absent) }
+        if there { self.see(cx.deadline, operation, &instance).await } else { Ok(Observed::Absent) }
     }
 
     /// What is seen of an instance now.
-    async fn see(&self, operation: &'static str, instance: &Arc<Instance>) -> Result<Observed> {
-        let error = |problem: Problem| problem.during(operation, Some(&instance.key.id));
-        let mut view = instance.look_in_turn(&self.shared).await.map_err(error)?;
+    async fn see(
+        &self,
+        deadline: Option<Instant>,
+        operation: &'static str,
+        instance: &Arc<Instance>,
+    ) -> Result<Observed> {
+        let id = &instance.key.id;
+        let look = instance.look_in_turn(&self.shared);
+        let look = look.map(|view| view.map_err(|problem: Problem| problem.during(operation, Some(id))));
+        let mut view = by(deadline, operation, Some(id), look).await?;
         let adopted = view.as_ref().and_then(|view| supervise::adopt(&self.shared, instance, view));
         if let (Some(view), Some(mut seen)) = (&mut view, adopted) {
             let probed = seen.wait_for(|seen| *seen != Seen::Nothing);
@@ -202,17 +213,18 @@ impl Provisioner for ProcessBackend {
         let id = target.data.id().clone();
         let work = move |shared: &Arc<Shared>, instance: &Arc<Instance>| remove::destroy(shared, instance, &id, data);
         self.act(cx, "destroy", &instance, work).await?;
-        self.see("destroy", &instance).await
+        self.see(cx.deadline, "destroy", &instance).await
     }
 
     async fn observe(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
-        self.see("observe", &self.entry(cx, target)).await
+        self.see(cx.deadline, "observe", &self.entry(cx, target)).await
     }
 
     async fn observe_many(&self, cx: &OpContext, targets: &[Target]) -> Vec<Result<Observed>> {
         // Entries first: a stream over borrowed targets would tie the future to them in ways the trait cannot say.
+        let deadline = cx.deadline;
         let entries: Vec<_> = targets.iter().map(|target| self.entry(cx, target)).collect();
-        let looks = entries.into_iter().map(|instance| async move { self.see("observe", &instance).await });
+        let looks = entries.into_iter().map(|instance| async move { self.see(deadline, "observe", &instance).await });
         futures::stream::iter(looks).buffered(LOOKS_AT_ONCE).collect().await
     }
 
@@ -262,22 +274,42 @@ impl Provisioner for ProcessBackend {
 
     async fn delete_data(&self, cx: &OpContext, data: &DataId) -> Result<()> {
         let (shared, control_plane, id) = (Arc::clone(&self.shared), cx.control_plane.clone(), data.clone());
-        blocking(move || remove::delete_data(&shared, &control_plane, &id))
-            .await
-            .map_err(|problem| problem.during("delete data", None))
+        let done = blocking(move || remove::delete_data(&shared, &control_plane, &id));
+        let done = done.map(|done| done.map_err(|problem| problem.during("delete data", None)));
+        by(cx.deadline, "delete data", None, done).await
     }
 
     async fn maintain(&self, cx: &OpContext, plan_only: bool) -> Result<Vec<String>> {
         let (shared, control_plane) = (Arc::clone(&self.shared), cx.control_plane.clone());
-        blocking(move || upkeep::maintain(&shared, &control_plane, plan_only))
-            .await
-            .map_err(|problem| problem.during("maintain", None))
+        let done = blocking(move || upkeep::maintain(&shared, &control_plane, plan_only));
+        let done = done.map(|done| done.map_err(|problem| problem.during("maintain", None)));
+        by(cx.deadline, "maintain", None, done).await
     }
 }
 
-/// Returns when the call's deadline has passed.
-async fn passed(cx: &OpContext) {
-    match cx.deadline {
+/// What the work answers, or that the deadline came first. The work is seen through all the same.
+async fn by<T>(
+    deadline: Option<Instant>,
+    operation: &'static str,
+    instance: Option<&InstanceId>,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::select! {
+        biased;
+        done = work => done,
+        () = passed(deadline) => {
+            let error = Error::new(ErrorKind::Timeout, operation).with_effect(Effect::Unknown);
+            Err(match instance {
+                Some(instance) => error.with_instance(instance),
+                None => error,
+            })
+        }
+    }
+}
+
+/// Returns when the deadline has passed.
+async fn passed(deadline: Option<Instant>) {
+    match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
@@ -293,7 +325,7 @@ async fn resolve_secrets(
         let resolved = tokio::select! {
             biased;
             () = cx.cancel.cancelled() => Err(Error::new(ErrorKind::Cancelled, operation)),
-            () = passed(cx) => Err(Error::new(ErrorKind::Timeout, operation)),
+            () = passed(cx.deadline) => Err(Error::new(ErrorKind::Timeout, operation)),
             resolved = cx.secrets.resolve(reference) => resolved,
         };
         let value = resolved.map_err(|error| {

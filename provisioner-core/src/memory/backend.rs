@@ -93,6 +93,7 @@ struct State {
     tokens: (f64, Instant),
     /// What every call is refused with, if it is.
     denied: Option<ErrorKind>,
+    befalling: Option<Fault>,
     capacity: usize,
     quota: usize,
 }
@@ -114,6 +115,7 @@ impl MemoryProvisioner {
             identity: config.identity.clone(),
             tokens: (config.calls_per_second.unwrap_or_default().into(), Instant::now()),
             denied: None,
+            befalling: None,
             capacity: config.capacity,
             quota: config.quota,
         };
@@ -193,6 +195,24 @@ impl MemoryProvisioner {
         self.state().faults.set_percent(percent);
     }
 
+    /// Has every call from now on go wrong like this, or none (`None`).
+    pub fn befall(&self, fault: Option<Fault>) {
+        self.state().befalling = fault;
+    }
+
+    /// Writes a customer's note into data; whether the data is there.
+    pub fn write_note(&self, owner: &ControlPlaneId, data: &DataId, note: &str) -> bool {
+        let mut state = self.state();
+        let there = state.world.note(owner, data);
+        there.map(|there| *there = Some(note.to_owned())).is_some()
+    }
+
+    /// The customer's note in data, if there is one.
+    #[must_use]
+    pub fn note(&self, owner: &ControlPlaneId, data: &DataId) -> Option<String> {
+        self.state().world.note(owner, data).and_then(|note| note.clone())
+    }
+
     fn tell(&self, owner: &ControlPlaneId, id: &InstanceId) {
         // Nobody watching is no fault.
         let _ = self.0.events.send((owner.clone(), id.clone()));
@@ -251,7 +271,11 @@ impl MemoryProvisioner {
         *state.calls.entry(operation).or_default() += 1;
         state.world.tick(self.pace());
         if let Some(kind) = state.denied {
-            return Err(Error::new(kind, operation));
+            let request = state.calls.values().sum::<u64>();
+            return Err(Error::new(kind, operation).with_code("Denied").with_request_id(format!("r-{request}")));
+        }
+        if state.befalling.is_some() {
+            return Ok(state.befalling);
         }
         self.throttle(&mut state, operation)?;
         Ok(state.faults.next(Call::new(operation, cx, self.capabilities().call_max)))
@@ -282,7 +306,7 @@ impl MemoryProvisioner {
             if thing.is_none_or(|thing| thing.phase.is_asleep()) && state.world.awake() >= state.capacity {
                 return Err(Error::new(ErrorKind::CapacityExhausted, operation));
             }
-            state.world.run(&owner, &sent, pace)
+            state.world.run(operation, &owner, &sent, pace)
         });
         observed.await.map_err(|error| error.with_instance(&target.id))
     }

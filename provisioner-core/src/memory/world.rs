@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -10,8 +11,8 @@ use tokio::time::Instant;
 use crate::{
     error::{Error, ErrorKind, Result},
     types::{
-        ControlPlaneId, DataDisposition, DataId, DataSource, Generation, Incarnation, InstanceId, Observed, Phase,
-        Present, Reason, Target,
+        ControlPlaneId, DataDisposition, DataId, DataSource, Generation, Incarnation, InstanceId, InstanceSpec,
+        Observed, Phase, Present, Reason, Target,
     },
 };
 
@@ -26,6 +27,8 @@ pub struct Thing {
     pub generation: Generation,
     /// The version of the workload.
     pub version: String,
+    /// The spec that it runs with, or will.
+    pub spec: Arc<InstanceSpec>,
     /// The data it runs on.
     pub data: DataId,
     /// Where it stands or is going.
@@ -40,6 +43,8 @@ pub struct Thing {
 struct Data {
     tenant: String,
     last: (InstanceId, Incarnation),
+    /// What the customer wrote.
+    note: Option<String>,
 }
 
 /// Longer than anybody waits: what is this far from being done has stalled.
@@ -150,6 +155,11 @@ impl World {
         self.data.contains_key(&(owner.clone(), data.clone()))
     }
 
+    /// The customer's note in a data set that is there.
+    pub(super) fn note(&mut self, owner: &Owner, data: &DataId) -> Option<&mut Option<String>> {
+        self.data.get_mut(&(owner.clone(), data.clone())).map(|data| &mut data.note)
+    }
+
     /// How many things have compute.
     pub(super) fn awake(&self) -> usize {
         self.awake
@@ -160,16 +170,22 @@ impl World {
     }
 
     /// Makes, updates, starts or starts again.
-    pub(super) fn run(&mut self, owner: &Owner, target: &Target, pace: Pace) -> Result<Observed> {
+    pub(super) fn run(
+        &mut self,
+        operation: &'static str,
+        owner: &Owner,
+        target: &Target,
+        pace: Pace,
+    ) -> Result<Observed> {
         let key = (owner.clone(), target.incarnation);
         let now = Instant::now();
         if let Some(thing) = self.things.get(&key) {
             if thing.data != *target.data.id() {
-                let error = Error::new(ErrorKind::Conflict, "create").with_field("data");
+                let error = Error::new(ErrorKind::Conflict, operation).with_field("data");
                 return Err(error.with_message("it runs on other data, and that cannot be changed in place"));
             }
             if thing.generation > target.generation {
-                return Err(Error::new(ErrorKind::Conflict, "create")
+                return Err(Error::new(ErrorKind::Conflict, operation)
                     .with_field("generation")
                     .with_message(format!("it is at {}, newer than {}", thing.generation, target.generation)));
             }
@@ -180,12 +196,13 @@ impl World {
                 return Ok(thing.observed());
             }
         }
-        self.take_data(owner, target)?;
+        self.take_data(operation, owner, target)?;
         let thing = Thing {
             id: target.id.clone(),
             incarnation: target.incarnation,
             generation: target.generation,
             version: target.spec.workload.version.clone(),
+            spec: Arc::clone(&target.spec),
             data: target.data.id().clone(),
             phase: Phase::Running,
             reason: None,
@@ -196,11 +213,12 @@ impl World {
         Ok(observed)
     }
 
-    fn take_data(&mut self, owner: &Owner, target: &Target) -> Result<()> {
+    fn take_data(&mut self, operation: &'static str, owner: &Owner, target: &Target) -> Result<()> {
         let key = (owner.clone(), target.data.id().clone());
-        let error = |kind| Error::new(kind, "create").with_field("data").with_message(key.1.to_string());
+        let error = |kind| Error::new(kind, operation).with_field("data").with_message(key.1.to_string());
         let others = |users: &BTreeSet<Incarnation>| users.iter().any(|user| *user != target.incarnation);
         let used_by_other = self.users.get(&key).is_some_and(others);
+        let was_made = self.things.contains_key(&(owner.clone(), target.incarnation));
         let last = (target.id.clone(), target.incarnation);
         match self.data.get_mut(&key) {
             Some(data) if data.tenant != target.tenant.digest() || used_by_other => Err(error(ErrorKind::Conflict)),
@@ -208,9 +226,10 @@ impl World {
                 data.last = last;
                 Ok(())
             }
-            None if matches!(target.data, DataSource::Existing(_)) => Err(error(ErrorKind::DataMissing)),
+            // What was made once had its data.
+            None if matches!(target.data, DataSource::Existing(_)) || was_made => Err(error(ErrorKind::DataMissing)),
             None => {
-                self.data.insert(key, Data { tenant: target.tenant.digest(), last });
+                self.data.insert(key, Data { tenant: target.tenant.digest(), last, note: None });
                 Ok(())
             }
         }
@@ -318,6 +337,9 @@ impl Thing {
             present = present.look_again(left);
         }
         present.reason = self.reason.clone();
+        if self.has_stalled() {
+            present.reason = Some(Reason::new("stalled", "it got stuck on its way, until the verb is called again"));
+        }
         present.into()
     }
 }

@@ -1,0 +1,207 @@
+//! 10. What errors say.
+
+use std::time::Duration;
+
+use provisioner_core::{
+    Effect, Error, ErrorKind, Retry,
+    types::{DataId, DataSource, Observed, Target},
+};
+use tokio::time::Instant;
+
+use crate::{
+    Failure, Refusal, Subject, Verb,
+    failure::{During, Outcome, ensure},
+    subject::{random, shown},
+};
+
+fn error_of(answer: Result<Observed, Error>, what: impl std::fmt::Display) -> Outcome<Error> {
+    answer.err().ok_or_else(|| Failure::new(format!("{what} succeeds")))
+}
+
+/// Three errors that any backend can be brought to, by what provokes them.
+async fn provoked(subject: &Subject) -> Outcome<Vec<(Verb, Target, Error, ErrorKind)>> {
+    let mut errors = Vec::new();
+    let data = DataSource::Existing(DataId::from_random(random()));
+    let missing = Target { data, ..subject.target() };
+    let error = error_of(subject.call(Verb::Create, &missing).await, "create on missing data")?;
+    errors.push((Verb::Create, missing, error, ErrorKind::DataMissing));
+    let running = subject.running().await?;
+    for verb in Verb::WAKE {
+        let newer = subject.at(&running, 7);
+        subject.reach(Verb::Create, &newer).await?;
+        let older = subject.at(&running, 6);
+        let error = error_of(subject.call(verb, &older).await, format_args!("{verb} of an older generation"))?;
+        errors.push((verb, older, error, ErrorKind::Conflict));
+    }
+    Ok(errors)
+}
+
+/// The operation as a verb, the instance, and whether to try again.
+pub(super) async fn errors_say_kind_retry_effect_operation_and_instance(subject: Subject) -> Outcome {
+    for (verb, target, error, kind) in provoked(&subject).await? {
+        ensure!(error.kind() == kind, "{verb} is refused as {error}, expected {kind}");
+        ensure!(error.retry() == Retry::Never, "{error} may be retried, and nothing will have changed");
+        ensure!(error.effect() == Effect::None, "{error} may have acted, and was refused");
+        ensure!(error.operation() == verb.operation(), "an error of {verb} calls itself {}", error.operation());
+        ensure!(error.instance() == Some(&target.id), "an error of {verb} is on {:?}", error.instance());
+        let text = error.to_string();
+        ensure!(text.contains(target.id.as_str()), "an error does not print its instance: {text}");
+    }
+    Ok(())
+}
+
+/// What customers read tells nothing of ids, places and codes.
+pub(super) async fn customer_messages_leak_no_internals(subject: Subject) -> Outcome {
+    for (verb, target, error, _) in provoked(&subject).await? {
+        let message = error.customer_message();
+        ensure!(!message.trim().is_empty(), "{verb} has no words for the customer");
+        let internals = [
+            target.data.id().to_string(),
+            target.incarnation.to_string(),
+            target.incarnation.token(&subject.owner, &target.id),
+            subject.owner.to_string(),
+            target.tenant.digest(),
+            subject.backend.to_string(),
+            "/".to_owned(),
+        ];
+        for internal in internals.into_iter().chain(error.code().map(str::to_owned)) {
+            ensure!(!message.contains(&internal), "the customer is told {internal:?}: {message}");
+        }
+    }
+    Ok(())
+}
+
+/// Refuses every call, makes it, and looks at what came of it; then lets it through.
+async fn refuse_each(
+    subject: &Subject,
+    refusal: Refusal,
+    verbs: &[Verb],
+    check: impl Fn(Verb, &Error) -> Outcome + Sync,
+) -> Outcome {
+    for &verb in verbs {
+        let target = subject.ready_for(verb).await?;
+        let before = subject.at_rest(&target).await?;
+        subject.outsider().refuse(Some(refusal)).await?;
+        let answer = subject.call(verb, &target).await;
+        subject.outsider().refuse(None).await?;
+        let error = error_of(answer, format_args!("{verb}, refused"))?;
+        check(verb, &error)?;
+        ensure!(error.effect() == Effect::None, "{error} may have acted, and was refused");
+        ensure!(error.instance() == Some(&target.id), "a refused {verb} is on {:?}", error.instance());
+        ensure!(error.operation() == verb.operation(), "a refused {verb} calls itself {}", error.operation());
+        subject.settle().await;
+        let after = subject.at_rest(&target).await?;
+        ensure!(after == before, "a refused {verb} left it {}, before {}", shown(&after), shown(&before));
+        subject.expect_things(&target, usize::from(before.present().is_some())).await.during(verb)?;
+        subject.reach(verb, &target).await.during(format_args!("{verb} after a refusal"))?;
+        subject.expect_things(&target, usize::from(verb.end().is_some())).await.during(verb)?;
+    }
+    Ok(())
+}
+
+/// When to come back is handed on.
+pub(super) async fn a_throttled_verb_says_when_to_come_back_and_does_nothing(subject: Subject) -> Outcome {
+    let after = Duration::from_millis(250);
+    refuse_each(&subject, Refusal::Throttled { after }, &Verb::ALL, |verb, error| {
+        ensure!(error.kind() == ErrorKind::Throttled, "a throttled {verb} is {error}");
+        let Retry::After(told) = error.retry() else {
+            return Err(Failure::new(format!("a throttled {verb} is to be retried {:?}", error.retry())));
+        };
+        ensure!(told >= after && told < after * 20, "told to come back after {after:?}, it says {told:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// No room is told as such; nothing is half made; with room it goes on.
+pub(super) async fn without_capacity_nothing_is_made_and_it_goes_on_when_there_is_room(subject: Subject) -> Outcome {
+    refuse_each(&subject, Refusal::Capacity, &[Verb::Create], |verb, error| {
+        let kinds = [ErrorKind::CapacityExhausted, ErrorKind::QuotaExceeded];
+        ensure!(kinds.contains(&error.kind()), "{verb} without room is {error}");
+        ensure!(error.retry() != Retry::Never, "{verb} without room is never to be retried");
+        Ok(())
+    })
+    .await?;
+    // What releases compute needs no room.
+    for verb in [Verb::Suspend, Verb::Zero, Verb::DESTROY] {
+        let target = subject.running().await?;
+        subject.outsider().refuse(Some(Refusal::Capacity)).await?;
+        let reached = subject.reach(verb, &target).await;
+        subject.outsider().refuse(None).await?;
+        reached.during(format_args!("{verb} where there is no room"))?;
+    }
+    Ok(())
+}
+
+/// Rights that are missing are told as such, and nothing is touched.
+pub(super) async fn without_rights_nothing_is_touched(subject: Subject) -> Outcome {
+    refuse_each(&subject, Refusal::Rights, &Verb::ALL, |verb, error| {
+        ensure!(error.kind() == ErrorKind::Unauthorized, "{verb} without rights is {error}");
+        ensure!(error.retry() == Retry::Never, "{verb} without rights is to be retried {:?}", error.retry());
+        Ok(())
+    })
+    .await
+}
+
+/// The provider's code and request id come with its refusals.
+pub(super) async fn errors_carry_the_providers_code_and_request_id(subject: Subject) -> Outcome {
+    let mut ids = std::collections::BTreeSet::new();
+    refuse_each(&subject, Refusal::Rights, &Verb::ALL, |verb, error| {
+        ensure!(error.code().is_some_and(|code| !code.is_empty()), "a refused {verb} has no code: {error}");
+        let id = error.request_id().unwrap_or_default();
+        ensure!(!id.is_empty(), "a refused {verb} has no request id: {error}");
+        let printed = error.to_string();
+        ensure!(printed.contains(id), "a refused {verb} does not print its request id: {printed}");
+        Ok(())
+    })
+    .await?;
+    for _ in 0..2 {
+        let target = subject.target();
+        subject.outsider().refuse(Some(Refusal::Rights)).await?;
+        let answer = subject.call(Verb::Create, &target).await;
+        subject.outsider().refuse(None).await?;
+        let error = error_of(answer, "a refused create")?;
+        let id = error.request_id().unwrap_or_default().to_owned();
+        ensure!(ids.insert(id.clone()), "two requests have the id {id}");
+    }
+    Ok(())
+}
+
+/// A provider that does not answer holds nobody up beyond the deadline, and is caught up with.
+pub(super) async fn a_verb_on_a_provider_that_hangs_returns_by_its_deadline(subject: Subject) -> Outcome {
+    let (patience, slack) = (Duration::from_millis(100), Duration::from_millis(900));
+    for verb in Verb::ALL {
+        let target = subject.ready_for(verb).await?;
+        subject.outsider().refuse(Some(Refusal::Hang)).await?;
+        let mut cx = subject.cx_of(&target);
+        let started = Instant::now();
+        cx.deadline = Some(started + patience);
+        let answer = tokio::time::timeout(patience + slack, subject.call_with(verb, &cx, &target)).await;
+        let observed = {
+            let mut cx = subject.cx_of(&target);
+            cx.deadline = Some(Instant::now() + patience);
+            tokio::time::timeout(patience + slack, subject.backend.observe(&cx, &target)).await
+        };
+        // Dropped by its caller, too.
+        let dropped = tokio::time::timeout(patience, subject.call(verb, &target)).await;
+        subject.outsider().refuse(None).await?;
+        let Ok(answer) = answer else {
+            return Err(Failure::new(format!("{verb} is not back {slack:?} after its deadline")));
+        };
+        if let Err(error) = answer {
+            ensure!(error.kind() == ErrorKind::Timeout, "{verb} on a provider that hangs is {error}");
+            ensure!(error.retry() != Retry::Never, "{verb} on a provider that hangs is never to be retried");
+            ensure!(error.instance() == Some(&target.id), "a timeout of {verb} is on {:?}", error.instance());
+        }
+        let Ok(observed) = observed else {
+            return Err(Failure::new(format!("observe is not back {slack:?} after its deadline")));
+        };
+        let absent = observed.as_ref().is_ok_and(|seen| *seen == Observed::Absent);
+        let was_there = verb != Verb::Create && verb != Verb::DESTROY;
+        ensure!(!(absent && was_there), "observe of a provider that hangs says absent");
+        drop(dropped);
+        subject.reach(verb, &target).await.during(format_args!("{verb} after the provider hung"))?;
+        subject.expect_things(&target, usize::from(verb.end().is_some())).await.during(verb)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,182 @@
+//! 7. Reads: `observe` and `observe_many`.
+
+use std::time::Duration;
+
+use futures::{StreamExt, future::try_join_all};
+use provisioner_core::{
+    Error,
+    types::{Incarnation, Observed, Phase, Target},
+};
+
+use crate::{
+    Ability, Refusal, Subject, Verb,
+    failure::{During, Outcome, ensure},
+    subject::{random, shown},
+};
+
+/// Of what never was, of what is gone, and of another incarnation of what is there.
+pub(super) async fn observe_of_what_is_not_there_is_absent(subject: Subject) -> Outcome {
+    let running = subject.running().await?;
+    let other = Target { incarnation: Incarnation::new(2, random()), ..running.clone() };
+    let gone = subject.after(&[Verb::Create, Verb::DESTROY]).await?;
+    for (what, target) in [("never was", subject.target()), ("is gone", gone), ("is another making", other)] {
+        let seen = subject.look(&target).await.during(format_args!("observe of what {what}"))?;
+        ensure!(seen == Observed::Absent, "what {what} is {}", shown(&seen));
+    }
+    Ok(())
+}
+
+/// The answer to every read of something that is there.
+async fn reads(subject: &Subject, target: &Target) -> Vec<(&'static str, Result<Observed, Error>)> {
+    let cx = subject.cx_of(target);
+    let mut answers = vec![("observe", subject.backend.observe(&cx, target).await)];
+    let many = subject.backend.observe_many(&cx, std::slice::from_ref(target)).await;
+    answers.extend(many.into_iter().map(|answer| ("observe_many", answer)));
+    let listed: Vec<_> = subject.backend.list(&cx).collect().await;
+    let listed: Result<Vec<_>, Error> = listed.into_iter().collect();
+    let found = listed.map(|listed| listed.into_iter().find(|owned| owned.id == target.id));
+    answers.push(("list", found.map(|found| found.map_or(Observed::Absent, |owned| owned.observed))));
+    answers
+}
+
+/// "May not look" and "could not look" are errors.
+pub(super) async fn what_could_not_be_looked_at_is_never_absent(subject: Subject) -> Outcome {
+    let after = Duration::from_millis(20);
+    let ways = [(Ability::Rights, Refusal::Rights), (Ability::Throttle, Refusal::Throttled { after })];
+    let target = subject.running().await?;
+    subject.settle().await;
+    for (_, refusal) in ways.into_iter().filter(|(ability, _)| subject.profile.can(*ability)) {
+        subject.outsider().refuse(Some(refusal)).await?;
+        let answers = reads(&subject, &target).await;
+        let destroyed = subject.call(Verb::DESTROY, &target).await;
+        subject.outsider().refuse(None).await?;
+        ensure!(answers.len() == 3, "observe_many answers {} times for one target", answers.len() - 2);
+        for (read, answer) in answers.into_iter().chain([("destroy", destroyed)]) {
+            match answer {
+                Err(_) | Ok(Observed::Unknown { .. }) => {}
+                Ok(seen) => {
+                    let text = format!("{refusal:?} refused, and {read} says {}", shown(&seen));
+                    return Err(crate::Failure::new(text));
+                }
+            }
+        }
+        let seen = subject.look(&target).await?;
+        ensure!(seen.phase() == Some(Phase::Running), "after refused calls it is {}", shown(&seen));
+    }
+    Ok(())
+}
+
+/// Right after a call the reads may be stale: that is said.
+pub(super) async fn within_the_settling_time_nothing_is_known(subject: Subject) -> Outcome {
+    let settling = subject.profile.capabilities().settling;
+    for verb in [Verb::Create, Verb::Zero, Verb::DESTROY] {
+        let target = subject.ready_for(verb).await?;
+        subject.call(verb, &target).await?;
+        for since in [Duration::ZERO, settling / 2] {
+            let mut cx = subject.cx();
+            cx.since_last_call = Some(since);
+            let mut answers = vec![subject.backend.observe(&cx, &target).await?];
+            for answer in subject.backend.observe_many(&cx, std::slice::from_ref(&target)).await {
+                answers.push(answer?);
+            }
+            for seen in answers {
+                let Observed::Unknown { again } = seen else {
+                    let text = format!("{since:?} after {verb}, and reads lag by {settling:?}: {}", shown(&seen));
+                    return Err(crate::Failure::new(text));
+                };
+                ensure!(!again.is_zero() && again <= settling, "look again in {again:?}, settled in {settling:?}");
+            }
+        }
+        subject.settle().await;
+        let mut cx = subject.cx();
+        cx.since_last_call = Some(settling);
+        let seen = subject.backend.observe(&cx, &target).await?;
+        ensure!(!matches!(seen, Observed::Unknown { .. }), "unknown {settling:?} after {verb}");
+        subject.reach(verb, &target).await?;
+    }
+    Ok(())
+}
+
+/// Id and incarnation are enough.
+pub(super) async fn observe_works_from_id_and_incarnation_alone(subject: Subject) -> Outcome {
+    for verbs in [&[Verb::Create][..], &[Verb::Create, Verb::Zero]] {
+        let target = subject.after(verbs).await?;
+        let forgotten = subject.forgotten(target.id.clone(), target.incarnation, None);
+        let (known, seen) = (subject.at_rest(&target).await?, subject.at_rest(&forgotten).await?);
+        ensure!(seen == known, "with its spec it is {}, without {}", shown(&known), shown(&seen));
+    }
+    Ok(())
+}
+
+/// One answer per target, in their order, whatever is there.
+pub(super) async fn observe_many_answers_in_the_order_of_its_targets(subject: Subject) -> Outcome {
+    let running = try_join_all([subject.running(), subject.running()]).await?;
+    let asleep = subject.after(&[Verb::Create, Verb::Zero]).await?;
+    let suspended = subject.after(&[Verb::Create, Verb::Suspend]).await?;
+    let (absent, also) = (subject.target(), subject.target());
+    let targets =
+        [absent.clone(), running[1].clone(), asleep, also, running[0].clone(), suspended, running[1].clone(), absent];
+    subject.settle().await;
+    let answers = subject.backend.observe_many(&subject.cx(), &targets).await;
+    ensure!(answers.len() == targets.len(), "{} answers for {} targets", answers.len(), targets.len());
+    let expected = [None, Some(Phase::Running), Some(Phase::Zero), None, Some(Phase::Running), Some(Phase::Suspended)];
+    let expected = expected.into_iter().chain([Some(Phase::Running), None]);
+    for (at, ((answer, expected), target)) in answers.into_iter().zip(expected).zip(&targets).enumerate() {
+        let seen = answer.during(format_args!("answer {at}"))?;
+        ensure!(seen.phase() == expected, "answer {at} is {}, expected {expected:?}", shown(&seen));
+        let incarnation = seen.present().map(|present| present.incarnation);
+        ensure!(expected.is_none() || incarnation == Some(target.incarnation), "answer {at} is about another instance");
+    }
+    let none = subject.backend.observe_many(&subject.cx(), &[]).await;
+    ensure!(none.is_empty(), "{} answers for no target", none.len());
+    Ok(())
+}
+
+/// What somebody deleted is absent, and is made again by `create`, on its data.
+pub(super) async fn what_an_outsider_deleted_is_absent_and_can_be_made_again(subject: Subject) -> Outcome {
+    for verbs in [&[Verb::Create][..], &[Verb::Create, Verb::Zero]] {
+        let target = subject.after(verbs).await?;
+        subject.outsider().delete(&subject.owner, &target).await?;
+        let absent = || async { Ok(subject.look(&target).await? == Observed::Absent) };
+        subject.until("what was deleted is seen as absent", absent).await?;
+        for verb in [Verb::Zero, Verb::Resume] {
+            let seen = subject.call(verb, &target).await.during(verb)?;
+            let absent = seen == Observed::Absent || matches!(seen, Observed::Unknown { .. });
+            ensure!(absent, "{verb} of what was deleted is {}", shown(&seen));
+        }
+        subject.reach(Verb::Create, &target).await?;
+        subject.expect_things(&target, 1).await?;
+    }
+    Ok(())
+}
+
+/// What somebody stopped is not said to run, and runs again when a verb is called.
+pub(super) async fn what_an_outsider_stopped_does_not_run(subject: Subject) -> Outcome {
+    for wake in Verb::WAKE {
+        let target = subject.running().await?;
+        subject.outsider().stop(&subject.owner, &target).await?;
+        let noticed = || async { Ok(subject.look(&target).await?.phase() != Some(Phase::Running)) };
+        subject.until("that it was stopped is seen", noticed).await?;
+        subject.reach(wake, &target).await?;
+        subject.expect_things(&target, 1).await?;
+    }
+    Ok(())
+}
+
+/// Reads have no effect.
+pub(super) async fn reads_change_nothing(subject: Subject) -> Outcome {
+    for verbs in [&[Verb::Create][..], &[Verb::Create, Verb::Suspend]] {
+        let target = subject.after(verbs).await?;
+        let before = subject.at_rest(&target).await?;
+        for _ in 0..5 {
+            for (read, answer) in reads(&subject, &target).await {
+                let seen = answer.during(read)?;
+                ensure!(seen.phase() == before.phase(), "{read} says {}, before {}", shown(&seen), shown(&before));
+            }
+        }
+        let after = subject.at_rest(&target).await?;
+        ensure!(after == before, "after reads it is {}, before {}", shown(&after), shown(&before));
+        subject.expect_things(&target, 1).await?;
+    }
+    Ok(())
+}

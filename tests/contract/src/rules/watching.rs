@@ -1,0 +1,106 @@
+//! 9. `watch` yields ids worth looking at.
+
+use std::time::Duration;
+
+use futures::{
+    StreamExt,
+    future::try_join_all,
+    stream::{self, BoxStream},
+};
+use provisioner_core::types::{InstanceId, Phase};
+
+use crate::{
+    Ability, Subject, Verb,
+    failure::{Outcome, ensure},
+    subject::shown,
+};
+
+/// A watch that is open: some are opened by the first poll.
+async fn opened(subject: &Subject) -> BoxStream<'static, InstanceId> {
+    let mut stream = subject.backend.watch(&subject.cx());
+    let first = tokio::time::timeout(Duration::from_millis(20), stream.next()).await;
+    match first {
+        Ok(Some(id)) => stream::iter([id]).chain(stream).boxed(),
+        _ => stream,
+    }
+}
+
+/// Waits until the stream yields this id.
+async fn yields(subject: &Subject, stream: &mut BoxStream<'static, InstanceId>, id: &InstanceId) -> bool {
+    let found = async {
+        while let Some(next) = stream.next().await {
+            if next == *id {
+                return true;
+            }
+        }
+        false
+    };
+    tokio::time::timeout(subject.profile.deadline.min(Duration::from_secs(5)), found).await.unwrap_or(false)
+}
+
+/// An instance dies; and a move whose end nobody was told to look for ends.
+pub(super) async fn watch_yields_the_id_of_what_changes(subject: Subject) -> Outcome {
+    let mut stream = opened(&subject).await;
+    let target = subject.running().await?;
+    subject.outsider().kill(&subject.owner, &target).await?;
+    let mut news = opened(&subject).await;
+    ensure!(yields(&subject, &mut stream, &target.id).await, "watch does not tell that an instance died");
+    for verb in [Verb::Resume, Verb::Zero, Verb::DESTROY] {
+        let answer = subject.call(verb, &target).await?;
+        let waits = answer.present().is_some_and(|seen| seen.again.is_none() && Some(seen.phase) != verb.end());
+        if waits {
+            let told = yields(&subject, &mut news, &target.id).await;
+            ensure!(told, "{verb} answers no time to look again, and watch does not tell of its end");
+        }
+        subject.reach(verb, &target).await?;
+    }
+    Ok(())
+}
+
+/// Another control plane's changes are nobody else's.
+pub(super) async fn watch_yields_nothing_of_another_control_plane(subject: Subject) -> Outcome {
+    let other = subject.neighbour();
+    let (target, own) = (subject.running().await?, other.running().await?);
+    let mut stream = opened(&other).await;
+    subject.outsider().kill(&subject.owner, &target).await?;
+    other.outsider().kill(&other.owner, &own).await?;
+    let mut ids = Vec::new();
+    let deadline = tokio::time::Instant::now() + Duration::from_millis(300);
+    while let Ok(Some(id)) = tokio::time::timeout_at(deadline, stream.next()).await {
+        ids.push(id);
+    }
+    ensure!(!ids.contains(&target.id), "watch tells of another control plane's instance");
+    ensure!(ids.contains(&own.id), "watch does not tell of its own instance");
+    Ok(())
+}
+
+/// Who cannot watch yields nothing and says so.
+pub(super) async fn without_watch_the_stream_is_empty(subject: Subject) -> Outcome {
+    let mut stream = subject.backend.watch(&subject.cx());
+    let target = subject.running().await?;
+    let first = tokio::time::timeout(Duration::from_millis(200), stream.next()).await;
+    ensure!(!matches!(first, Ok(Some(_))), "there is no watch, and it yields {:?} of {}", first, target.id);
+    Ok(())
+}
+
+/// Whoever reads no event sees the truth by looking, and may open the watch again.
+pub(super) async fn losing_events_costs_no_truth(subject: Subject) -> Outcome {
+    let unread = subject.backend.watch(&subject.cx());
+    let targets = try_join_all((0..8).map(|_| subject.running())).await?;
+    drop(unread);
+    for (at, target) in targets.iter().enumerate() {
+        subject.reach(if at % 2 == 0 { Verb::Zero } else { Verb::Suspend }, target).await?;
+    }
+    subject.settle().await;
+    for (at, seen) in subject.backend.observe_many(&subject.cx(), &targets).await.into_iter().enumerate() {
+        let (seen, expected) = (seen?, if at % 2 == 0 { Phase::Zero } else { Phase::Suspended });
+        ensure!(seen.phase() == Some(expected), "after lost events it is {}, expected {expected}", shown(&seen));
+    }
+    if subject.profile.capabilities().watch && subject.profile.can(Ability::Kill) {
+        let target = subject.running().await?;
+        let mut again = opened(&subject).await;
+        subject.outsider().kill(&subject.owner, &target).await?;
+        ensure!(yields(&subject, &mut again, &target.id).await, "a watch that was opened again tells nothing");
+    }
+    Ok(())
+}
