@@ -17,7 +17,8 @@ use crate::{
     context::Priority,
     error::{Chain, Error, ErrorKind, Result},
     store::{
-        CellRow, Change, EventKind, IncarnationRow, IncarnationState, InstanceFilter, Lane, NewEvent, Record, Stranger,
+        CellRow, Change, EventKind, IncarnationRow, IncarnationState, InstanceFilter, InstanceRow, Lane, NewEvent,
+        Stranger,
     },
     types::{Generation, InstanceId, Owned, OwnedKind, Phase, Timestamp},
 };
@@ -217,12 +218,14 @@ async fn compare_rows(
             engine.store.instances(&filter, after.as_ref(), PAGE).await.map_err(|error| error.into_error("drift"))?;
         for record in &page {
             let row = &record.row;
-            let Some(live) = row.live.as_ref().filter(|_| was_at_rest(record, started_at)) else { continue };
-            total += u64::from(live.seen);
+            let Some(live) = row.live.as_ref().filter(|_| is_at_rest(row)) else { continue };
+            // What came to rest while the listing began may be listed as it was before.
+            let before = row.settled_at.is_some_and(|at| at.after(Duration::from_millis(1)) < started_at);
+            total += u64::from(live.seen && before);
             let found = match seen.get(&live.incarnation.nonce()) {
                 Some(phase) if phase.is_none() || *phase == row.phase => continue,
                 Some(_) => (&mut differing, &mut report.differing),
-                None if live.seen => (&mut vanished, &mut report.vanished),
+                None if live.seen && before => (&mut vanished, &mut report.vanished),
                 None => continue,
             };
             *found.1 += 1;
@@ -259,10 +262,9 @@ fn offer_all(cell: &CellHandle, ids: Vec<InstanceId>) {
     }
 }
 
-/// Whether an instance was at rest before the listing began. What is in motion is looked at anyway.
-fn was_at_rest(record: &Record, started_at: Timestamp) -> bool {
-    let row = &record.row;
-    row.settled && !row.parked && row.settled_at.is_some_and(|at| at.after(Duration::from_millis(1)) < started_at)
+/// Whether an instance is at rest. What is in motion is looked at anyway.
+fn is_at_rest(row: &InstanceRow) -> bool {
+    row.settled && !row.parked
 }
 
 /// Whether so many instances gone at once look like a fault of the cell rather than of theirs.

@@ -45,13 +45,22 @@ impl Run<'_> {
         }
     }
 
-    /// Believes an absence of what was once there only after two looks, a settling time apart.
+    /// Believes an absence of what was once there only after two looks, a settling time apart. Where reads lag behind
+    /// writes, that goes also for what was never seen and should not be there: it would be left behind.
     pub(super) async fn confirmed(&mut self, observed: Observed) -> Observed {
         let now = self.engine.now();
         let settling = self.cell.capabilities.settling;
-        let gone = matches!(self.target_state(), TargetState::Gone(_));
+        let target = self.target_state();
+        let gone = matches!(target, TargetState::Gone(_));
         let Some(live) = &mut self.draft.row.live else { return observed };
-        if observed != Observed::Absent || gone || !live.seen {
+        let once_is_enough = match (live.seen, target) {
+            // It is called for again under the same name, whatever has become of it.
+            (false, TargetState::Running) => true,
+            (true, TargetState::Running | TargetState::Zero | TargetState::Suspended) => false,
+            _ => settling.is_zero(),
+        };
+        if observed != Observed::Absent || once_is_enough {
+            live.absent_since = None;
             self.draft.absorb(&observed);
             return observed;
         }
@@ -65,6 +74,11 @@ impl Run<'_> {
         };
         if now.since(since) < settling {
             return Observed::Unknown { again: settling.saturating_sub(now.since(since)) };
+        }
+        live.absent_since = None;
+        if gone || !live.seen {
+            self.draft.absorb(&Observed::Absent);
+            return Observed::Absent;
         }
         warn!(instance = %self.draft.row.id, incarnation = %live.incarnation, "what was there is gone");
         if self.draft.row.settled {
