@@ -16,11 +16,18 @@ use crate::{
 
 /// Of what never was, of what is gone, and of another incarnation of what is there.
 pub(super) async fn observe_of_what_is_not_there_is_absent(subject: Subject) -> Outcome {
-    let running = subject.running().await?;
-    let other = Target { incarnation: Incarnation::new(2, random()), ..running.clone() };
-    let gone = subject.after(&[Verb::Create, Verb::DESTROY]).await?;
-    for (what, target) in [("never was", subject.target()), ("is gone", gone), ("is another making", other)] {
-        let seen = subject.look(&target).await.during(format_args!("observe of what {what}"))?;
+    let mut targets = vec![("never was", subject.target())];
+    for step in 0..3 {
+        match step {
+            0 => {}
+            1 => targets.push(("is gone", subject.after(&[Verb::Create, Verb::DESTROY]).await?)),
+            _ => {
+                let running = subject.running().await?;
+                targets.push(("is another making", Target { incarnation: Incarnation::new(2, random()), ..running }));
+            }
+        }
+        let (what, target) = &targets[step];
+        let seen = subject.look(target).await.during(format_args!("observe of what {what}"))?;
         ensure!(seen == Observed::Absent, "what {what} is {}", shown(&seen));
     }
     Ok(())
