@@ -11,6 +11,8 @@ pub(crate) enum On {
     Slow,
     /// An instant one without watch and secrets.
     Plain,
+    /// An instant one whose provider resolves secrets.
+    Native,
 }
 
 /// One rule, a flaw that it catches, and words of what it says then.
@@ -91,6 +93,8 @@ pub(crate) const CASES: &[Case] = &[
     Case("a_secret_is_resolved_through_the_context_for_each_start", On::Instant, Flaw::CachesSecrets, "did not ask the context's resolver"),
     Case("a_missing_secret_is_an_error_that_names_it_and_does_nothing", On::Instant, Flaw::StartsWithoutSecrets, "create without a secret that it needs succeeds"),
     Case("secret_values_appear_nowhere", On::Instant, Flaw::PrintsSecrets, "the secret's value appears in the backend"),
+    Case("secret_values_appear_nowhere", On::Instant, Flaw::LogsSecrets, "the secret's value is logged"),
+    Case("native_secrets_do_not_pass_through_the_context", On::Native, Flaw::ResolvesNativeSecrets, "secrets are native"),
     Case("secrets_are_refused_where_they_are_not_taken", On::Plain, Flaw::TakesSecretsItCannot, "takes a secret, and the capabilities say none"),
     Case("names_are_a_function_of_control_plane_and_incarnation", On::Instant, Flaw::NamesByVersion, "the same incarnation is called"),
     Case("another_incarnation_is_another_thing", On::Instant, Flaw::OneIncarnationIsAnother, "an incarnation that was never made is"),

@@ -22,6 +22,8 @@ use provisioner_core::{
     },
 };
 
+use super::cases::On;
+
 /// The variable of a spec that never gets to run.
 pub(crate) const NEVER_RUNS: &str = "NEVER_RUNS";
 
@@ -93,6 +95,8 @@ pub(crate) enum Flaw {
     CachesSecrets,
     StartsWithoutSecrets,
     PrintsSecrets,
+    LogsSecrets,
+    ResolvesNativeSecrets,
     TakesSecretsItCannot,
     NamesByVersion,
     OneIncarnationIsAnother,
@@ -106,8 +110,7 @@ pub(crate) enum Flaw {
 pub(crate) struct Broken {
     pub(crate) provider: MemoryProvisioner,
     pub(crate) flaw: Flaw,
-    /// Whether it has neither watch nor secrets.
-    pub(crate) is_plain: bool,
+    pub(crate) on: On,
     state: Arc<Mutex<State>>,
 }
 
@@ -154,13 +157,18 @@ impl SecretResolver for Cached {
 }
 
 impl Broken {
-    pub(crate) fn new(provider: MemoryProvisioner, flaw: Flaw, is_plain: bool) -> Self {
-        Self { provider, flaw, is_plain, state: Arc::default() }
+    pub(crate) fn new(provider: MemoryProvisioner, flaw: Flaw, on: On) -> Self {
+        Self { provider, flaw, on, state: Arc::default() }
     }
 
     /// Another one on the same provider.
     pub(crate) fn reopened(&self) -> Self {
-        Self::new(self.provider.clone(), self.flaw, self.is_plain)
+        Self::new(self.provider.clone(), self.flaw, self.on)
+    }
+
+    /// Whether it has neither watch nor secrets.
+    fn is_plain(&self) -> bool {
+        self.on == On::Plain
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -336,10 +344,14 @@ impl Broken {
                 spec.secrets.clear();
                 target.spec = Arc::new(spec);
             }
-            (Flaw::PrintsSecrets, _) if runs => {
+            (Flaw::PrintsSecrets | Flaw::LogsSecrets | Flaw::ResolvesNativeSecrets, _) if runs => {
                 for reference in target.spec.secrets.values() {
-                    if let Ok(value) = cx.secrets.resolve(reference).await {
-                        self.state().leaked = value.expose_secret().to_owned();
+                    let value = cx.secrets.resolve(reference).await;
+                    let value = value.map(|value| value.expose_secret().to_owned()).unwrap_or_default();
+                    match self.flaw {
+                        Flaw::PrintsSecrets => self.state().leaked = value,
+                        Flaw::LogsSecrets => tracing::info!(%value, "a secret"),
+                        _ => {}
                     }
                 }
             }
@@ -349,7 +361,13 @@ impl Broken {
             }
             _ => {}
         }
-        if self.is_plain && self.flaw != Flaw::TakesSecretsItCannot && runs {
+        if self.on == On::Native {
+            // The provider has them.
+            let mut spec = (*target.spec).clone();
+            spec.secrets.clear();
+            target.spec = Arc::new(spec);
+        }
+        if self.is_plain() && self.flaw != Flaw::TakesSecretsItCannot && runs {
             return target.spec.check_against(&self.capabilities()).err().map(|invalid| Err(invalid.into()));
         }
         None
@@ -531,9 +549,12 @@ impl Provisioner for Broken {
         if self.flaw == Flaw::CapabilitiesChange && !self.state().known.is_empty() {
             capabilities.call_max *= 2;
         }
-        if self.is_plain {
+        if self.is_plain() {
             capabilities.watch = false;
             capabilities.secrets = SecretSupport::None;
+        }
+        if self.on == On::Native {
+            capabilities.secrets = SecretSupport::Native;
         }
         capabilities
     }
@@ -543,7 +564,7 @@ impl Provisioner for Broken {
             let cx = OpContext::new(ControlPlaneId::new("anybody").expect("a DNS label"));
             let _ = self.provider.identity(&cx).now_or_never();
         }
-        let answer = if self.is_plain && self.flaw != Flaw::TakesSecretsItCannot {
+        let answer = if self.is_plain() && self.flaw != Flaw::TakesSecretsItCannot {
             Ok(wanted.check_against(&self.capabilities())?)
         } else {
             self.provider.validate(wanted, applied)
@@ -607,7 +628,7 @@ impl Provisioner for Broken {
         match self.flaw {
             Flaw::WatchIsSilent => stream::pending().boxed(),
             Flaw::WatchesOnce if watches > 1 => stream::pending().boxed(),
-            Flaw::WatchTellsEverybodys if self.is_plain => {
+            Flaw::WatchTellsEverybodys if self.is_plain() => {
                 stream::repeat(InstanceId::new("somebody").expect("a DNS label")).boxed()
             }
             Flaw::WatchTellsEverybodys => {
@@ -615,7 +636,7 @@ impl Provisioner for Broken {
                 let all = owners.into_iter().map(|owner| self.provider.watch(&OpContext::new(owner)));
                 stream::select_all(all.collect::<Vec<_>>()).boxed()
             }
-            _ if self.is_plain => stream::empty().boxed(),
+            _ if self.is_plain() => stream::empty().boxed(),
             _ => self.provider.watch(cx),
         }
     }

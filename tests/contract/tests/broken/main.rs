@@ -27,37 +27,39 @@ fn main() -> ExitCode {
 
 /// Runs a rule on a sound backend, which passes, and on its broken one, which fails for its flaw.
 fn caught(rule: &'static Rule) -> Result<(), Failed> {
-    let Some(Case(_, on, flaw, words)) = CASES.iter().find(|case| case.0 == rule.name) else {
-        return Err("no flaw is known that it catches".into());
-    };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let verdict = |flaw| runtime.block_on(async { check(rule, Arc::new(profile(*on, flaw))).await });
-    match verdict(Flaw::Sound) {
-        Verdict::Passed => {}
-        other => return Err(format!("without a flaw: {other:?}").into()),
+    for Case(_, on, flaw, words) in CASES.iter().filter(|case| case.0 == rule.name) {
+        let verdict = |flaw| runtime.block_on(async { check(rule, Arc::new(profile(on, flaw))).await });
+        match verdict(Flaw::Sound) {
+            Verdict::Passed => {}
+            other => return Err(format!("without a flaw: {other:?}").into()),
+        }
+        match verdict(*flaw) {
+            Verdict::Failed(text) if text.contains(words) => {}
+            Verdict::Failed(text) => {
+                return Err(format!("{flaw:?} is caught for something else than {words:?}: {text}").into());
+            }
+            other => return Err(format!("{flaw:?} is not caught: {other:?}").into()),
+        }
     }
-    match verdict(*flaw) {
-        Verdict::Failed(text) if text.contains(words) => Ok(()),
-        Verdict::Failed(text) => Err(format!("{flaw:?} is caught for something else than {words:?}: {text}").into()),
-        other => Err(format!("{flaw:?} is not caught: {other:?}").into()),
-    }
+    Ok(())
 }
 
-fn profile(on: On, flaw: Flaw) -> Profile {
-    let memory = if on == On::Slow { Memory::slow() } else { Memory::instant() };
+fn profile(on: &On, flaw: Flaw) -> Profile {
+    let memory = if *on == On::Slow { Memory::slow() } else { Memory::instant() };
     let provider = MemoryProvisioner::new(memory.config());
     let outsider = MemoryOutsider {
         provider: provider.clone(),
-        is_slow: on == On::Slow,
+        is_slow: *on == On::Slow,
         names_by_version: flaw == Flaw::NamesByVersion,
     };
-    let broken = Broken::new(provider, flaw, on == On::Plain);
+    let broken = Broken::new(provider, flaw, *on);
     let again = broken.clone();
     let mut profile = Profile::new(Arc::new(broken), memory::spec).with_outsider(outsider);
     // What is wrong stays wrong, however long one waits.
     profile.deadline = Duration::from_secs(if flaw == Flaw::Sound { 10 } else { 2 });
     profile.reopen = Some(Box::new(move || Arc::new(again.reopened())));
-    profile.slow = (on == On::Slow).then(|| (memory::spec("1.0"), memory::PACE));
+    profile.slow = (*on == On::Slow).then(|| (memory::spec("1.0"), memory::PACE));
     let mut never = memory::spec("1.0");
     never.environment.insert(VariableName::new(NEVER_RUNS).expect("a name"), "1".to_owned());
     profile.broken = Some(never);
@@ -66,9 +68,8 @@ fn profile(on: On, flaw: Flaw) -> Profile {
 
 fn complete() -> Result<(), Failed> {
     for rule in RULES {
-        let cases = CASES.iter().filter(|case| case.0 == rule.name).count();
-        if cases != 1 {
-            return Err(format!("{} has {cases} flaws", rule.name).into());
+        if !CASES.iter().any(|case| case.0 == rule.name) {
+            return Err(format!("{} has no flaw that it catches", rule.name).into());
         }
     }
     match CASES.iter().find(|case| !RULES.iter().any(|rule| rule.name == case.0)) {
