@@ -25,6 +25,14 @@ const STEPS: &[Step] = &[
             cargo_run(&[&chosen[..], &["--", "-D", "warnings"]].concat())
         },
     },
+    Step {
+        name: "format and clippy, outside the workspace",
+        run: || {
+            cargo_run(&["fmt", "--manifest-path", test::STRANGER, "--check"])?;
+            let clippy = ["clippy", "--manifest-path", test::STRANGER, "--all-targets", "--", "-D", "warnings"];
+            command::run(&mut command::outside(&clippy)).map(|()| None)
+        },
+    },
     Step { name: "documentation", run: documentation },
     Step { name: "who depends on what", run: || dependencies::check().map(|()| None) },
     Step { name: "oldest Rust", run: || msrv::check().map(|()| None) },

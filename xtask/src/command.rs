@@ -29,6 +29,15 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
+/// The same for a package outside the workspace, which builds into the workspace's folder.
+pub(crate) fn outside(arguments: &[&str]) -> Command {
+    let mut command = cargo(arguments);
+    if env::var_os("CARGO_TARGET_DIR").is_none() {
+        command.env("CARGO_TARGET_DIR", root().join("target"));
+    }
+    command
+}
+
 /// Whether Cargo has this subcommand.
 pub(crate) fn has_subcommand(name: &str) -> bool {
     let tried = cargo(&[name, "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();

@@ -4,6 +4,7 @@ use crate::command;
 
 const HTTP_CLIENTS: &[&str] = &["reqwest", "hyper", "hyper-util", "ureq", "curl", "isahc"];
 const CLOUD_SDKS: &[&str] = &["aws-*", "azure_*", "google-cloud-*", "kube", "kube-*", "k8s-openapi"];
+const BACKENDS: &[&str] = &["backend-*"];
 const SQLITE: &[&str] = &["rusqlite", "libsqlite3-sys"];
 
 const RULES: &[Rule] = &[
@@ -16,6 +17,11 @@ const RULES: &[Rule] = &[
         name: "provisioner-core contains no SQLite without its default features",
         chosen: &["--package", "provisioner-core", "--no-default-features"],
         forbidden: &[SQLITE],
+    },
+    Rule {
+        name: "provisioner-contract contains no backend and no SQLite",
+        chosen: &["--package", "provisioner-contract"],
+        forbidden: &[BACKENDS, SQLITE, HTTP_CLIENTS, CLOUD_SDKS],
     },
     Rule {
         // Without `--workspace`: what `cargo build` builds for somebody who just came.

@@ -2,6 +2,7 @@
 
 mod ci;
 mod command;
+mod contract;
 mod dependencies;
 mod msrv;
 mod peers;
@@ -38,6 +39,17 @@ enum Task {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Try every rule of the contract on a backend, by itself and behind every wrapper, and print the table
+    ///
+    /// Fails for a rule that the backend breaks, and for a missing peer that the variable REQUIRED_PEERS names.
+    Contract {
+        /// Only show the backends that there are
+        #[arg(long)]
+        list: bool,
+        /// Which backend
+        #[arg(long, required_unless_present = "list")]
+        backend: Option<String>,
+    },
     /// Run every check that a change has to pass, up to the first that fails
     Ci,
 }
@@ -50,6 +62,11 @@ fn main() -> ExitCode {
         }
         Task::Peers { list: false } => peers::prepare().inspect_err(|error| eprintln!("error: {error}")).is_ok(),
         Task::Test { plain, arguments } => reported(test::run(plain, &arguments)),
+        Task::Contract { list: true, .. } => {
+            print!("{}", contract::list());
+            true
+        }
+        Task::Contract { backend, .. } => reported_plainly(contract::run(&backend.unwrap_or_default())),
         Task::Ci => reported(ci::run()),
     };
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -63,4 +80,14 @@ fn reported(report: Result<Report, String>) -> bool {
         Report::broken()
     });
     report.finish()
+}
+
+/// The same for what was printed as a table before: only the sum follows.
+fn reported_plainly(report: Result<Report, String>) -> bool {
+    let report = report.unwrap_or_else(|error| {
+        println!("\nerror: {error}");
+        Report::broken()
+    });
+    println!("\n{}", report.sum());
+    report.failed == 0
 }

@@ -88,6 +88,25 @@ pub(crate) fn prepare() -> Result<(), String> {
     absent.map_or(Ok(()), |(peer, program)| Err(format!("{peer} is required, and {program} is missing")))
 }
 
+/// Whether every peer that `REQUIRED_PEERS` names is here, and so is what is wanted anyway. Nothing is installed.
+///
+/// # Errors
+/// When one is missing, or is none of ours.
+pub(crate) fn check(wanted: &[&str]) -> Result<(), String> {
+    let names = env::var("REQUIRED_PEERS").unwrap_or_default();
+    let required = required_peers(&names)?;
+    for peer in PEERS {
+        let is_required = required.iter().any(|required| required.name == peer.name);
+        if let (true, Some(program)) = (is_required, peer.missing().first()) {
+            return Err(format!("{} is required, and {program} is missing", peer.name));
+        }
+        if let (true, Some(program)) = (wanted.contains(&peer.name), peer.missing().first()) {
+            println!("{}: {program} is missing; the rules that want it are ignored", peer.name);
+        }
+    }
+    Ok(())
+}
+
 fn required_peers(names: &str) -> Result<Vec<&'static Peer>, String> {
     let find = |name: &str| {
         let known = PEERS.iter().find(|peer| peer.name == name);

@@ -3,6 +3,7 @@
 mod check;
 mod failure;
 pub mod layers;
+mod logs;
 mod outsider;
 mod profile;
 mod rules;

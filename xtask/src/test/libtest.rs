@@ -10,6 +10,28 @@ pub(crate) fn read(output: &str) -> Report {
     reader.report
 }
 
+/// What came of one test, as a line of its own told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Passed,
+    Failed,
+    /// With the reason.
+    Ignored(String),
+}
+
+/// Each test of this output that a line names, without its kind.
+pub(crate) fn cases(output: &str) -> Vec<(String, Outcome)> {
+    let mut reader = Reader::default();
+    output.lines().for_each(|line| reader.line(line));
+    reader.cases
+}
+
+/// What this output tells of the tests that failed.
+pub(crate) fn failures(output: &str) -> String {
+    let told = output.split("\nfailures:\n").nth(1).unwrap_or_default();
+    told.trim_matches('\n').to_owned()
+}
+
 /// The reason why a test of this name was ignored, where this output says that it was.
 pub(crate) fn reason(output: &str, name: &str) -> Option<String> {
     let (name, kind) = without_kind(name);
@@ -32,6 +54,7 @@ struct Reader {
     running: Option<Report>,
     /// A test whose outcome comes in a later line, since something else printed in between.
     pending: Option<String>,
+    cases: Vec<(String, Outcome)>,
 }
 
 impl Reader {
@@ -60,12 +83,20 @@ impl Reader {
     fn outcome(&mut self, name: &str, outcome: &str) -> bool {
         let Some(running) = &mut self.running else { return true };
         let word = outcome.split([',', ' ', ':']).next().unwrap_or_default();
+        let mut case = |outcome| self.cases.push((without_kind(name).0.to_owned(), outcome));
         match word {
-            "ok" => running.passed += 1,
-            "FAILED" => running.failed += 1,
+            "ok" => {
+                running.passed += 1;
+                case(Outcome::Passed);
+            }
+            "FAILED" => {
+                running.failed += 1;
+                case(Outcome::Failed);
+            }
             "ignored" => {
                 let (name, kind) = without_kind(name);
                 let reason = told(&outcome[word.len()..]).or(kind).unwrap_or_default();
+                case(Outcome::Ignored(reason.to_owned()));
                 let (place, name, reason) = (self.place.clone(), name.to_owned(), reason.to_owned());
                 running.ignored.push(Ignored { place, name, reason });
             }
@@ -137,6 +168,19 @@ mod tests {
             ignored("demo doc-test", "src/lib.rs - later (line 9)", ""),
         ];
         assert_eq!(read(RECORDED), Report { passed: 3, failed: 1, ignored: expected });
+    }
+
+    #[test]
+    fn each_test_is_told_with_its_outcome() {
+        let told = cases(RECORDED);
+        let of = |name: &str| told.iter().find(|(told, _)| told == name).map(|(_, outcome)| outcome.clone());
+        assert_eq!(
+            of("while_running"),
+            Some(Outcome::Ignored("chromedriver is neither on PATH nor in /usr/bin".into()))
+        );
+        let count = |wanted: &Outcome| told.iter().filter(|(_, outcome)| outcome == wanted).count();
+        assert_eq!((count(&Outcome::Passed), count(&Outcome::Failed)), (3, 1));
+        assert_eq!(failures("x\n\nfailures:\n\n---- a ----\nwhy\n\n\nfailures:\n    a\n"), "---- a ----\nwhy");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Running every test, and telling what was not tested and why.
 
 mod junit;
-mod libtest;
+pub(crate) mod libtest;
 mod nextest;
 pub(crate) mod report;
 
@@ -19,6 +19,9 @@ use report::Report;
 /// Binaries that tests start. Built beforehand, as the tests would build them, so that no test waits for a compiler.
 const BINARIES: [&str; 9] =
     ["build", "--package", "product", "--package", "examples", "--bin", "product", "--example", "signup"];
+
+/// A backend that somebody else might write, in a workspace of its own.
+pub(crate) const STRANGER: &str = "tests/stranger/Cargo.toml";
 
 /// Prepares the peers and runs every test, or only those that the arguments choose.
 pub(crate) fn run(plain: bool, arguments: &[String]) -> Result<Report, String> {
@@ -45,6 +48,9 @@ pub(crate) fn run_prepared(plain: bool, arguments: &[String]) -> Result<Report, 
     };
     if arguments.is_empty() {
         report.add(cargo_test(command::cargo(&["test", "--doc", "--workspace", "--no-fail-fast"]))?);
+        let mut stranger = command::outside(&["test", "--no-fail-fast", "--manifest-path", STRANGER]);
+        stranger.arg("--tests");
+        report.add(cargo_test(stranger)?);
     }
     Ok(report)
 }

@@ -38,6 +38,11 @@ impl Report {
         }
     }
 
+    /// The line that everything ends with.
+    pub(crate) fn sum(&self) -> String {
+        format!("{} passed, {} failed, {} ignored", self.passed, self.failed, self.ignored.len())
+    }
+
     /// Prints the report; whether nothing failed.
     pub(crate) fn finish(&self) -> bool {
         print!("{self}");
@@ -56,8 +61,7 @@ impl fmt::Display for Report {
             let reason = if words.is_empty() { "no reason given".to_owned() } else { words.join(" ") };
             writeln!(formatter, "  {place} {name}: {reason}")?;
         }
-        let Self { passed, failed, ignored } = self;
-        writeln!(formatter, "{passed} passed, {failed} failed, {} ignored", ignored.len())
+        writeln!(formatter, "{}", self.sum())
     }
 }
 

@@ -16,13 +16,17 @@ use crate::{
 
 /// Of what never was, of what is gone, and of another incarnation of what is there.
 pub(super) async fn observe_of_what_is_not_there_is_absent(subject: Subject) -> Outcome {
-    let running = subject.running().await?;
-    let other = Target { incarnation: Incarnation::new(2, random()), ..running.clone() };
+    expect_absent(&subject, "never was", &subject.target()).await?;
     let gone = subject.after(&[Verb::Create, Verb::DESTROY]).await?;
-    for (what, target) in [("never was", subject.target()), ("is gone", gone), ("is another making", other)] {
-        let seen = subject.look(&target).await.during(format_args!("observe of what {what}"))?;
-        ensure!(seen == Observed::Absent, "what {what} is {}", shown(&seen));
-    }
+    expect_absent(&subject, "is gone", &gone).await?;
+    let running = subject.running().await?;
+    let other = Target { incarnation: Incarnation::new(2, random()), ..running };
+    expect_absent(&subject, "is another making", &other).await
+}
+
+async fn expect_absent(subject: &Subject, what: &str, target: &Target) -> Outcome {
+    let seen = subject.look(target).await.during(format_args!("observe of what {what}"))?;
+    ensure!(seen == Observed::Absent, "what {what} is {}", shown(&seen));
     Ok(())
 }
 

@@ -129,6 +129,7 @@ pub const RULES: &[Rule] = rules! {
     11 secrecy::a_secret_is_resolved_through_the_context_for_each_start, resolved_secrets;
     11 secrecy::a_missing_secret_is_an_error_that_names_it_and_does_nothing, resolved_secrets;
     11 secrecy::secret_values_appear_nowhere, resolved_secrets;
+    11 secrecy::native_secrets_do_not_pass_through_the_context, native_secrets;
     11 secrecy::secrets_are_refused_where_they_are_not_taken, no_secrets;
     12 names::names_are_a_function_of_control_plane_and_incarnation, |profile| profile.needs(&[Ability::Name]);
     12 names::another_incarnation_is_another_thing, nothing;
@@ -190,6 +191,11 @@ fn no_watch(profile: &Profile) -> Result<(), String> {
 fn resolved_secrets(profile: &Profile) -> Result<(), String> {
     let resolved = profile.capabilities().secrets == SecretSupport::Resolved;
     unless(resolved, "its capabilities say that secrets are not resolved by the backend")
+}
+
+fn native_secrets(profile: &Profile) -> Result<(), String> {
+    let native = profile.capabilities().secrets == SecretSupport::Native;
+    unless(native, "its capabilities say that secrets are not resolved by the provider")
 }
 
 fn no_secrets(profile: &Profile) -> Result<(), String> {

@@ -11,6 +11,7 @@ use provisioner_core::{
 use crate::{
     Ability, Failure, Subject, Vault, Verb,
     failure::{During, Outcome, ensure},
+    logs::Logs,
     subject::{random, shown},
 };
 
@@ -91,7 +92,7 @@ pub(super) async fn a_missing_secret_is_an_error_that_names_it_and_does_nothing(
 
 /// A value that is searched for everywhere.
 pub(super) async fn secret_values_appear_nowhere(subject: Subject) -> Outcome {
-    let vault = vault(&subject);
+    let (vault, logs) = (vault(&subject), Logs::listen());
     let canary = format!("canary-{:032x}", random());
     vault.put("token", &canary);
     let target = with_secret(&subject.target(), "token");
@@ -127,6 +128,9 @@ pub(super) async fn secret_values_appear_nowhere(subject: Subject) -> Outcome {
     search(&subject, &canary, "the end").await?;
     for (what, text) in texts {
         ensure!(!text.contains(&canary), "the secret's value appears in {what}");
+    }
+    if let Some(line) = logs.find(&canary) {
+        return Err(Failure::new(format!("the secret's value is logged: {}", line.replace(&canary, "[SECRET]"))));
     }
     Ok(())
 }
@@ -171,5 +175,22 @@ pub(super) async fn secrets_are_refused_where_they_are_not_taken(subject: Subjec
     }
     let seen = subject.look(&target).await?;
     ensure!(seen == Observed::Absent, "refused, it is {}", shown(&seen));
+    Ok(())
+}
+
+/// Where the provider resolves secrets itself, their values never come through the context.
+pub(super) async fn native_secrets_do_not_pass_through_the_context(subject: Subject) -> Outcome {
+    let vault = vault(&subject);
+    vault.put("token", "never asked for");
+    let target = with_secret(&subject.target(), "token");
+    if let Err(error) = subject.backend.validate(&target.spec, None) {
+        let field = format!("secrets.{VARIABLE}");
+        ensure!(error.kind() == ErrorKind::InvalidSpec, "a reference that is not native is refused as {error}");
+        ensure!(error.field() == Some(&*field), "a refused reference is told as {:?}", error.field());
+    }
+    // The provider may not know it.
+    let _ = subject.call(Verb::Create, &target).await;
+    let _ = subject.call(Verb::Resume, &target).await;
+    ensure!(vault.asked() == 0, "the context's resolver was asked {} times, and secrets are native", vault.asked());
     Ok(())
 }

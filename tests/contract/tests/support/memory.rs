@@ -11,7 +11,7 @@ use provisioner_core::{
 };
 
 /// How long things take on the slow one.
-const PACE: Duration = Duration::from_millis(60);
+pub(crate) const PACE: Duration = Duration::from_millis(60);
 
 /// The provider in memory.
 #[derive(Debug, Clone)]
@@ -31,13 +31,13 @@ impl Memory {
         Self { name: "memory-slow", pace: PACE }
     }
 
-    fn config(&self) -> MemoryConfig {
+    pub(crate) fn config(&self) -> MemoryConfig {
         let size_max = SizeMax { cpu_millis: 4000, memory_mib: 8192, data_mib: 65536 };
         MemoryConfig { start: self.pace, stop: self.pace / 2, lag: self.pace / 2, size_max, ..MemoryConfig::default() }
     }
 }
 
-fn spec(version: &str) -> InstanceSpec {
+pub(crate) fn spec(version: &str) -> InstanceSpec {
     InstanceSpec::new(Workload::new(version))
 }
 
@@ -48,8 +48,11 @@ impl Setup for Memory {
 
     fn profile(&self) -> Profile {
         let provider = MemoryProvisioner::new(self.config());
-        let mut profile = Profile::new(Arc::new(provider.clone()), spec)
-            .with_outsider(MemoryOutsider { provider: provider.clone(), is_slow: !self.pace.is_zero() });
+        let mut profile = Profile::new(Arc::new(provider.clone()), spec).with_outsider(MemoryOutsider {
+            provider: provider.clone(),
+            is_slow: !self.pace.is_zero(),
+            names_by_version: false,
+        });
         profile.deadline = Duration::from_secs(10);
         profile.reopen = Some(Box::new(move || Arc::new(provider.clone())));
         if !self.pace.is_zero() {
@@ -65,6 +68,8 @@ pub(crate) struct MemoryOutsider {
     pub(crate) provider: MemoryProvisioner,
     /// Whether a removal takes time, so that it can get stuck.
     pub(crate) is_slow: bool,
+    /// Whether things are called by their version too, which is wrong.
+    pub(crate) names_by_version: bool,
 }
 
 #[async_trait]
@@ -129,7 +134,8 @@ impl Outsider for MemoryOutsider {
 
     async fn name(&self, owner: &ControlPlaneId, target: &Target) -> Told<String> {
         let thing = self.thing(owner, target)?;
-        Ok(format!("{owner}/{}.{}", thing.id, thing.incarnation))
+        let version = if self.names_by_version { &*thing.version } else { "" };
+        Ok(format!("{owner}/{}.{}{version}", thing.id, thing.incarnation))
     }
 
     async fn search(&self, text: &str) -> Told<Vec<String>> {

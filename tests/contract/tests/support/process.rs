@@ -336,7 +336,12 @@ impl Outsider for ProcessOutsider {
 
     async fn delete(&self, owner: &ControlPlaneId, target: &Target) -> Told<()> {
         self.kill(owner, target).await?;
-        let removed = self.folders(owner, target).into_iter().try_for_each(fs::remove_dir_all);
+        // Out of the way first: the backend may be writing into it at this moment.
+        let gone = self.root.with_extension(format!("gone-{}", target.incarnation));
+        let removed = self.folders(owner, target).into_iter().try_for_each(|folder| {
+            fs::rename(folder, &gone)?;
+            fs::remove_dir_all(&gone)
+        });
         removed.map_err(|error| error.to_string())
     }
 

@@ -1,0 +1,6 @@
+#![doc = include_str!("../README.md")]
+
+mod backend;
+mod folder;
+
+pub use backend::Sites;
