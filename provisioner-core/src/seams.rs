@@ -5,7 +5,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -49,6 +49,38 @@ impl TokioClock {
 impl Clock for TokioClock {
     fn now(&self) -> Timestamp {
         self.at_start.after(self.start.elapsed())
+    }
+}
+
+/// A wall clock that follows tokio's and that somebody sets forward and back, as happens to the clocks of machines.
+#[derive(Debug)]
+pub struct SettableClock {
+    clock: TokioClock,
+    ahead_ms: AtomicI64,
+}
+
+impl SettableClock {
+    /// A clock that shows this time now. Call it inside the runtime.
+    #[must_use]
+    pub fn starting_at(at_start: Timestamp) -> Self {
+        Self { clock: TokioClock::starting_at(at_start), ahead_ms: AtomicI64::new(0) }
+    }
+
+    /// Shows a later time from now on.
+    pub fn set_forward(&self, by: Duration) {
+        self.ahead_ms.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
+    }
+
+    /// Shows an earlier time from now on.
+    pub fn set_back(&self, by: Duration) {
+        self.ahead_ms.fetch_sub(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
+    }
+}
+
+impl Clock for SettableClock {
+    fn now(&self) -> Timestamp {
+        let ahead = self.ahead_ms.load(Ordering::SeqCst);
+        Timestamp::from_unix_ms(self.clock.now().unix_ms().saturating_add(ahead))
     }
 }
 
@@ -159,10 +191,19 @@ pub struct Seams {
     pub random: Random,
     /// Death.
     pub kill_points: Arc<dyn KillPoints>,
+    /// A bug, for those who prove that they would find it.
+    #[cfg(feature = "planted-bugs")]
+    pub planted: Option<crate::engine::PlantedBug>,
 }
 
 impl Default for Seams {
     fn default() -> Self {
-        Self { clock: Arc::new(SystemClock), random: Random::from_os(), kill_points: Arc::new(NoKillPoints) }
+        Self {
+            clock: Arc::new(SystemClock),
+            random: Random::from_os(),
+            kill_points: Arc::new(NoKillPoints),
+            #[cfg(feature = "planted-bugs")]
+            planted: None,
+        }
     }
 }

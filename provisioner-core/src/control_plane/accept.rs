@@ -128,7 +128,7 @@ pub(super) fn new_row(
         live: None,
         incarnations: 0,
         data,
-        data_made: new.data.is_some(),
+        data_made: false,
         settled: false,
         settled_at: None,
         phase: None,

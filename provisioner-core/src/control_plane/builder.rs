@@ -4,12 +4,13 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::ControlPlane;
 use crate::{
-    engine::{Engine, EngineConfig, EngineParts, cells::CellHandle},
+    engine::{Engine, EngineConfig, EngineParts, cells::CellHandle, time::Time},
     error::{Error, ErrorKind, Result},
     placement::{Cell, NamedOrOnly, Placement},
     seams::Seams,
     secret::{LocalSecrets, SecretResolver},
-    store::Store,
+    store::{Store, StoreError},
+    types::Timestamp,
 };
 
 /// A control plane to be: its store, its cells, and how it goes about its work.
@@ -92,8 +93,10 @@ impl ControlPlaneBuilder {
             let error = Error::new(ErrorKind::InvalidSpec, "start").with_field("cell");
             return Err(error.with_message("expected one cell at least"));
         }
-        let store_error = |error: crate::store::StoreError| error.into_error("start");
-        let session = self.store.open_session(&self.holder, self.seams.clock.now()).await.map_err(store_error)?;
+        let store_error = |error: StoreError| error.into_error("start");
+        let on_record = latest_on_record(&*self.store).await.map_err(store_error)?;
+        let time = Time::starting(Arc::clone(&self.seams.clock), on_record);
+        let session = self.store.open_session(&self.holder, time.now()).await.map_err(store_error)?;
         let frozen = self.store.frozen().await.map_err(store_error)?;
         let known = self.store.cells().await.map_err(store_error)?;
         let is_frozen = |cell: &Cell| known.iter().any(|row| row.name == cell.name && row.drift_frozen.is_some());
@@ -106,10 +109,18 @@ impl ControlPlaneBuilder {
             store: self.store,
             config: self.config,
             seams: self.seams,
+            time,
             secrets: self.secrets,
             epoch: session.epoch,
             frozen,
         });
         Ok(ControlPlane { engine, placement: self.placement })
     }
+}
+
+/// The time of the last event in the store, if it was not pruned: time goes on from there, whatever the clock says.
+async fn latest_on_record(store: &dyn Store) -> Result<Option<Timestamp>, StoreError> {
+    let position = *store.positions().borrow();
+    let last = store.events(None, position.saturating_sub(1), 1).await?;
+    Ok(last.first().map(|event| event.event.at))
 }

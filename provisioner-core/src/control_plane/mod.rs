@@ -19,10 +19,10 @@ pub use view::{CellStatus, FleetCounts, Instance, Page, ProvisioningSlo};
 
 use self::accept::Ask;
 use crate::{
-    engine::{DriftReport, Engine, cells::CellHandle, draft::Draft, drift},
+    engine::{DriftReport, Engine, cells::CellHandle, draft::Draft, drift, is_planted},
     error::{Error, ErrorKind, Result},
     placement::Placement,
-    store::{DataRow, Event, InstanceFilter, Lane, Operation, Record, Store, StoreError, Verb},
+    store::{DataRow, DataState, Event, InstanceFilter, Lane, Operation, Record, Store, StoreError, Verb},
     types::{CellName, DataDisposition, DataId, Hold, InstanceId, InstanceSpec, OperationId, Reason, TenantId},
 };
 
@@ -78,14 +78,15 @@ impl ControlPlane {
         let now = engine.now();
         let id = engine.seams.random.operation_id(now);
         let data = new.data.clone().unwrap_or_else(|| engine.seams.random.data_id());
-        let row = accept::new_row(&new, cell, data, id.clone(), now);
+        let mut row = accept::new_row(&new, cell, data, id.clone(), now);
+        row.data_made = self.must_exist(new.data.as_ref()).await?;
         let operation =
             accept::operation(Verb::Create, &new.id, row.revision, &request, fingerprint.clone(), (id, now));
         let mut draft = Draft::new(row, Arc::clone(&spec), now);
         draft.reserve(accept::reservation(cell, &spec));
         if let Some(data) = new.data.clone() {
             draft.take_data(data);
-            draft.data(crate::store::DataState::Used);
+            draft.data(DataState::Used);
         }
         draft.open_operation(operation.clone(), None);
         match self.commit(draft).await {
@@ -163,6 +164,14 @@ impl ControlPlane {
         self.ask(id, Ask::Retry, request).await
     }
 
+    /// Whether data that is to be taken up must be there: it was seen in use. Whether it may be taken up is decided in the
+    /// transaction.
+    async fn must_exist(&self, data: Option<&DataId>) -> Result<bool> {
+        let Some(id) = data else { return Ok(false) };
+        let row = self.engine.store.data_set(id).await.map_err(|error| error.into_error("create"))?;
+        Ok(row.is_none_or(|row| row.state != DataState::Unseen))
+    }
+
     async fn ask(&self, id: &InstanceId, ask: Ask, request: Request) -> Result<OperationHandle> {
         let verb = ask.verb().as_str();
         let engine = &self.engine;
@@ -175,6 +184,9 @@ impl ControlPlane {
             let cell = self.cell(&record.row.cell, verb)?;
             let now = engine.now();
             let mut draft = Draft::of(&record, now);
+            if is_planted!(engine, RevivesGone) {
+                draft.row.intent.gone = None;
+            }
             accept::accept(&mut draft, cell, &ask, &request, (engine.seams.random.operation_id(now), now))?;
             let operation = draft.opened().clone();
             match self.commit(draft).await {
@@ -198,7 +210,7 @@ impl ControlPlane {
     async fn commit(&self, draft: Draft) -> Result<(), StoreError> {
         let engine = Arc::clone(&self.engine);
         let task = self.engine.tasks.spawn(async move {
-            let (change, row) = draft.to_change(Some(engine.epoch));
+            let (change, row) = draft.to_change(engine.epoch_of_writes());
             match engine.commit(change).await {
                 Ok(committed) => {
                     engine.offer(draft.to_record(row, committed.version), Lane::Interactive);

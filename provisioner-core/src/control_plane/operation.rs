@@ -53,6 +53,7 @@ impl OperationHandle {
                 return Ok(operation);
             }
             tokio::select! {
+                biased;
                 _ = ended.changed() => {}
                 () = self.engine.cancel.cancelled() => {
                     let error = Error::new(ErrorKind::Cancelled, "wait").with_instance(&self.operation.instance);
@@ -123,6 +124,7 @@ impl Progress {
                     break;
                 }
                 tokio::select! {
+                    biased;
                     () = engine.cancel.cancelled() => break,
                     changed = self.positions.changed() => if changed.is_err() { break },
                 }
@@ -157,6 +159,7 @@ pub(super) fn follow(
             follower.positions.borrow_and_update();
             match follower.engine.store.events(follower.instance.as_ref(), follower.after, PAGE).await {
                 Ok(events) if events.is_empty() => tokio::select! {
+                    biased;
                     () = follower.engine.cancel.cancelled() => return None,
                     changed = follower.positions.changed() => changed.ok()?,
                 },

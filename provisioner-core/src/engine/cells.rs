@@ -33,6 +33,8 @@ use crate::{
 
 /// How long to wait before what failed for reasons outside the instance is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How many events are taken in before other work has its turn.
+const EVENTS_AT_ONCE: usize = 256;
 /// The longest sleep. The machine's wall clock may be set forward while the loop sleeps by the steady one.
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
 
@@ -159,6 +161,7 @@ async fn until_identified(engine: &Engine, cell: &CellHandle) -> bool {
     let mut pause = PAUSE;
     loop {
         let identified = tokio::select! {
+            biased;
             () = engine.cancel.cancelled() => return false,
             identified = identify(engine, cell) => identified,
         };
@@ -174,6 +177,7 @@ async fn until_identified(engine: &Engine, cell: &CellHandle) -> bool {
             }
         }
         tokio::select! {
+            biased;
             () = engine.cancel.cancelled() => return false,
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(60)),
         }
@@ -249,31 +253,16 @@ impl CellLoop {
             let noted = self.cell.queue().take_due();
             self.next_due = [self.next_due, noted].into_iter().flatten().min();
             let timer = self.timer(filled);
+            // In this order, so that a run on a virtual clock can be repeated. Nobody starves: whatever is ready is taken in below.
             tokio::select! {
+                biased;
                 () = self.engine.cancel.cancelled() => break,
+                Some(ended) = self.runs.join_next() => self.ended(ended),
                 () = self.cell.wake.notified() => {}
-                Some(ended) = self.runs.join_next() => {
-                    self.ended(ended);
-                    // Whatever else has ended by now is taken along: one look at the queue serves them all.
-                    while let Some(ended) = self.runs.try_join_next() {
-                        self.ended(ended);
-                    }
-                }
-                Some(event) = OptionFuture::from(self.events.as_mut().map(StreamExt::next)) => match event {
-                    // Somebody may be waiting for just this.
-                    Some(id) => self.cell.queue().offer(id, Lane::Interactive, None),
-                    None => {
-                        self.events = None;
-                        self.events_again = Instant::now() + PAUSE;
-                    }
-                },
-                Some(()) = OptionFuture::from(timer.map(tokio::time::sleep)) => {
-                    if self.next_due.is_some_and(|due| due <= self.engine.now()) {
-                        self.next_due = None;
-                        self.cell.rescan();
-                    }
-                }
+                Some(event) = OptionFuture::from(self.events.as_mut().map(StreamExt::next)) => self.event(event),
+                Some(()) = OptionFuture::from(timer.map(tokio::time::sleep)) => {}
             }
+            self.take_in();
         }
         // A call that was sent is seen through, and its answer recorded.
         while self.runs.join_next().await.is_some() {}
@@ -281,6 +270,32 @@ impl CellLoop {
             && remnants.await.is_err()
         {
             warn!(cell = %self.cell.name, "looking for remnants ended with a panic");
+        }
+    }
+
+    /// Takes in whatever is ready: one look at the queue serves it all.
+    fn take_in(&mut self) {
+        while let Some(ended) = self.runs.try_join_next() {
+            self.ended(ended);
+        }
+        for _ in 0..EVENTS_AT_ONCE {
+            let Some(event) = self.events.as_mut().and_then(|events| events.next().now_or_never()) else { break };
+            self.event(event);
+        }
+        if self.next_due.is_some_and(|due| due <= self.engine.now()) {
+            self.next_due = None;
+            self.cell.rescan();
+        }
+    }
+
+    fn event(&mut self, event: Option<InstanceId>) {
+        match event {
+            // Somebody may be waiting for just this.
+            Some(id) => self.cell.queue().offer(id, Lane::Interactive, None),
+            None => {
+                self.events = None;
+                self.events_again = Instant::now() + PAUSE;
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! The slow comparison of every cell with the store: it catches what a lost event would have told.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -12,14 +12,15 @@ use std::{
 use futures::{Stream, StreamExt};
 use tracing::{info, warn};
 
-use super::{Engine, cells, cells::CellHandle, remnants};
+use super::{Engine, cells, cells::CellHandle, remnants, upkeep};
 use crate::{
     context::Priority,
     error::{Chain, Error, ErrorKind, Result},
     store::{
-        CellRow, Change, EventKind, IncarnationRow, IncarnationState, InstanceFilter, Lane, NewEvent, Record, Stranger,
+        CellRow, Change, EventKind, IncarnationRow, IncarnationState, InstanceFilter, InstanceRow, Lane, NewEvent,
+        Stranger,
     },
-    types::{Generation, InstanceId, Owned, OwnedKind, Timestamp},
+    types::{Generation, InstanceId, Owned, OwnedKind, Phase, Timestamp},
 };
 
 /// How many things or rows are compared at a time.
@@ -28,8 +29,8 @@ const PAGE: usize = 256;
 const VANISHED_SHARE_FROM: u64 = 5;
 /// The longest interval between two passes.
 const INTERVAL_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// How many vanished instances one pass hands over to be looked at.
-const VANISHED_AT_ONCE: usize = 1000;
+/// How many instances one pass hands over to be looked at, of those that differ and of those that vanished.
+const AT_ONCE: usize = 1000;
 
 /// What one drift pass found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -48,15 +49,18 @@ pub struct DriftReport {
     pub frozen: bool,
 }
 
-/// Compares a cell with the store again and again, at an interval with jitter, until the engine is cancelled.
+/// Compares a cell with the store again and again, at an interval with jitter, until the engine is cancelled. An engine at
+/// rest wakes for this alone.
 pub(crate) async fn patrol(engine: Arc<Engine>, cell: Arc<CellHandle>) {
     loop {
         let interval = engine.config.drift_interval.min(INTERVAL_MAX);
         let pause = interval * 3 / 4 + engine.seams.random.up_to(interval / 2);
         tokio::select! {
+            biased;
             () = engine.cancel.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
         }
+        upkeep::prune_when_due(&engine).await;
         if engine.is_frozen() {
             continue;
         }
@@ -82,7 +86,7 @@ pub(crate) async fn pass(engine: &Engine, cell: &CellHandle) -> Result<DriftRepo
     let mut strangers = engine.store.strangers().await.map_err(|error| error.into_error("drift"))?;
     let started_at = engine.now();
     let mut report = DriftReport { frozen: cell.guard.is_frozen(), ..DriftReport::default() };
-    let mut seen = BTreeSet::new();
+    let mut seen = BTreeMap::new();
     let cx = engine.context(Priority::Background);
     let mut pages = cell.provisioner().list(&cx).chunks(PAGE);
     while let Some(page) = next_page(engine, &mut pages).await? {
@@ -90,10 +94,10 @@ pub(crate) async fn pass(engine: &Engine, cell: &CellHandle) -> Result<DriftRepo
         let page: Vec<Owned> = page.into_iter().collect::<Result<_>>()?;
         report.listed += page.len() as u64;
         let instances = page.iter().filter(|owned| owned.kind == OwnedKind::Instance);
-        seen.extend(instances.map(|owned| owned.incarnation.nonce()));
-        compare(engine, cell, page, &mut strangers, &mut report).await?;
+        seen.extend(instances.map(|owned| (owned.incarnation.nonce(), owned.observed.phase())));
+        compare_things(engine, cell, page, &mut strangers, &mut report).await?;
     }
-    find_vanished(engine, cell, &seen, started_at, &mut report).await?;
+    compare_rows(engine, cell, &seen, started_at, &mut report).await?;
     if !engine.is_frozen() {
         maintain(engine, cell).await?;
     }
@@ -113,6 +117,7 @@ async fn maintain(engine: &Engine, cell: &CellHandle) -> Result<()> {
 /// The next page of a listing, within the time for one call.
 async fn next_page<P>(engine: &Engine, pages: &mut (impl Stream<Item = P> + Unpin)) -> Result<Option<P>> {
     tokio::select! {
+        biased;
         () = engine.cancel.cancelled() => Err(Error::new(ErrorKind::Cancelled, "drift")),
         page = tokio::time::timeout(engine.config.call_timeout, pages.next()) => {
             page.map_err(|_| super::run::lost_answer("list"))
@@ -120,8 +125,8 @@ async fn next_page<P>(engine: &Engine, pages: &mut (impl Stream<Item = P> + Unpi
     }
 }
 
-/// Compares a page of what is there with what the store says.
-async fn compare(
+/// Finds what is there of makings that are not alive: remnants and strangers.
+async fn compare_things(
     engine: &Engine,
     cell: &CellHandle,
     page: Vec<Owned>,
@@ -137,14 +142,8 @@ async fn compare(
             None => stranger(engine, cell, &owned, strangers, report).await?,
             // Retained data is what is left of makings that ended.
             Some(_) if owned.kind == OwnedKind::Data => {}
-            Some(row) if row.state == IncarnationState::Live => {
-                if differs(engine, &owned).await? {
-                    report.differing += 1;
-                    if !report.frozen {
-                        cell.offer(owned.id, Lane::Background, None);
-                    }
-                }
-            }
+            // Whether it is as it should be is seen when the rows are read.
+            Some(row) if row.state == IncarnationState::Live => {}
             Some(row) => {
                 report.remnants += 1;
                 remnant(engine, cell, row).await?;
@@ -158,16 +157,6 @@ async fn is_known_data(engine: &Engine, owned: &Owned) -> Result<bool> {
     let Some(id) = &owned.data else { return Ok(false) };
     let data = engine.store.data_set(id).await.map_err(|error| error.into_error("drift"))?;
     Ok(data.is_some())
-}
-
-/// Whether a settled instance is not what the store says. What is in motion is looked at anyway.
-async fn differs(engine: &Engine, owned: &Owned) -> Result<bool> {
-    let record = engine.store.instance(&owned.id).await.map_err(|error| error.into_error("drift"))?;
-    Ok(record.is_some_and(|record| {
-        let row = &record.row;
-        let live = row.live.as_ref().is_some_and(|live| live.incarnation == owned.incarnation);
-        row.settled && live && !row.parked && owned.observed.phase().is_some_and(|phase| Some(phase) != row.phase)
-    }))
 }
 
 async fn remnant(engine: &Engine, cell: &CellHandle, mut row: IncarnationRow) -> Result<()> {
@@ -210,35 +199,48 @@ async fn stranger(
     Ok(())
 }
 
-/// Finds what should be there and was not listed; freezes when it is too much at once.
-async fn find_vanished(
+/// What a listing saw: makings by their nonces, and the phase of each.
+type Seen = BTreeMap<u128, Option<Phase>>;
+
+/// Finds the instances that were at rest and are not as the store says, or not there; freezes when too many are not there.
+async fn compare_rows(
     engine: &Engine,
     cell: &CellHandle,
-    seen: &BTreeSet<u128>,
+    seen: &Seen,
     started_at: Timestamp,
     report: &mut DriftReport,
 ) -> Result<()> {
     let filter = InstanceFilter { cell: Some(cell.name.clone()), ..InstanceFilter::default() };
-    let (mut after, mut total, mut vanished): (Option<InstanceId>, u64, Vec<InstanceId>) = (None, 0, Vec::new());
+    let (mut after, mut total): (Option<InstanceId>, u64) = (None, 0);
+    let (mut differing, mut vanished) = (Vec::new(), Vec::new());
     loop {
         let page =
             engine.store.instances(&filter, after.as_ref(), PAGE).await.map_err(|error| error.into_error("drift"))?;
         for record in &page {
-            let expected = should_be_there(record, started_at);
-            total += u64::from(expected);
-            let nonce = record.row.live.as_ref().map(|live| live.incarnation.nonce());
-            if expected && nonce.is_some_and(|nonce| !seen.contains(&nonce)) {
-                report.vanished += 1;
-                // What is beyond this is found by the next pass.
-                if vanished.len() < VANISHED_AT_ONCE {
-                    vanished.push(record.row.id.clone());
-                }
+            let row = &record.row;
+            let Some(live) = row.live.as_ref().filter(|_| is_at_rest(row)) else { continue };
+            // What came to rest while the listing began may be listed as it was before.
+            let before = row.settled_at.is_some_and(|at| at.after(Duration::from_millis(1)) < started_at);
+            total += u64::from(live.seen && before);
+            let found = match seen.get(&live.incarnation.nonce()) {
+                Some(phase) if phase.is_none() || *phase == row.phase => continue,
+                Some(_) => (&mut differing, &mut report.differing),
+                None if live.seen && before => (&mut vanished, &mut report.vanished),
+                None => continue,
+            };
+            *found.1 += 1;
+            // What is beyond this is found by the next pass.
+            if found.0.len() < AT_ONCE {
+                found.0.push(row.id.clone());
             }
         }
         after = page.last().map(|record| record.row.id.clone());
         if page.len() < PAGE {
             break;
         }
+    }
+    if !report.frozen {
+        offer_all(cell, differing);
     }
     if too_many(engine, report.vanished, Some(total)) {
         if !cell.guard.is_confirmed() {
@@ -248,18 +250,21 @@ async fn find_vanished(
     } else if !report.frozen {
         cell.guard.reset();
     }
-    for id in vanished.into_iter().filter(|_| !report.frozen) {
-        cell.offer(id, Lane::Background, None);
+    if !report.frozen {
+        offer_all(cell, vanished);
     }
     Ok(())
 }
 
-/// Whether an instance was at rest, with something at the provider, before the listing began.
-fn should_be_there(record: &Record, started_at: Timestamp) -> bool {
-    let row = &record.row;
-    row.settled
-        && row.live.as_ref().is_some_and(|live| live.seen)
-        && row.settled_at.is_some_and(|at| at.after(Duration::from_millis(1)) < started_at)
+fn offer_all(cell: &CellHandle, ids: Vec<InstanceId>) {
+    for id in ids {
+        cell.offer(id, Lane::Background, None);
+    }
+}
+
+/// Whether an instance is at rest. What is in motion is looked at anyway.
+fn is_at_rest(row: &InstanceRow) -> bool {
+    row.settled && !row.parked
 }
 
 /// Whether so many instances gone at once look like a fault of the cell rather than of theirs.

@@ -3,15 +3,33 @@
 //! [`plan()`] decides, `run` does what it says, `cells` keeps one loop per cell going, `drift` compares slowly, `remnants`
 //! cleans up after calls that came too late. Only the [`ControlPlane`](crate::ControlPlane) talks to it.
 
+/// Whether a bug is planted. Without the feature `planted-bugs` this is `false`, and nothing of it is compiled in.
+macro_rules! is_planted {
+    ($engine:expr, $bug:ident) => {{
+        #[cfg(feature = "planted-bugs")]
+        let planted = $engine.seams.planted == Some($crate::engine::PlantedBug::$bug);
+        #[cfg(not(feature = "planted-bugs"))]
+        let planted = {
+            let _ = &$engine;
+            false
+        };
+        planted
+    }};
+}
+pub(crate) use is_planted;
+
 mod backoff;
 pub(crate) mod cells;
 mod config;
 pub(crate) mod draft;
 pub(crate) mod drift;
 mod plan;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod queue;
 mod remnants;
 mod run;
+pub(crate) mod time;
 mod upkeep;
 mod waiters;
 
@@ -21,6 +39,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
+    time::Duration,
 };
 
 use futures::{FutureExt, future::BoxFuture};
@@ -30,8 +49,10 @@ use tracing::error;
 pub use config::EngineConfig;
 pub use drift::DriftReport;
 pub use plan::{Step, plan};
+#[cfg(feature = "planted-bugs")]
+pub use planted::{PlantedBug, UnknownBug};
 
-use self::{cells::CellHandle, draft::Draft, waiters::Waiters};
+use self::{cells::CellHandle, draft::Draft, time::Time, waiters::Waiters};
 use crate::{
     context::{OpContext, Priority},
     error::{Chain, Effect, Error, ErrorKind, Result},
@@ -48,6 +69,7 @@ pub(crate) struct Engine {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) config: EngineConfig,
     pub(crate) seams: Seams,
+    time: Time,
     pub(crate) secrets: Arc<dyn SecretResolver>,
     pub(crate) cells: BTreeMap<CellName, Arc<CellHandle>>,
     pub(crate) waiters: Waiters,
@@ -60,6 +82,8 @@ pub(crate) struct Engine {
     frozen: AtomicBool,
     /// Since when work goes on, in Unix milliseconds: the start, or the end of the last freeze.
     working_since: AtomicI64,
+    /// When old rows were removed for the last time, in Unix milliseconds; the start, before that.
+    pruned_at: AtomicI64,
 }
 
 /// What an engine is made of.
@@ -68,6 +92,7 @@ pub(crate) struct EngineParts {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) config: EngineConfig,
     pub(crate) seams: Seams,
+    pub(crate) time: Time,
     pub(crate) secrets: Arc<dyn SecretResolver>,
     pub(crate) cells: Vec<CellHandle>,
     pub(crate) epoch: u64,
@@ -77,12 +102,12 @@ pub(crate) struct EngineParts {
 impl Engine {
     /// Starts the loops of all cells.
     pub(crate) fn start(parts: EngineParts) -> Arc<Self> {
+        let started_at = parts.time.now();
         let engine = Arc::new(Self {
-            started_at: parts.seams.clock.now(),
-            working_since: AtomicI64::new(parts.seams.clock.now().unix_ms()),
+            started_at,
+            working_since: AtomicI64::new(started_at.unix_ms()),
             store: parts.store,
             config: parts.config,
-            seams: parts.seams,
             secrets: parts.secrets,
             cells: parts.cells.into_iter().map(|cell| (cell.name.clone(), Arc::new(cell))).collect(),
             waiters: Waiters::default(),
@@ -90,13 +115,15 @@ impl Engine {
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
             frozen: AtomicBool::new(parts.frozen),
+            pruned_at: AtomicI64::new(started_at.unix_ms()),
+            seams: parts.seams,
+            time: parts.time,
         });
         for cell in engine.cells.values() {
             engine.tasks.spawn(cells::work(Arc::clone(&engine), Arc::clone(cell)));
             engine.tasks.spawn(drift::patrol(Arc::clone(&engine), Arc::clone(cell)));
         }
         engine.tasks.spawn(upkeep::sort_out_cells(Arc::clone(&engine)));
-        engine.tasks.spawn(upkeep::prune(Arc::clone(&engine)));
         engine
     }
 
@@ -109,7 +136,12 @@ impl Engine {
     }
 
     pub(crate) fn now(&self) -> Timestamp {
-        self.seams.clock.now()
+        self.time.now()
+    }
+
+    /// When time last jumped. How long ago anything before that was is not known.
+    pub(crate) fn jumped_at(&self) -> Timestamp {
+        self.time.jumped_at()
     }
 
     pub(crate) fn is_frozen(&self) -> bool {
@@ -119,6 +151,12 @@ impl Engine {
     /// Since when work goes on: time before that counts for no deadline.
     pub(crate) fn working_since(&self) -> Timestamp {
         Timestamp::from_unix_ms(self.working_since.load(Ordering::SeqCst))
+    }
+
+    /// Whether old rows are to be removed now: so the last time was an interval ago. Whoever asks removes them.
+    pub(crate) fn is_prune_due(&self, now: Timestamp, interval: Duration) -> bool {
+        let due = |last: i64| (now.since(Timestamp::from_unix_ms(last)) >= interval).then_some(now.unix_ms());
+        self.pruned_at.fetch_update(Ordering::SeqCst, Ordering::SeqCst, due).is_ok()
     }
 
     pub(crate) fn set_frozen(&self, frozen: bool) {
@@ -148,6 +186,11 @@ impl Engine {
         // A token of its own: shutting down waits for what was sent instead of cutting it.
         cx.cancel = CancellationToken::new();
         cx
+    }
+
+    /// After so long no call can be under way any more, whoever made it.
+    pub(crate) fn longest_call(&self, cell: &CellHandle) -> Duration {
+        cell.capabilities.call_max.max(self.config.call_timeout)
     }
 
     /// Makes one call to a backend, within the time for one call. A panic of the backend is an error like any other.
@@ -192,9 +235,14 @@ impl Engine {
         committed
     }
 
+    /// The number that a write carries.
+    pub(crate) fn epoch_of_writes(&self) -> Option<u64> {
+        (!is_planted!(self, IgnoresEpoch)).then_some(self.epoch)
+    }
+
     /// Commits the draft's change and begins the next one from there.
     pub(crate) async fn write(&self, draft: &mut Draft) -> Result<(), StoreError> {
-        let (change, row) = draft.to_change(Some(self.epoch));
+        let (change, row) = draft.to_change(self.epoch_of_writes());
         let committed = self.commit(change).await?;
         draft.committed(row, committed.version);
         Ok(())
@@ -202,7 +250,7 @@ impl Engine {
 
     /// Commits the removal of the draft's instance.
     pub(crate) async fn remove(&self, draft: &Draft) -> Result<(), StoreError> {
-        self.commit(draft.to_removal(Some(self.epoch))).await.map(drop)
+        self.commit(draft.to_removal(self.epoch_of_writes())).await.map(drop)
     }
 
     /// A replica whose session ended must not go on: somebody else works on its instances.

@@ -69,6 +69,8 @@ pub fn plan(intent: &Intent, in_force: Generation, known: &Observed) -> Step {
         // Updates, and wakes what slept through a change of its spec.
         (TargetState::Running, _) if present.generation < in_force => Step::Create,
         (TargetState::Running, Phase::Zero | Phase::Suspended) => Step::Resume,
+        // Awake still, and on its way to sleep.
+        (TargetState::Running, Phase::Running) if present.endpoint.is_none() => Step::Resume,
         (TargetState::Running, Phase::Failed) => Step::Create,
         (TargetState::Running, Phase::Provisioning) => Step::Wait,
         // A stale generation is no reason to wake what sleeps.
@@ -102,7 +104,11 @@ mod tests {
     }
 
     fn seen(phase: Phase, generation: u64) -> Observed {
-        Present::new(phase, Generation(generation), Incarnation::new(1, 1)).into()
+        let present = Present::new(phase, Generation(generation), Incarnation::new(1, 1));
+        match phase {
+            Phase::Running => present.with_endpoint("http://127.0.0.1:1").into(),
+            _ => present.into(),
+        }
     }
 
     const TARGETS: [TargetState; 4] =
@@ -142,6 +148,15 @@ mod tests {
         }
         assert_eq!(plan(&intent(TargetState::Zero), WANTED, &seen(Phase::Zero, 1)), Step::Settled);
         assert_eq!(plan(&intent(TargetState::Suspended), WANTED, &seen(Phase::Suspended, 1)), Step::Settled);
+    }
+
+    #[test]
+    fn what_is_on_its_way_to_sleep_is_woken_when_it_should_run() {
+        let stopping = Present::new(Phase::Running, WANTED, Incarnation::new(1, 1)).into();
+        let steps = [Step::Resume, Step::ScaleToZero, Step::Suspend, Step::Destroy];
+        for (target, step) in TARGETS.into_iter().zip(steps) {
+            assert_eq!(plan(&intent(target), WANTED, &stopping), step, "{target:?}");
+        }
     }
 
     /// A provider that does at once what it is told.

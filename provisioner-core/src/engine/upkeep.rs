@@ -11,7 +11,7 @@ use crate::{
     types::{CellName, InstanceId, Reason},
 };
 
-/// How often rows are removed for their age.
+/// How often rows are removed for their age at most.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
 /// How many rows at a time: a prune must not keep the writer from others for long.
 const PAGE: usize = 500;
@@ -88,30 +88,26 @@ async fn sort_out(engine: &Engine, cell: &CellName, configured: bool, record: Re
     }
 }
 
-/// Removes what is too old to be asked for, until the engine is cancelled.
-pub(crate) async fn prune(engine: Arc<Engine>) {
+/// Removes what is too old to be asked for, at most once in an hour. It comes along with the drift passes, so that an engine
+/// at rest wakes for nothing else.
+pub(crate) async fn prune_when_due(engine: &Engine) {
+    let now = engine.now();
+    if !engine.is_prune_due(now, PRUNE_INTERVAL) {
+        return;
+    }
+    let before = now.before(engine.config.kept);
     loop {
-        tokio::select! {
-            () = engine.cancel.cancelled() => return,
-            () = tokio::time::sleep(PRUNE_INTERVAL) => {}
-        }
-        let before = engine.now().before(engine.config.kept);
-        loop {
-            match engine.store.prune(before, PAGE).await {
-                Ok(pruned) => {
-                    let most = pruned.events.max(pruned.operations).max(pruned.incarnations);
-                    if most > 0 {
-                        info!(?pruned, "removed old rows");
-                    }
-                    if most < PAGE || engine.cancel.is_cancelled() {
-                        break;
-                    }
+        match engine.store.prune(before, PAGE).await {
+            Ok(pruned) => {
+                let most = pruned.events.max(pruned.operations).max(pruned.incarnations);
+                if most > 0 {
+                    info!(?pruned, "removed old rows");
                 }
-                Err(error) => {
-                    warn!(error = %Chain(&error), "could not remove old rows");
-                    break;
+                if most < PAGE || engine.cancel.is_cancelled() {
+                    return;
                 }
             }
+            Err(error) => return warn!(error = %Chain(&error), "could not remove old rows"),
         }
     }
 }

@@ -14,88 +14,45 @@ use futures::{
 };
 use tokio::{sync::broadcast, time::Instant};
 
-use super::world::{Pace, Thing, World};
+use super::{
+    config::MemoryConfig,
+    world::{Listed, Pace, World},
+};
 use crate::{
     context::OpContext,
     error::{Error, ErrorKind, Result},
     layers::{Call, Fault, Faults, RandomFaults, answer_later, given_up},
     provisioner::Provisioner,
-    seams::Random,
     types::{
-        Capabilities, ControlPlaneId, DataDisposition, DataId, Generation, InstanceId, InstanceSpec, Observed, Owned,
-        OwnedKind, Phase, Present, Reason, SecretSupport, SizeMax, Target,
+        Capabilities, ControlPlaneId, DataDisposition, DataId, Incarnation, InstanceId, InstanceSpec, Observed, Owned,
+        Phase, SecretSupport, Target,
     },
 };
 
-/// How the provider behaves. The default is instant, consistent, boundless and faultless.
-#[derive(Debug, Clone)]
-pub struct MemoryConfig {
-    /// What it calls itself.
-    pub identity: String,
-    /// How long from a start to running.
-    pub start: Duration,
-    /// How long from a stop or a removal to its end.
-    pub stop: Duration,
-    /// How far reads lag behind writes.
-    pub lag: Duration,
-    /// How many things can be awake at once.
-    pub capacity: usize,
-    /// How many things a control plane may have.
-    pub quota: usize,
-    /// How many calls a second it takes; a burst of as many.
-    pub calls_per_second: Option<u32>,
-    /// How many of a hundred calls go wrong.
-    pub fault_percent: u64,
-    /// Where the faults' randomness comes from.
-    pub random: Random,
-    /// The largest size it takes.
-    pub size_max: SizeMax,
-    /// Whether it tells of changes; otherwise the engine polls.
-    pub watch: bool,
-}
-
-impl Default for MemoryConfig {
-    fn default() -> Self {
-        Self {
-            identity: "memory".into(),
-            start: Duration::ZERO,
-            stop: Duration::ZERO,
-            lag: Duration::ZERO,
-            capacity: usize::MAX,
-            quota: usize::MAX,
-            calls_per_second: None,
-            fault_percent: 0,
-            random: Random::from_seed(0),
-            size_max: Capabilities::PLAIN.size_max,
-            watch: true,
-        }
-    }
-}
-
 /// A provider in memory. A clone is the same provider.
 #[derive(Debug, Clone)]
-pub struct MemoryProvisioner(Arc<Inner>);
+pub struct MemoryProvisioner(pub(super) Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
-    config: MemoryConfig,
+pub(super) struct Inner {
+    pub(super) config: MemoryConfig,
     state: Mutex<State>,
     events: broadcast::Sender<(ControlPlaneId, InstanceId)>,
 }
 
 #[derive(Debug)]
-struct State {
-    world: World,
-    faults: Faults,
-    calls: BTreeMap<&'static str, u64>,
-    identity: String,
+pub(super) struct State {
+    pub(super) world: World,
+    pub(super) faults: Faults,
+    pub(super) calls: BTreeMap<&'static str, u64>,
+    pub(super) identity: String,
     /// The token bucket: what is left of it, and since when.
     tokens: (f64, Instant),
     /// What every call is refused with, if it is.
-    denied: Option<ErrorKind>,
-    befalling: Option<Fault>,
-    capacity: usize,
-    quota: usize,
+    pub(super) denied: Option<ErrorKind>,
+    pub(super) befalling: Option<Fault>,
+    pub(super) capacity: usize,
+    pub(super) quota: usize,
 }
 
 impl fmt::Display for MemoryProvisioner {
@@ -109,7 +66,7 @@ impl MemoryProvisioner {
     #[must_use]
     pub fn new(config: MemoryConfig) -> Self {
         let state = State {
-            world: World::default(),
+            world: World::new(config.random.clone(), config.blink_percent, config.lifetime),
             faults: Faults::new(config.random.clone(), RandomFaults::new(0, config.fault_percent)),
             calls: BTreeMap::new(),
             identity: config.identity.clone(),
@@ -122,107 +79,16 @@ impl MemoryProvisioner {
         Self(Arc::new(Inner { config, state: Mutex::new(state), events: broadcast::Sender::new(1024) }))
     }
 
-    // For the outsider
-
-    /// All things of a control plane.
-    #[must_use]
-    pub fn things(&self, owner: &ControlPlaneId) -> Vec<Thing> {
-        self.state().world.of(owner).0
-    }
-
-    /// Whether a data set is there.
-    #[must_use]
-    pub fn has_data(&self, owner: &ControlPlaneId, data: &DataId) -> bool {
-        self.state().world.has_data(owner, data)
-    }
-
-    /// How many calls of each operation arrived, or would have.
-    #[must_use]
-    pub fn calls(&self) -> BTreeMap<&'static str, u64> {
-        self.state().calls.clone()
-    }
-
-    /// Has the next call of this operation go wrong; later ones follow in the order of the script.
-    pub fn script(&self, operation: &'static str, fault: Fault) {
-        self.state().faults.script(operation, fault);
-    }
-
-    /// Is another provider from now on, or itself again: it answers with this identity.
-    pub fn become_another(&self, identity: impl Into<String>) {
-        self.state().identity = identity.into();
-    }
-
-    /// Makes an instance fail by itself.
-    pub fn fail(&self, owner: &ControlPlaneId, id: &InstanceId, reason: &Reason) {
-        self.state().world.fail(owner, id, reason);
-        self.tell(owner, id);
-    }
-
-    /// Deletes an instance behind everybody's back.
-    pub fn vanish(&self, owner: &ControlPlaneId, id: &InstanceId) {
-        self.state().world.vanish(owner, id);
-        self.tell(owner, id);
-    }
-
-    /// Deletes data behind everybody's back.
-    pub fn vanish_data(&self, owner: &ControlPlaneId, data: &DataId) {
-        self.state().world.delete_data(owner, data);
-    }
-
-    /// Stops an instance behind everybody's back.
-    pub fn stop_behind(&self, owner: &ControlPlaneId, id: &InstanceId) {
-        self.state().world.stop_behind(owner, id);
-        self.tell(owner, id);
-    }
-
-    /// Refuses every call with this kind, without effect, until it is told otherwise.
-    pub fn deny(&self, kind: Option<ErrorKind>) {
-        self.state().denied = kind;
-    }
-
-    /// Has room for so many things that are awake from now on. What is awake stays so.
-    pub fn limit_capacity(&self, awake: usize) {
-        self.state().capacity = awake;
-    }
-
-    /// Lets every control plane have so many things from now on. What is there stays.
-    pub fn limit_quota(&self, things: usize) {
-        self.state().quota = things;
-    }
-
-    /// Has so many of a hundred calls go wrong from now on.
-    pub fn set_faults(&self, percent: u64) {
-        self.state().faults.set_percent(percent);
-    }
-
-    /// Has every call from now on go wrong like this, or none (`None`).
-    pub fn befall(&self, fault: Option<Fault>) {
-        self.state().befalling = fault;
-    }
-
-    /// Writes a customer's note into data; whether the data is there.
-    pub fn write_note(&self, owner: &ControlPlaneId, data: &DataId, note: &str) -> bool {
-        let mut state = self.state();
-        let there = state.world.note(owner, data);
-        there.map(|there| *there = Some(note.to_owned())).is_some()
-    }
-
-    /// The customer's note in data, if there is one.
-    #[must_use]
-    pub fn note(&self, owner: &ControlPlaneId, data: &DataId) -> Option<String> {
-        self.state().world.note(owner, data).and_then(|note| note.clone())
-    }
-
-    fn tell(&self, owner: &ControlPlaneId, id: &InstanceId) {
+    pub(super) fn tell(&self, owner: &ControlPlaneId, id: &InstanceId) {
         // Nobody watching is no fault.
         let _ = self.0.events.send((owner.clone(), id.clone()));
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn pace(&self) -> Pace {
+    pub(super) fn pace(&self) -> Pace {
         let config = &self.0.config;
         Pace { start: config.start, stop: config.stop, lag: config.lag }
     }
@@ -254,6 +120,7 @@ impl MemoryProvisioner {
             Some(Fault::Hang) => Err(given_up(cx, operation).await),
             Some(fault @ (Fault::AfterApply | Fault::HalfWay)) => {
                 let mut state = self.state();
+                state.world.begin();
                 // Lost is whatever it was, an error too.
                 let acted = effect(&mut state).is_ok();
                 if acted && fault == Fault::HalfWay {
@@ -278,7 +145,8 @@ impl MemoryProvisioner {
             return Ok(state.befalling);
         }
         self.throttle(&mut state, operation)?;
-        Ok(state.faults.next(Call::new(operation, cx, self.capabilities().call_max)))
+        let call = Call::new(operation, cx, self.capabilities().call_max);
+        Ok(state.faults.next(Call { can_be_halved: true, ..call }))
     }
 
     fn throttle(&self, state: &mut State, operation: &'static str) -> Result<()> {
@@ -373,41 +241,46 @@ impl Provisioner for MemoryProvisioner {
         let (owner, incarnation, since) = (cx.control_plane.clone(), target.incarnation, cx.since_last_call);
         let observed = self.call("observe", cx, move |state| match since {
             Some(since) if since < lag => Ok(Observed::Unknown { again: lag - since }),
-            _ => Ok(state.world.observe(&owner, incarnation, !lag.is_zero())),
+            _ => Ok(state.world.observe(&owner, incarnation, lag)),
         });
         observed.await.map_err(|error| error.with_instance(&target.id))
     }
 
     async fn observe_many(&self, cx: &OpContext, targets: &[Target]) -> Vec<Result<Observed>> {
-        stream::iter(targets).then(|target| self.observe(cx, target)).collect().await
+        let lag = self.0.config.lag;
+        let incarnations: Vec<_> = targets.iter().map(|target| target.incarnation).collect();
+        let (owner, since) = (cx.control_plane.clone(), cx.since_last_call);
+        let observed = self.call("observe many", cx, move |state| {
+            let look = |incarnation: Incarnation| match since {
+                Some(since) if since < lag => Observed::Unknown { again: lag - since },
+                _ => state.world.observe(&owner, incarnation, lag),
+            };
+            Ok(incarnations.into_iter().map(look).collect::<Vec<_>>())
+        });
+        match observed.await {
+            Ok(observed) => observed.into_iter().map(Ok).collect(),
+            // One call, so one error: each target hears of it.
+            Err(error) => targets.iter().map(|target| Err(same(&error).with_instance(&target.id))).collect(),
+        }
     }
 
     fn list(&self, cx: &OpContext) -> BoxStream<'static, Result<Owned>> {
-        let (this, cx, owner) = (self.clone(), cx.clone(), cx.control_plane.clone());
-        stream::once(async move {
-            let listed = this.call("list", &cx, move |state| Ok(state.world.of(&owner))).await;
-            let (things, data) = match listed {
-                Ok(listed) => listed,
-                Err(error) => return stream::iter(vec![Err(error)]),
-            };
-            let things = things.into_iter().map(|thing| Owned {
-                id: thing.id.clone(),
-                incarnation: thing.incarnation,
-                kind: OwnedKind::Instance,
-                data: Some(thing.data.clone()),
-                observed: thing.observed(),
-            });
-            let data = data.into_iter().map(|(data, id, incarnation)| Owned {
-                id,
-                incarnation,
-                kind: OwnedKind::Data,
-                data: Some(data),
-                observed: Present::new(Phase::Zero, Generation(0), incarnation).into(),
-            });
-            stream::iter(things.chain(data).map(Ok).collect::<Vec<_>>())
-        })
-        .flatten()
-        .boxed()
+        let (this, cx) = (self.clone(), cx.clone());
+        // Page by page, each a call of its own, until one fails or is the last.
+        let pages = stream::unfold(Some(None), move |after: Option<Option<Listed>>| {
+            let (this, cx) = (this.clone(), cx.clone());
+            async move {
+                let after = after?;
+                let (owner, limit, lag) = (cx.control_plane.clone(), this.0.config.page.max(1), this.0.config.lag);
+                let page =
+                    this.call("list", &cx, move |state| Ok(state.world.page(&owner, after.as_ref(), limit, lag))).await;
+                Some(match page {
+                    Ok((page, end)) => (page.into_iter().map(Ok).collect(), end.map(Some)),
+                    Err(error) => (vec![Err(error)], None),
+                })
+            }
+        });
+        pages.flat_map(stream::iter).boxed()
     }
 
     fn watch(&self, cx: &OpContext) -> BoxStream<'static, InstanceId> {
@@ -452,4 +325,16 @@ async fn read_secrets(cx: &OpContext, target: &Target) -> Result<()> {
         drop(cx.secrets.resolve(reference).await.map_err(|error| error.with_instance(&target.id))?);
     }
     Ok(())
+}
+
+/// The same error again: there is one answer, and several who wait for it.
+fn same(error: &Error) -> Error {
+    let mut same = Error::new(error.kind(), error.operation()).with_retry(error.retry()).with_effect(error.effect());
+    if let Some(code) = error.code() {
+        same = same.with_code(code);
+    }
+    if let Some(id) = error.request_id() {
+        same = same.with_request_id(id);
+    }
+    same
 }

@@ -2,42 +2,22 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Bound,
     sync::Arc,
     time::Duration,
 };
 
 use tokio::time::Instant;
 
+use super::thing::Thing;
 use crate::{
     error::{Error, ErrorKind, Result},
+    seams::Random,
     types::{
-        ControlPlaneId, DataDisposition, DataId, DataSource, Generation, Incarnation, InstanceId, InstanceSpec,
-        Observed, Phase, Present, Reason, Target,
+        ControlPlaneId, DataDisposition, DataId, DataSource, Generation, Incarnation, InstanceId, Observed, Owned,
+        OwnedKind, Phase, Present, Reason, Target,
     },
 };
-
-/// A thing at the provider.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Thing {
-    /// The instance it belongs to.
-    pub id: InstanceId,
-    /// The making it belongs to.
-    pub incarnation: Incarnation,
-    /// The spec it was made with or last updated to.
-    pub generation: Generation,
-    /// The version of the workload.
-    pub version: String,
-    /// The spec that it runs with, or will.
-    pub spec: Arc<InstanceSpec>,
-    /// The data it runs on.
-    pub data: DataId,
-    /// Where it stands or is going.
-    pub phase: Phase,
-    /// Why, when it failed.
-    pub reason: Option<Reason>,
-    /// When it gets there; on its way until then.
-    done_at: Instant,
-}
 
 #[derive(Debug, Clone)]
 struct Data {
@@ -47,14 +27,35 @@ struct Data {
     note: Option<String>,
 }
 
-/// Longer than anybody waits: what is this far from being done has stalled.
-const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+impl Data {
+    fn owned(&self, id: &DataId) -> Owned {
+        let (instance, incarnation) = self.last.clone();
+        Owned {
+            id: instance,
+            incarnation,
+            kind: OwnedKind::Data,
+            data: Some(id.clone()),
+            observed: Present::new(Phase::Zero, Generation(0), incarnation).into(),
+        }
+    }
+}
 
 pub(super) type Owner = ControlPlaneId;
 type Key = (Owner, Incarnation);
 
+/// How far a listing is: things come before data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Listed {
+    /// Up to this thing.
+    Thing(Incarnation),
+    /// All things.
+    Things,
+    /// All things, and data up to this.
+    Data(DataId),
+}
+
 /// All that is there, of all control planes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct World {
     things: BTreeMap<Key, Thing>,
     data: BTreeMap<(Owner, DataId), Data>,
@@ -63,10 +64,19 @@ pub(super) struct World {
     /// When those changes were made, in order.
     changes: VecDeque<(Instant, Key)>,
     // Kept in step with the things, so that a call does not go through all of them.
-    leaving: BTreeSet<Key>,
+    /// What is on its way out, and what will die by itself, by when.
+    agenda: BTreeSet<(Instant, Key)>,
     awake: usize,
     counts: BTreeMap<Owner, usize>,
+    makings: BTreeMap<(Owner, InstanceId), BTreeSet<Incarnation>>,
     users: BTreeMap<(Owner, DataId), BTreeSet<Incarnation>>,
+    /// What the call that is being taken in has changed.
+    touched: Option<Key>,
+    /// Things that looks miss, and since when.
+    missed: BTreeMap<Key, Instant>,
+    random: Random,
+    blink_percent: u64,
+    lifetime: Option<Duration>,
 }
 
 /// How long things take.
@@ -78,12 +88,50 @@ pub(super) struct Pace {
 }
 
 impl World {
-    /// Lets time pass: what was on its way out and has arrived is gone.
+    pub(super) fn new(random: Random, blink_percent: u64, lifetime: Option<Duration>) -> Self {
+        Self {
+            things: BTreeMap::new(),
+            data: BTreeMap::new(),
+            past: BTreeMap::new(),
+            changes: VecDeque::new(),
+            agenda: BTreeSet::new(),
+            awake: 0,
+            counts: BTreeMap::new(),
+            makings: BTreeMap::new(),
+            users: BTreeMap::new(),
+            touched: None,
+            missed: BTreeMap::new(),
+            random,
+            blink_percent,
+            lifetime,
+        }
+    }
+
+    /// Nothing dies or is missed any more.
+    pub(super) fn calm(&mut self) {
+        self.blink_percent = 0;
+        self.lifetime = None;
+        self.missed.clear();
+        for (_, key) in std::mem::take(&mut self.agenda) {
+            let Some(thing) = self.things.get_mut(&key) else { continue };
+            thing.dies_at = None;
+            self.agenda.extend(happens_at(thing).map(|at| (at, key)));
+        }
+    }
+
+    /// Lets time pass: what was on its way out and has arrived is gone, and what was to die is dead.
     pub(super) fn tick(&mut self, pace: Pace) {
         let now = Instant::now();
-        let keys: Vec<_> = self.leaving.iter().filter(|key| self.things[*key].done_at <= now).cloned().collect();
-        for key in keys {
-            self.change(&key, None);
+        while self.agenda.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, key)) = self.agenda.pop_first() else { break };
+            let thing = self.things[&key].clone();
+            match thing.phase {
+                Phase::Destroying => self.change(&key, None),
+                _ => {
+                    let reason = Some(Reason::new("died", "it died by itself"));
+                    self.change(&key, Some(Thing { phase: Phase::Failed, reason, dies_at: None, ..thing }));
+                }
+            }
         }
         while self.changes.front().is_some_and(|(at, _)| *at + pace.lag <= now) {
             let Some((_, key)) = self.changes.pop_front() else { break };
@@ -97,12 +145,15 @@ impl World {
     }
 
     fn change(&mut self, key: &Key, thing: Option<Thing>) {
+        self.touched = Some(key.clone());
+        if let Some(at) = self.things.get(key).and_then(happens_at) {
+            self.agenda.remove(&(at, key.clone()));
+        }
         if let Some(thing) = &thing {
             self.awake += usize::from(!thing.phase.is_asleep());
             self.users.entry((key.0.clone(), thing.data.clone())).or_default().insert(key.1);
-            if thing.phase == Phase::Destroying {
-                self.leaving.insert(key.clone());
-            }
+            self.makings.entry((key.0.clone(), thing.id.clone())).or_default().insert(key.1);
+            self.agenda.extend(happens_at(thing).map(|at| (at, key.clone())));
         }
         let stays = thing.is_some();
         let before = match thing {
@@ -118,14 +169,9 @@ impl World {
             self.awake -= usize::from(!before.phase.is_asleep());
         }
         if let (false, Some(before)) = (stays, &before) {
-            self.leaving.remove(key);
-            let data = (key.0.clone(), before.data.clone());
-            if let Some(users) = self.users.get_mut(&data) {
-                users.remove(&key.1);
-                if users.is_empty() {
-                    self.users.remove(&data);
-                }
-            }
+            self.missed.remove(key);
+            remove_from(&mut self.users, (key.0.clone(), before.data.clone()), key.1);
+            remove_from(&mut self.makings, (key.0.clone(), before.id.clone()), key.1);
         }
         self.past.entry(key.clone()).or_default().push_back(before);
         self.changes.push_back((Instant::now(), key.clone()));
@@ -137,18 +183,78 @@ impl World {
         hidden.map_or_else(|| self.things.get(key), Option::as_ref)
     }
 
-    pub(super) fn observe(&self, owner: &Owner, incarnation: Incarnation, lagging: bool) -> Observed {
-        self.seen(&(owner.clone(), incarnation), lagging).map_or(Observed::Absent, Thing::observed)
+    /// Looks at one thing. With a lag, it may be missed for a moment though it is there.
+    pub(super) fn observe(&mut self, owner: &Owner, incarnation: Incarnation, lag: Duration) -> Observed {
+        let key = (owner.clone(), incarnation);
+        if self.things.contains_key(&key) && self.misses(&key, lag) {
+            return Observed::Absent;
+        }
+        self.seen(&key, !lag.is_zero()).map_or(Observed::Absent, Thing::observed)
     }
 
-    /// Things and data of one owner, in order.
-    pub(super) fn of(&self, owner: &Owner) -> (Vec<Thing>, Vec<(DataId, InstanceId, Incarnation)>) {
-        let things: Vec<_> =
-            self.things.iter().filter(|((of, _), _)| of == owner).map(|(_, thing)| thing.clone()).collect();
-        let used = |id: &DataId| things.iter().any(|thing| thing.data == *id);
-        let data = self.data.iter().filter(|((of, id), _)| of == owner && !used(id));
-        let data = data.map(|((_, id), data)| (id.clone(), data.last.0.clone(), data.last.1)).collect();
-        (things, data)
+    /// Whether a look misses what is there. Who looks twice, a lag apart, never misses it twice.
+    fn misses(&mut self, key: &Key, lag: Duration) -> bool {
+        match self.missed.get(key) {
+            Some(since) if since.elapsed() < lag => true,
+            Some(_) => {
+                self.missed.remove(key);
+                false
+            }
+            None if self.blink_percent > 0 && !lag.is_zero() && self.random.bits() % 100 < self.blink_percent => {
+                self.missed.insert(key.clone(), Instant::now());
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// All things of one owner, in order.
+    pub(super) fn of(&self, owner: &Owner) -> Vec<Thing> {
+        let first = (owner.clone(), Incarnation::new(0, 0));
+        self.things.range(first..).take_while(|((of, _), _)| of == owner).map(|(_, thing)| thing.clone()).collect()
+    }
+
+    /// All data of one owner, in order.
+    pub(super) fn data_of(&self, owner: &Owner) -> Vec<DataId> {
+        self.data.keys().filter(|(of, _)| of == owner).map(|(_, id)| id.clone()).collect()
+    }
+
+    /// One page of what there is of one owner, from where the one before ended; and where this one ends, when it is not the
+    /// last. What a look would miss now is not on it.
+    pub(super) fn page(
+        &self,
+        owner: &Owner,
+        after: Option<&Listed>,
+        limit: usize,
+        lag: Duration,
+    ) -> (Vec<Owned>, Option<Listed>) {
+        let mut page = Vec::new();
+        if !matches!(after, Some(Listed::Things | Listed::Data(_))) {
+            let from = match after {
+                Some(Listed::Thing(last)) => Bound::Excluded((owner.clone(), *last)),
+                _ => Bound::Included((owner.clone(), Incarnation::new(0, 0))),
+            };
+            let keys = self.things.range((from, Bound::Unbounded)).map(|(key, _)| key);
+            for key in keys.take_while(|(of, _)| of == owner) {
+                if page.len() == limit {
+                    let last = page.last().map(|owned: &Owned| Listed::Thing(owned.incarnation));
+                    return (page, last);
+                }
+                let missed = self.missed.get(key).is_some_and(|since| since.elapsed() < lag);
+                page.extend(self.seen(key, !lag.is_zero()).filter(|_| !missed).map(Thing::owned));
+            }
+        }
+        let retained = self.data.iter().filter(|((of, id), _)| of == owner && !self.is_in_use(owner, id));
+        let rest = retained.skip_while(|((_, id), _)| matches!(after, Some(Listed::Data(last)) if id <= last));
+        let mut last = Listed::Things;
+        for ((_, id), data) in rest {
+            if page.len() == limit {
+                return (page, Some(last));
+            }
+            last = Listed::Data(id.clone());
+            page.push(data.owned(id));
+        }
+        (page, None)
     }
 
     pub(super) fn has_data(&self, owner: &Owner, data: &DataId) -> bool {
@@ -207,6 +313,7 @@ impl World {
             phase: Phase::Running,
             reason: None,
             done_at: now + pace.start,
+            dies_at: self.lifetime.map(|mean| now + pace.start + self.random.up_to(mean * 2)),
         };
         let observed = thing.observed();
         self.change(&key, Some(thing));
@@ -243,7 +350,7 @@ impl World {
             return thing.observed();
         }
         let stop = if thing.phase.is_asleep() { Duration::ZERO } else { pace.stop };
-        let thing = Thing { phase, reason: None, done_at: Instant::now() + stop, ..thing.clone() };
+        let thing = Thing { phase, reason: None, done_at: Instant::now() + stop, dies_at: None, ..thing.clone() };
         let observed = thing.observed();
         self.change(&key, Some(thing));
         observed
@@ -258,7 +365,8 @@ impl World {
         }
         let Some(thing) = self.things.get(&key) else { return Observed::Absent };
         if thing.phase != Phase::Destroying || thing.has_stalled() {
-            let thing = Thing { phase: Phase::Destroying, done_at: Instant::now() + pace.stop, ..thing.clone() };
+            let done_at = Instant::now() + pace.stop;
+            let thing = Thing { phase: Phase::Destroying, done_at, dies_at: None, ..thing.clone() };
             self.change(&key, Some(thing));
         }
         self.tick(pace);
@@ -271,7 +379,8 @@ impl World {
 
     pub(super) fn fail(&mut self, owner: &Owner, id: &InstanceId, reason: &Reason) {
         for key in self.keys_of(owner, id) {
-            let thing = Thing { phase: Phase::Failed, reason: Some(reason.clone()), ..self.things[&key].clone() };
+            let reason = Some(reason.clone());
+            let thing = Thing { phase: Phase::Failed, reason, dies_at: None, ..self.things[&key].clone() };
             self.change(&key, Some(thing));
         }
     }
@@ -281,17 +390,29 @@ impl World {
         for key in self.keys_of(owner, id) {
             let thing = self.things[&key].clone();
             if thing.phase != Phase::Destroying {
-                self.change(&key, Some(Thing { phase: Phase::Zero, reason: None, done_at: Instant::now(), ..thing }));
+                let now = Instant::now();
+                self.change(
+                    &key,
+                    Some(Thing { phase: Phase::Zero, reason: None, done_at: now, dies_at: None, ..thing }),
+                );
             }
         }
     }
 
-    /// Has what was changed last stay on its way until a verb is called for it again.
+    /// What is changed from here on is the next call's doing.
+    pub(super) fn begin(&mut self) {
+        self.touched = None;
+    }
+
+    /// Has what the call changed, if anything, stay on its way until a verb is called for it again.
     pub(super) fn stall(&mut self) {
-        let thing = self.changes.back().and_then(|(_, key)| self.things.get_mut(key));
-        if let Some(thing) = thing {
-            thing.done_at = Instant::now() + NEVER;
+        let Some(key) = self.touched.clone() else { return };
+        let Some(thing) = self.things.get_mut(&key) else { return };
+        if let Some(at) = happens_at(thing) {
+            self.agenda.remove(&(at, key.clone()));
         }
+        thing.stall();
+        self.agenda.extend(happens_at(thing).map(|at| (at, key)));
     }
 
     pub(super) fn vanish(&mut self, owner: &Owner, id: &InstanceId) {
@@ -311,35 +432,25 @@ impl World {
     }
 
     fn keys_of(&self, owner: &Owner, id: &InstanceId) -> Vec<Key> {
-        let of_id = |(key, thing): &(&Key, &Thing)| key.0 == *owner && thing.id == *id;
-        self.things.iter().filter(of_id).map(|(key, _)| key.clone()).collect()
+        let makings = self.makings.get(&(owner.clone(), id.clone()));
+        makings.into_iter().flatten().map(|incarnation| (owner.clone(), *incarnation)).collect()
     }
 }
 
-impl Thing {
-    fn has_stalled(&self) -> bool {
-        self.done_at.saturating_duration_since(Instant::now()) > NEVER / 2
+/// When something happens to a thing by itself: it is gone, or it dies.
+fn happens_at(thing: &Thing) -> Option<Instant> {
+    match thing.phase {
+        Phase::Destroying => Some(thing.done_at),
+        Phase::Running => thing.dies_at,
+        _ => None,
     }
+}
 
-    pub(super) fn observed(&self) -> Observed {
-        let left = self.done_at.saturating_duration_since(Instant::now());
-        let on_its_way = !left.is_zero();
-        let phase = match self.phase {
-            Phase::Running if on_its_way => Phase::Provisioning,
-            Phase::Zero | Phase::Suspended if on_its_way => Phase::Running,
-            phase => phase,
-        };
-        let mut present = Present::new(phase, self.generation, self.incarnation);
-        if phase == Phase::Running && !on_its_way {
-            present = present.with_endpoint(format!("memory://{}/{}", self.id, self.version));
+fn remove_from<K: Ord>(index: &mut BTreeMap<K, BTreeSet<Incarnation>>, key: K, incarnation: Incarnation) {
+    if let Some(there) = index.get_mut(&key) {
+        there.remove(&incarnation);
+        if there.is_empty() {
+            index.remove(&key);
         }
-        if on_its_way && !self.has_stalled() {
-            present = present.look_again(left);
-        }
-        present.reason = self.reason.clone();
-        if self.has_stalled() {
-            present.reason = Some(Reason::new("stalled", "it got stuck on its way, until the verb is called again"));
-        }
-        present.into()
     }
 }

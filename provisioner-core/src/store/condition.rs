@@ -132,5 +132,5 @@ pub(super) fn check_capacity(
 
 /// Whether an instance may take this data up.
 pub(super) fn is_retained_for(data: &DataRow, row: &InstanceRow) -> bool {
-    data.state == DataState::Retained && data.tenant == row.tenant && data.cell == row.cell
+    data.state != DataState::Used && data.tenant == row.tenant && data.cell == row.cell
 }

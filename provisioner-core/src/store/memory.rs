@@ -1,5 +1,7 @@
 //! A store in memory, for tests and simulation: ordered maps under one mutex, and nothing else that could vary.
 
+mod due;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -9,6 +11,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+use self::due::DueIndex;
 use super::{
     CellRow, CellUsage, Change, Claim, Committed, DataRow, Event, EventKind, IncarnationRow, IncarnationState,
     InstanceFilter, InstanceRow, InstanceWrite, Operation, OperationState, Pruned, Record, Reservation, Session, Store,
@@ -34,9 +37,11 @@ struct State {
     /// The highest version of an instance that is gone: later ones of its id begin above.
     version_used: u64,
     specs: BTreeMap<(InstanceId, Generation), Arc<InstanceSpec>>,
-    reservations: BTreeMap<InstanceId, Held>,
+    reservations: BTreeMap<InstanceId, (Held, Vec<HostName>)>,
+    usage: BTreeMap<CellName, CellUsage>,
     host_names: BTreeMap<HostName, InstanceId>,
     incarnations: BTreeMap<Incarnation, IncarnationRow>,
+    due: DueIndex,
     data: BTreeMap<DataId, DataRow>,
     operations: BTreeMap<OperationId, Operation>,
     keys: BTreeMap<IdempotencyKey, OperationId>,
@@ -118,12 +123,43 @@ impl State {
             return Err(StoreError::HostNameTaken(name.clone()));
         }
         let used = self.usage(&reservation.cell);
-        check_capacity(&reservation.capacity, &used, self.reservations.get(id), &Held::of(reservation))
+        let held = self.reservations.get(id).map(|(held, _)| held);
+        check_capacity(&reservation.capacity, &used, held, &Held::of(reservation))
     }
 
     fn usage(&self, cell: &CellName) -> CellUsage {
-        let here = self.reservations.values().filter(|held| held.cell == *cell);
-        here.fold(CellUsage::default(), |sum, held| sum.plus(&held.usage))
+        self.usage.get(cell).cloned().unwrap_or_default()
+    }
+
+    /// Replaces what an instance has reserved: totals and host names go along.
+    fn reserve(&mut self, id: &InstanceId, reservation: Option<&Reservation>) {
+        if let Some((held, names)) = self.reservations.remove(id) {
+            let used = self.usage.entry(held.cell).or_default();
+            *used = used.minus(&held.usage);
+            for name in names {
+                self.host_names.remove(&name);
+            }
+        }
+        let Some(reservation) = reservation else { return };
+        let held = Held::of(reservation);
+        let used = self.usage.entry(held.cell.clone()).or_default();
+        *used = used.plus(&held.usage);
+        self.host_names.extend(reservation.host_names.iter().map(|name| (name.clone(), id.clone())));
+        self.reservations.insert(id.clone(), (held, reservation.host_names.clone()));
+    }
+
+    /// Drops the specs of an instance, but for those to keep.
+    fn drop_specs(&mut self, id: &InstanceId, keep: &[Generation]) {
+        let own = (id.clone(), Generation(0))..=(id.clone(), Generation(u64::MAX));
+        let dropped: Vec<_> = self
+            .specs
+            .range(own)
+            .map(|(key, _)| key.clone())
+            .filter(|(_, generation)| !keep.contains(generation))
+            .collect();
+        for key in dropped {
+            self.specs.remove(&key);
+        }
     }
 
     /// Writes a change that was checked.
@@ -140,7 +176,10 @@ impl State {
                 operation.failure = end.failure;
             }
         }
-        self.incarnations.extend(change.incarnations.into_iter().map(|making| (making.incarnation, making)));
+        for making in change.incarnations {
+            let before = self.incarnations.insert(making.incarnation, making.clone());
+            self.due.replace_incarnation(before.as_ref(), Some(&making));
+        }
         self.data.extend(change.data.into_iter().map(|data| (data.id.clone(), data)));
         for id in &change.drop_data {
             self.data.remove(id);
@@ -162,10 +201,10 @@ impl State {
         let (row, version) = match &change.instance {
             None => return 0,
             Some(InstanceWrite::Delete { id, expected }) => {
-                self.instances.remove(id);
-                self.specs.retain(|(instance, _), _| instance != id);
-                self.reservations.remove(id);
-                self.host_names.retain(|_, owner| owner != id);
+                let before = self.instances.remove(id);
+                self.due.replace_instance(before.as_ref().map(|(_, row)| row.as_ref()), None);
+                self.drop_specs(id, &[]);
+                self.reserve(id, None);
                 self.version_used = self.version_used.max(*expected);
                 return 0;
             }
@@ -173,17 +212,16 @@ impl State {
             Some(InstanceWrite::Update { row, expected }) => (row, expected + 1),
         };
         let id = &row.id;
-        self.instances.insert(id.clone(), (version, Arc::clone(row)));
+        let before = self.instances.insert(id.clone(), (version, Arc::clone(row)));
+        self.due.replace_instance(before.as_ref().map(|(_, row)| row.as_ref()), Some(row));
         for (generation, spec) in &change.specs {
             self.specs.insert((id.clone(), *generation), Arc::clone(spec));
         }
         if let Some(keep) = &change.keep_specs {
-            self.specs.retain(|(instance, generation), _| instance != id || keep.contains(generation));
+            self.drop_specs(id, keep);
         }
         if let Some(reservation) = &change.reservation {
-            self.reservations.insert(id.clone(), Held::of(reservation));
-            self.host_names.retain(|_, owner| owner != id);
-            self.host_names.extend(reservation.host_names.iter().map(|name| (name.clone(), id.clone())));
+            self.reserve(id, Some(reservation));
         }
         version
     }
@@ -225,7 +263,8 @@ impl State {
         let old_makings =
             oldest(ended.filter_map(|making| Some((making.ended_at?, making.incarnation))), before, limit);
         for incarnation in &old_makings {
-            self.incarnations.remove(incarnation);
+            let before = self.incarnations.remove(incarnation);
+            self.due.replace_incarnation(before.as_ref(), None);
         }
         let events = self.prune_events(before, limit);
         Pruned { events, operations: old_operations.len(), incarnations: old_makings.len() }
@@ -331,23 +370,13 @@ impl Store for MemoryStore {
     async fn claim(&self, claim: &Claim) -> Result<Vec<Record>, StoreError> {
         let state = self.state();
         state.check_session(claim.epoch)?;
-        let mut due: Vec<_> = state
-            .instances
-            .values()
-            .filter(|(_, row)| row.cell == claim.cell && row.lane == claim.lane)
-            .filter_map(|(version, row)| Some(((row.due_at?, row.id.clone()), (*version, row))))
-            .filter(|(place, _)| place.0 <= claim.now && is_after(place, claim.after.as_ref()))
-            .collect();
-        due.sort_by(|(one, _), (other, _)| one.cmp(other));
-        due.truncate(claim.limit);
-        Ok(due.into_iter().map(|(_, (version, row))| state.record(version, row)).collect())
+        let due = state.due.instances(&claim.cell, claim.lane, claim.now, claim.after.as_ref());
+        let records = due.filter_map(|id| state.instances.get(id)).map(|(version, row)| state.record(*version, row));
+        Ok(records.take(claim.limit).collect())
     }
 
     async fn next_due(&self, cell: &CellName, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-        let state = self.state();
-        let instances = state.instances.values().filter(|(_, row)| row.cell == *cell).filter_map(|(_, row)| row.due_at);
-        let makings = state.incarnations.values().filter(|row| row.cell == *cell).filter_map(|row| row.due_at);
-        Ok(instances.chain(makings).filter(|due_at| *due_at > now).min())
+        Ok(self.state().due.next(cell, now))
     }
 
     async fn due_incarnations(
@@ -357,12 +386,8 @@ impl Store for MemoryStore {
         limit: usize,
     ) -> Result<Vec<IncarnationRow>, StoreError> {
         let state = self.state();
-        let is_due = |row: &&IncarnationRow| row.cell == *cell && row.due_at.is_some_and(|due_at| due_at <= now);
-        let mut due: Vec<_> = state.incarnations.values().filter(is_due).cloned().collect();
-        // By text, as in the other stores.
-        due.sort_by_cached_key(|row| (row.due_at, row.incarnation.to_string()));
-        due.truncate(limit);
-        Ok(due)
+        let due = state.due.incarnations(cell, now).filter_map(|incarnation| state.incarnations.get(incarnation));
+        Ok(due.take(limit).cloned().collect())
     }
 
     async fn incarnations(&self, of: &[Incarnation]) -> Result<Vec<Option<IncarnationRow>>, StoreError> {

@@ -182,6 +182,8 @@ pub enum DataState {
     Used,
     /// None does, and it was kept on purpose.
     Retained,
+    /// None does. It was to be kept, but its instance was never seen to run on it: it may be empty, or not exist at all.
+    Unseen,
 }
 
 /// An instance's row with what is needed to act on it.

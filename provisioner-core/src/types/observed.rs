@@ -96,7 +96,7 @@ impl From<Present> for Observed {
 pub enum Phase {
     /// On its way to running: being made, started or updated.
     Provisioning,
-    /// Ready: it answers at its endpoint.
+    /// Ready: it answers at its endpoint. Without one, it is on its way to sleep and not there yet.
     Running,
     /// Asleep: no compute, data kept.
     Zero,

@@ -6,7 +6,7 @@ use provisioner_core::{
     ErrorKind,
     memory::{Fault, MemoryConfig},
     seams::Random,
-    store::{EventKind, OperationState},
+    store::{DataState, EventKind, OperationState},
     types::{DataDisposition, Generation, Phase, Reason},
 };
 
@@ -177,6 +177,25 @@ async fn a_permanent_error_parks_at_once_and_a_newer_request_takes_it_up_again()
     world.wake("acme").await;
     assert_eq!(world.get("acme").await.phase, Some(Phase::Running));
     assert_eq!(world.things().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn data_that_was_to_be_kept_and_never_came_to_be_can_be_taken_up_all_the_same() {
+    let world = World::new().await;
+    world.provider.script("create", Fault::BeforeSend(ErrorKind::Unauthorized));
+    ended(&world.plane.create(new("acme"), by()).await.unwrap()).await;
+    let data = world.get("acme").await.data;
+    done(&world.plane.destroy(&id("acme"), DataDisposition::Retain, by()).await.unwrap()).await;
+    let kept = world.plane.data(None, None, 10).await.unwrap().items;
+    assert_eq!(kept.iter().map(|row| (&row.id, row.state)).collect::<Vec<_>>(), [(&data, DataState::Unseen)]);
+    done(&world.plane.create(new("acme").on_data(data.clone()), by()).await.unwrap()).await;
+    assert_eq!((world.get("acme").await.data, world.things().len()), (data.clone(), 1));
+    // From now on it was seen, and must be there.
+    done(&world.plane.destroy(&id("acme"), DataDisposition::Retain, by()).await.unwrap()).await;
+    assert_eq!(world.plane.data(None, None, 10).await.unwrap().items[0].state, DataState::Retained);
+    world.provider.vanish_data(&plane_id(), &data);
+    let blank = ended(&world.plane.create(new("acme").on_data(data), by()).await.unwrap()).await;
+    assert_eq!(blank.failure.unwrap().code, "data-missing");
 }
 
 #[tokio::test(start_paused = true)]

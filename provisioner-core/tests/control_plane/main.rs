@@ -5,6 +5,7 @@
 // All of it is test code; clippy knows only of the tests themselves.
 #![allow(clippy::unwrap_used)]
 
+mod clock;
 mod drift;
 mod faults;
 mod harness;

@@ -210,7 +210,7 @@ async fn fill(store: &dyn Store) -> u64 {
         specs: vec![(Generation(1), spec("1"))],
         reservation: Some(reservation(&["a.example.com"])),
         incarnations: vec![making(1, IncarnationState::Live, None)],
-        data: vec![data_row(1, DataState::Retained), data_row(2, DataState::Used)],
+        data: vec![data_row(1, DataState::Retained), data_row(2, DataState::Used), data_row(3, DataState::Unseen)],
         operations: vec![operation(1, Some("used"), at(0)), operation(2, Some("old"), at(-90_000_000))],
         strangers: vec![stranger(1)],
         events: vec![happened("a", at(0))],
@@ -307,7 +307,7 @@ async fn a_change_can_write_every_part_at_once(store: Arc<dyn Store>) {
     let wanted = making(5, IncarnationState::Ended, Some(at(5)));
     assert_eq!(store.incarnations(&[wanted.incarnation]).await.unwrap(), [Some(wanted)]);
     let data: Vec<_> = store.data(None, None, 9).await.unwrap().into_iter().map(|data| data.id).collect();
-    assert_eq!(data, [data_id(2), data_id(5)]);
+    assert_eq!(data, [data_id(2), data_id(3), data_id(5)]);
     assert_eq!(store.operation_of_key(&key("changed")).await.unwrap().unwrap().id, operation_id(5));
     assert_eq!(store.strangers().await.unwrap(), [stranger(5)]);
     let cells: Vec<_> = store.cells().await.unwrap().into_iter().map(|row| (row.name, row.identity)).collect();

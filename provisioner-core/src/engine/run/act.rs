@@ -10,7 +10,7 @@ use crate::{
     engine::plan::Step,
     error::{Chain, Result},
     store::{EventKind, Lane, StoreError},
-    types::{DataDisposition, DataSource, Observed, Target, TargetState},
+    types::{DataDisposition, DataSource, Incarnation, Observed, Target, TargetState},
 };
 
 impl Run<'_> {
@@ -33,10 +33,14 @@ impl Run<'_> {
         }
         if new_incarnation {
             // The name of what is about to be made is on disk before the call that makes it.
-            let incarnation = self.engine.seams.random.incarnation(self.draft.row.incarnations + 1);
+            let number = self.draft.row.incarnations + 1;
+            let incarnation = match is_planted!(self.engine, ReusesIncarnation) {
+                true => Incarnation::new(1, u128::from_str_radix(self.draft.row.data.as_str(), 16).unwrap_or(1)),
+                false => self.engine.seams.random.incarnation(number),
+            };
             self.draft.start_incarnation(incarnation);
         }
-        if new_incarnation || !self.draft.is_unsettled_on_disk() {
+        if new_incarnation || (!self.draft.is_unsettled_on_disk() && !is_planted!(self.engine, SkipsUnsettledWrite)) {
             self.write().await?;
         }
         self.cell.call_begins(&self.draft.row.id, self.engine.now());
@@ -114,7 +118,8 @@ impl Run<'_> {
             last_call = last_call.max(Some(self.engine.started_at));
         }
         let mut cx = self.engine.context(row.lane.into());
-        cx.since_last_call = last_call.map(|at| now.since(at));
+        // How long before a jump of time it was is not known.
+        cx.since_last_call = last_call.map(|at| now.since(at.max(self.engine.jumped_at())));
         if self.called.is_some() {
             cx.since_last_call = Some(Duration::ZERO);
         }

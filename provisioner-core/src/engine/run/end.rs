@@ -59,7 +59,9 @@ impl Run<'_> {
         let row = &self.draft.row;
         // The verb removes the data of what is there; this removes the data of what was gone before.
         let verb_was_called = self.called == Some(Step::Destroy) || row.phase == Some(Phase::Destroying);
-        if disposition == DataDisposition::Delete && (row.incarnations > 0 || row.data_made) && !verb_was_called {
+        // On record is all data that may exist, be it of a making or taken up.
+        let on_record = self.engine.store.data_set(&row.data).await?.is_some();
+        if disposition == DataDisposition::Delete && on_record && !verb_was_called {
             let data = row.data.clone();
             let deleted =
                 self.engine.call(self.cell, self.context(), "delete data", &row.id, move |cx, provisioner| {
@@ -74,10 +76,9 @@ impl Run<'_> {
         self.end_incarnation(now);
         match disposition {
             DataDisposition::Delete => self.draft.drop_data(),
-            // Also what was never seen ready may have left data behind.
-            DataDisposition::Retain if self.draft.row.incarnations > 0 || self.draft.row.data_made => {
-                self.draft.data(DataState::Retained)
-            }
+            DataDisposition::Retain if self.draft.row.data_made => self.draft.data(DataState::Retained),
+            // What was never seen to run may have left data behind.
+            DataDisposition::Retain if on_record => self.draft.data(DataState::Unseen),
             DataDisposition::Retain => self.draft.drop_data(),
         }
         self.draft.end_operation(OperationState::Done, None);

@@ -45,22 +45,40 @@ impl Run<'_> {
         }
     }
 
-    /// Believes an absence of what was once there only after two looks, a settling time apart.
+    /// Believes an absence of what was once there only after two looks, a settling time apart. Where reads lag behind
+    /// writes, that goes also for what was never seen and should not be there: it would be left behind.
     pub(super) async fn confirmed(&mut self, observed: Observed) -> Observed {
         let now = self.engine.now();
         let settling = self.cell.capabilities.settling;
-        let gone = matches!(self.target_state(), TargetState::Gone(_));
+        let target = self.target_state();
+        let gone = matches!(target, TargetState::Gone(_));
         let Some(live) = &mut self.draft.row.live else { return observed };
-        if observed != Observed::Absent || gone || !live.seen {
+        let once_is_enough = match (live.seen, target) {
+            // It is called for again under the same name, whatever has become of it.
+            (false, TargetState::Running) => true,
+            (true, TargetState::Running | TargetState::Zero | TargetState::Suspended) => false,
+            _ => settling.is_zero(),
+        };
+        if observed != Observed::Absent || once_is_enough {
+            live.absent_since = None;
             self.draft.absorb(&observed);
             return observed;
         }
-        let Some(since) = live.absent_since else {
+        if is_planted!(self.engine, TrustsOneAbsent) {
+            live.absent_since = Some(now.before(settling));
+        }
+        // Two looks with a jump of time between them may be as good as one.
+        let Some(since) = live.absent_since.filter(|since| *since >= self.engine.jumped_at()) else {
             live.absent_since = Some(now);
             return Observed::Unknown { again: settling };
         };
         if now.since(since) < settling {
             return Observed::Unknown { again: settling.saturating_sub(now.since(since)) };
+        }
+        live.absent_since = None;
+        if gone || !live.seen {
+            self.draft.absorb(&Observed::Absent);
+            return Observed::Absent;
         }
         warn!(instance = %self.draft.row.id, incarnation = %live.incarnation, "what was there is gone");
         if self.draft.row.settled {
@@ -78,7 +96,7 @@ impl Run<'_> {
 
     /// A making is over. What a late call of it makes is looked for once no call can be under way any more.
     pub(super) fn end_incarnation(&mut self, now: Timestamp) {
-        let look_at = now.after(self.cell.capabilities.call_max.max(self.engine.config.call_timeout));
+        let look_at = now.after(self.engine.longest_call(self.cell));
         self.draft.end_incarnation(look_at);
         self.cell.note_due(look_at);
     }

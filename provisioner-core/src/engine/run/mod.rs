@@ -269,13 +269,14 @@ impl<'a> Run<'a> {
     }
 
     /// When the move counts as failed: time during which no control plane was at work, all was frozen, or the cell was
-    /// unavailable, does not count. A removal never counts as failed, as what is left would go on costing money.
+    /// unavailable, does not count, nor does what was before a jump of time. A removal never counts as failed, as what is left would go on costing money.
     fn deadline(&self) -> Option<Timestamp> {
         match self.target_state() {
             TargetState::Gone(_) => None,
             _ => {
                 let since = self.draft.row.moving_since?;
                 let since = since.max(self.engine.working_since()).max(self.cell.available_since());
+                let since = since.max(self.engine.jumped_at());
                 Some(since.after(self.engine.config.move_deadline))
             }
         }

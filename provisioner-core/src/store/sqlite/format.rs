@@ -147,6 +147,7 @@ pub(super) fn data_row(row: &Row<'_>) -> Result<DataRow, StoreError> {
         state: match text(row, 4)? {
             "used" => DataState::Used,
             "retained" => DataState::Retained,
+            "unseen" => DataState::Unseen,
             other => return Err(damaged(WHAT, format!("state {other:?}"))),
         },
         since: Timestamp::from_unix_ms(column(row, 5)?),
@@ -157,6 +158,7 @@ pub(super) const fn data_state(state: DataState) -> &'static str {
     match state {
         DataState::Used => "used",
         DataState::Retained => "retained",
+        DataState::Unseen => "unseen",
     }
 }
 
