@@ -33,7 +33,14 @@ impl Memory {
 
     pub(crate) fn config(&self) -> MemoryConfig {
         let size_max = SizeMax { cpu_millis: 4000, memory_mib: 8192, data_mib: 65536 };
-        MemoryConfig { start: self.pace, stop: self.pace / 5, lag: self.pace / 5, size_max, ..MemoryConfig::default() }
+        MemoryConfig {
+            page: 16,
+            start: self.pace,
+            stop: self.pace / 5,
+            lag: self.pace / 5,
+            size_max,
+            ..MemoryConfig::default()
+        }
     }
 }
 
@@ -110,7 +117,9 @@ impl Outsider for MemoryOutsider {
     }
 
     async fn inventory(&self, owner: &ControlPlaneId) -> Told<Vec<String>> {
-        Ok(self.provider.things(owner).iter().map(|thing| format!("{} {}", thing.id, thing.incarnation)).collect())
+        let things = self.provider.things(owner).into_iter().map(|thing| format!("{} {}", thing.id, thing.incarnation));
+        let data = self.provider.data(owner).into_iter().map(|data| format!("data {data}"));
+        Ok(things.chain(data).collect())
     }
 
     async fn write_note(&self, owner: &ControlPlaneId, target: &Target, note: &str) -> Told<()> {
