@@ -4,7 +4,7 @@ use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 
-use crate::{profile::Profile, rules::Rule, subject::Subject};
+use crate::{Ability, profile::Profile, rules::Rule, subject::Subject};
 
 /// Longer than every deadline within a rule: a rule that takes so long has hung.
 const RULE_MAX: u32 = 8;
@@ -38,8 +38,8 @@ pub async fn check(rule: &Rule, profile: Arc<Profile>) -> Verdict {
     }
 }
 
-const REFUSALS: [crate::Ability; 4] =
-    [crate::Ability::Throttle, crate::Ability::Capacity, crate::Ability::Rights, crate::Ability::Hang];
+const REFUSALS: [Ability; 5] =
+    [Ability::Throttle, Ability::Capacity, Ability::Rights, Ability::Hang, Ability::Unreachable];
 
 async fn limited(profile: &Profile, run: futures::future::BoxFuture<'_, crate::Outcome>) -> Result<(), String> {
     let limit: Duration = profile.deadline * RULE_MAX;

@@ -45,6 +45,8 @@ pub enum Ability {
     Rights,
     /// [`Outsider::refuse`] with [`Refusal::Hang`].
     Hang,
+    /// [`Outsider::refuse`] with [`Refusal::Unreachable`].
+    Unreachable,
     /// The provider's refusals have a code and a request id.
     Codes,
 }
@@ -71,6 +73,7 @@ impl Ability {
             Self::Capacity => "have the provider run out of room",
             Self::Rights => "have the provider refuse for rights",
             Self::Hang => "have the provider hang",
+            Self::Unreachable => "cut the provider off",
             Self::Codes => "have the provider answer with codes and request ids",
         }
     }
@@ -90,6 +93,8 @@ pub enum Refusal {
     Rights,
     /// No answer at all.
     Hang,
+    /// It cannot be reached, and that is known at once.
+    Unreachable,
 }
 
 /// What is to be seen of one incarnation.

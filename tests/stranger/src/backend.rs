@@ -188,10 +188,11 @@ impl Provisioner for Sites {
     }
 
     async fn resume(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
-        match self.observe(cx, target).await? {
-            Observed::Absent => Ok(Observed::Absent),
-            _ => self.run("resume", cx, target),
-        }
+        let there = {
+            let _turn = self.turn();
+            self.see("resume", &self.plane(cx), target)?
+        };
+        if there == Observed::Absent { Ok(there) } else { self.run("resume", cx, target) }
     }
 
     async fn destroy(&self, cx: &OpContext, target: &Target, data: DataDisposition) -> Result<Observed> {

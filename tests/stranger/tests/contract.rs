@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use provisioner_contract::{Ability, Outsider, Profile, Setup, Sight, Told, async_trait};
+use provisioner_contract::{Ability, Outsider, Profile, Refusal, Setup, Sight, Told, async_trait};
 use provisioner_core::types::{ControlPlaneId, DataId, InstanceSpec, Target, Workload};
 use stranger::Sites;
 
@@ -64,7 +64,7 @@ fn told<T>(done: std::io::Result<T>) -> Told<T> {
 impl Outsider for Visitor {
     fn abilities(&self) -> &[Ability] {
         use Ability::*;
-        &[Sight, Inventory, Notes, Ask, Name, Kill, Stop, Delete, DeleteData]
+        &[Sight, Inventory, Notes, Ask, Name, Kill, Stop, Delete, DeleteData, Unreachable]
     }
 
     async fn sight(&self, owner: &ControlPlaneId, target: &Target) -> Told<Sight> {
@@ -110,5 +110,18 @@ impl Outsider for Visitor {
 
     async fn delete_data(&self, owner: &ControlPlaneId, data: &DataId) -> Told<()> {
         told(fs::remove_dir_all(self.0.join(owner.as_str()).join("data").join(data.as_str())))
+    }
+
+    async fn refuse(&self, refusal: Option<Refusal>) -> Told<()> {
+        let away = self.0.with_extension("away");
+        if away.exists() {
+            told(fs::remove_file(&self.0).and_then(|()| fs::rename(&away, &self.0)))?;
+        }
+        match refusal {
+            None => Ok(()),
+            // A file is where the folder was.
+            Some(Refusal::Unreachable) => told(fs::rename(&self.0, &away).and_then(|()| fs::write(&self.0, ""))),
+            Some(other) => Err(format!("a folder cannot refuse by {other:?}")),
+        }
     }
 }

@@ -77,6 +77,7 @@ pub(super) async fn validate_and_capabilities_ask_nobody(subject: Subject) -> Ou
     let ways = [
         (Ability::Hang, Refusal::Hang),
         (Ability::Rights, Refusal::Rights),
+        (Ability::Unreachable, Refusal::Unreachable),
         (Ability::Throttle, Refusal::Throttled { after: std::time::Duration::from_secs(1) }),
     ];
     let calls = subject.profile.can(Ability::Calls);

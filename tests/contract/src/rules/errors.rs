@@ -86,7 +86,8 @@ async fn refuse_each(
         subject.outsider().refuse(None).await?;
         let error = error_of(answer, format_args!("{verb}, refused"))?;
         check(verb, &error)?;
-        ensure!(error.effect() == Effect::None, "{error} may have acted, and was refused");
+        let none = error.effect() == Effect::None || refusal == Refusal::Unreachable;
+        ensure!(none, "{error} may have acted, and was refused");
         ensure!(error.instance() == Some(&target.id), "a refused {verb} is on {:?}", error.instance());
         ensure!(error.operation() == verb.operation(), "a refused {verb} calls itself {}", error.operation());
         subject.settle().await;
@@ -138,6 +139,17 @@ pub(super) async fn without_rights_nothing_is_touched(subject: Subject) -> Outco
     refuse_each(&subject, Refusal::Rights, &Verb::ALL, |verb, error| {
         ensure!(error.kind() == ErrorKind::Unauthorized, "{verb} without rights is {error}");
         ensure!(error.retry() == Retry::Never, "{verb} without rights is to be retried {:?}", error.retry());
+        Ok(())
+    })
+    .await
+}
+
+/// It is no error of the request: trying again helps, and does once the provider is back.
+pub(super) async fn a_provider_that_cannot_be_reached_is_told_as_such_and_caught_up_with(subject: Subject) -> Outcome {
+    refuse_each(&subject, Refusal::Unreachable, &Verb::ALL, |verb, error| {
+        let kinds = [ErrorKind::Unavailable, ErrorKind::Timeout];
+        ensure!(kinds.contains(&error.kind()), "{verb} on a provider that cannot be reached is {error}");
+        ensure!(error.retry() != Retry::Never, "{verb} on a provider that cannot be reached is never to be retried");
         Ok(())
     })
     .await

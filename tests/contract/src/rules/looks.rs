@@ -46,7 +46,11 @@ async fn reads(subject: &Subject, target: &Target) -> Vec<(&'static str, Result<
 /// "May not look" and "could not look" are errors.
 pub(super) async fn what_could_not_be_looked_at_is_never_absent(subject: Subject) -> Outcome {
     let after = Duration::from_millis(20);
-    let ways = [(Ability::Rights, Refusal::Rights), (Ability::Throttle, Refusal::Throttled { after })];
+    let ways = [
+        (Ability::Rights, Refusal::Rights),
+        (Ability::Throttle, Refusal::Throttled { after }),
+        (Ability::Unreachable, Refusal::Unreachable),
+    ];
     let target = subject.running().await?;
     subject.settle().await;
     for (_, refusal) in ways.into_iter().filter(|(ability, _)| subject.profile.can(*ability)) {

@@ -124,6 +124,7 @@ pub const RULES: &[Rule] = rules! {
     10 errors::a_throttled_verb_says_when_to_come_back_and_does_nothing, |profile| profile.needs(&[Ability::Throttle]);
     10 errors::without_capacity_nothing_is_made_and_it_goes_on_when_there_is_room, |profile| profile.needs(&[Ability::Capacity]);
     10 errors::without_rights_nothing_is_touched, |profile| profile.needs(&[Ability::Rights]);
+    10 errors::a_provider_that_cannot_be_reached_is_told_as_such_and_caught_up_with, |profile| profile.needs(&[Ability::Unreachable]);
     10 errors::errors_carry_the_providers_code_and_request_id, |profile| profile.needs(&[Ability::Rights, Ability::Codes]);
     10 errors::a_verb_on_a_provider_that_hangs_returns_by_its_deadline, |profile| profile.needs(&[Ability::Hang]);
     11 secrecy::a_secret_is_resolved_through_the_context_for_each_start, resolved_secrets;
@@ -150,11 +151,13 @@ fn nothing(_: &Profile) -> Result<(), String> {
 }
 
 fn to_refuse(profile: &Profile) -> Result<(), String> {
-    profile.needs(&[Ability::Rights]).or_else(|reason| profile.needs(&[Ability::Throttle]).map_err(|_| reason))
+    let ways = [Ability::Unreachable, Ability::Throttle];
+    let able = ways.iter().any(|ability| profile.can(*ability));
+    if able { Ok(()) } else { profile.needs(&[Ability::Rights]) }
 }
 
 fn to_refuse_or_count(profile: &Profile) -> Result<(), String> {
-    let ways = [Ability::Hang, Ability::Rights, Ability::Throttle, Ability::Calls];
+    let ways = [Ability::Hang, Ability::Rights, Ability::Throttle, Ability::Unreachable, Ability::Calls];
     let able = ways.iter().any(|ability| profile.can(*ability));
     if able { Ok(()) } else { profile.needs(&[Ability::Calls]) }
 }

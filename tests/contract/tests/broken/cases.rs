@@ -88,6 +88,7 @@ pub(crate) const CASES: &[Case] = &[
     Case("a_throttled_verb_says_when_to_come_back_and_does_nothing", On::Instant, Flaw::ThrottledWithoutATime, "is to be retried Backoff"),
     Case("without_capacity_nothing_is_made_and_it_goes_on_when_there_is_room", On::Instant, Flaw::RefusedWithUnknownEffect, "may have acted, and was refused"),
     Case("without_rights_nothing_is_touched", On::Instant, Flaw::RightsAreUnavailable, "without rights is"),
+    Case("a_provider_that_cannot_be_reached_is_told_as_such_and_caught_up_with", On::Instant, Flaw::UnreachableForGood, "is never to be retried"),
     Case("errors_carry_the_providers_code_and_request_id", On::Instant, Flaw::LosesCodes, "has no code"),
     Case("a_verb_on_a_provider_that_hangs_returns_by_its_deadline", On::Instant, Flaw::IgnoresDeadlines, "after its deadline"),
     Case("a_secret_is_resolved_through_the_context_for_each_start", On::Instant, Flaw::CachesSecrets, "did not ask the context's resolver"),

@@ -91,6 +91,7 @@ pub(crate) enum Flaw {
     RefusedWithUnknownEffect,
     RightsAreUnavailable,
     LosesCodes,
+    UnreachableForGood,
     IgnoresDeadlines,
     CachesSecrets,
     StartsWithoutSecrets,
@@ -480,6 +481,7 @@ impl Broken {
                 error.with_customer_message(format!("/srv/{data}: {everything}"))
             }
             (Flaw::ThrottledWithoutATime, ErrorKind::Throttled) => error.with_retry(Retry::Backoff),
+            (Flaw::UnreachableForGood, ErrorKind::Unavailable) => error.with_retry(Retry::Never),
             (Flaw::RefusedWithUnknownEffect, _) => error.with_effect(Effect::Unknown),
             (Flaw::RightsAreUnavailable, ErrorKind::Unauthorized) => again(ErrorKind::Unavailable),
             _ => error,

@@ -10,8 +10,8 @@ use provisioner_core::{
     types::{ControlPlaneId, DataId, InstanceSpec, Phase, Reason, SizeMax, Target, Workload},
 };
 
-/// How long things take on the slow one.
-pub(crate) const PACE: Duration = Duration::from_millis(60);
+/// How long things take to start on the slow one.
+pub(crate) const PACE: Duration = Duration::from_millis(50);
 
 /// The provider in memory.
 #[derive(Debug, Clone)]
@@ -33,7 +33,14 @@ impl Memory {
 
     pub(crate) fn config(&self) -> MemoryConfig {
         let size_max = SizeMax { cpu_millis: 4000, memory_mib: 8192, data_mib: 65536 };
-        MemoryConfig { start: self.pace, stop: self.pace / 2, lag: self.pace / 2, size_max, ..MemoryConfig::default() }
+        MemoryConfig {
+            page: 16,
+            start: self.pace,
+            stop: self.pace / 5,
+            lag: self.pace / 5,
+            size_max,
+            ..MemoryConfig::default()
+        }
     }
 }
 
@@ -95,6 +102,7 @@ impl Outsider for MemoryOutsider {
                 Capacity,
                 Rights,
                 Hang,
+                Unreachable,
                 Codes,
             ];
             if self.is_slow { ALL } else { &ALL[1..] }
@@ -109,7 +117,9 @@ impl Outsider for MemoryOutsider {
     }
 
     async fn inventory(&self, owner: &ControlPlaneId) -> Told<Vec<String>> {
-        Ok(self.provider.things(owner).iter().map(|thing| format!("{} {}", thing.id, thing.incarnation)).collect())
+        let things = self.provider.things(owner).into_iter().map(|thing| format!("{} {}", thing.id, thing.incarnation));
+        let data = self.provider.data(owner).into_iter().map(|data| format!("data {data}"));
+        Ok(things.chain(data).collect())
     }
 
     async fn write_note(&self, owner: &ControlPlaneId, target: &Target, note: &str) -> Told<()> {
@@ -176,7 +186,11 @@ impl Outsider for MemoryOutsider {
     }
 
     async fn refuse(&self, refusal: Option<Refusal>) -> Told<()> {
-        let denied = (refusal == Some(Refusal::Rights)).then_some(ErrorKind::Unauthorized);
+        let denied = match refusal {
+            Some(Refusal::Rights) => Some(ErrorKind::Unauthorized),
+            Some(Refusal::Unreachable) => Some(ErrorKind::Unavailable),
+            _ => None,
+        };
         self.provider.deny(denied);
         self.provider.limit_capacity(if refusal == Some(Refusal::Capacity) { 0 } else { usize::MAX });
         self.provider.befall(match refusal {

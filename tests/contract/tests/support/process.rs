@@ -248,6 +248,7 @@ impl Outsider for ProcessOutsider {
             Block,
             Capacity,
             Hang,
+            Unreachable,
         ]
     }
 
@@ -358,8 +359,20 @@ impl Outsider for ProcessOutsider {
 
     async fn refuse(&self, refusal: Option<Refusal>) -> Told<()> {
         let mut refusing = Refusing::default();
+        let away = self.root.with_extension("away");
+        if away.exists() {
+            fs::remove_file(&self.root)
+                .and_then(|()| fs::rename(&away, &self.root))
+                .map_err(|error| error.to_string())?;
+        }
         match refusal {
             None => {}
+            // As when the disk is not mounted, but no folder is in its place.
+            Some(Refusal::Unreachable) => {
+                fs::create_dir_all(&self.root).map_err(|error| error.to_string())?;
+                let cut_off = fs::rename(&self.root, &away).and_then(|()| fs::write(&self.root, ""));
+                cut_off.map_err(|error| error.to_string())?;
+            }
             Some(Refusal::Capacity) => {
                 let free = PORTS.filter_map(|port| TcpListener::bind((self.address, port)).ok());
                 refusing.listeners = free.collect();
