@@ -12,3 +12,4 @@ mod lifecycle;
 mod load;
 mod requests;
 mod restart;
+mod restore;
