@@ -163,6 +163,7 @@ fn words(what: &EventKind) -> String {
         EventKind::Parked { failure } => format!("Given up until somebody asks for something: {}", failure.message),
         EventKind::RemnantFound { .. } => "A leftover was found and is being removed".into(),
         EventKind::StrangerFound { cell, .. } => format!("Something unknown of ours was found in {cell}"),
+        EventKind::NewerFound { .. } => "It is newer than our records; it is brought to what they say.".into(),
         EventKind::StrangerResolved { decision, .. } => format!("What was unknown is settled: {decision}"),
         EventKind::DriftFrozen { cell, found } => {
             format!("Too much vanished at once in {cell}, nothing is done: {found}")

@@ -151,6 +151,23 @@ impl Draft {
         self.row.in_force = generation;
     }
 
+    /// Goes on above a generation that the provider has and the store never gave: its memory of it was lost, as when an older
+    /// backup was restored. The specs stay what the store knows; without this each call would be refused as older.
+    pub(crate) fn overtake(&mut self, found: Generation) {
+        let was_wanted = self.row.wanted == self.row.in_force;
+        let (wanted, in_force) =
+            (Arc::clone(&self.specs[&self.row.wanted]), Arc::clone(&self.specs[&self.row.in_force]));
+        self.row.wanted = found.next();
+        self.put_spec(self.row.wanted, wanted);
+        self.row.in_force = self.row.wanted;
+        if !was_wanted {
+            // A failed update stays behind what is in force in its place.
+            self.row.in_force = self.row.next_generation();
+            self.put_spec(self.row.in_force, in_force);
+        }
+        self.event(EventKind::NewerFound { found, goes_on_at: self.row.in_force });
+    }
+
     /// Takes in what was seen: a cache, and an event where the phase is another one.
     pub(crate) fn absorb(&mut self, observed: &Observed) {
         let (phase, endpoint, reason) = match observed {

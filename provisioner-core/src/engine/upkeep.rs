@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// How often rows are removed for their age at most.
-const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
+const PRUNE_INTERVAL: Duration = Duration::from_secs(1800);
 /// How many rows at a time: a prune must not keep the writer from others for long.
 const PAGE: usize = 500;
 
@@ -88,7 +88,7 @@ async fn sort_out(engine: &Engine, cell: &CellName, configured: bool, record: Re
     }
 }
 
-/// Removes what is too old to be asked for, at most once in an hour. It comes along with the drift passes, so that an engine
+/// Removes what is too old to be asked for, at most once in half an hour. It comes along with the drift passes, so that an engine
 /// at rest wakes for nothing else.
 pub(crate) async fn prune_when_due(engine: &Engine) {
     let now = engine.now();

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::types::{
-    Actor, CellName, DataDisposition, Hold, IdempotencyKey, Incarnation, InstanceId, OperationId, Phase, Reason,
-    Revision, Timestamp,
+    Actor, CellName, DataDisposition, Generation, Hold, IdempotencyKey, Incarnation, InstanceId, OperationId, Phase,
+    Reason, Revision, Timestamp,
 };
 
 /// What a request asks for.
@@ -203,6 +203,14 @@ pub enum EventKind {
     Drifted {
         /// What was found.
         found: String,
+    },
+    /// The provider is at a generation that the store never gave, as after a restore of an older backup: the store goes on
+    /// above it, with the spec that it knows.
+    NewerFound {
+        /// What the provider has.
+        found: Generation,
+        /// What is worked with from now on.
+        goes_on_at: Generation,
     },
     /// A step failed and will be tried again.
     Retrying {

@@ -13,3 +13,4 @@ mod lifecycle;
 mod load;
 mod requests;
 mod restart;
+mod restore;

@@ -34,6 +34,7 @@ impl Run<'_> {
                 {
                     *again = LOOK_AGAIN;
                 }
+                self.overtake_newer().await?;
                 Ok(Flow::Continue)
             }
             // It was fine when it was looked at last, and a look that failed says nothing else.
@@ -43,6 +44,21 @@ impl Run<'_> {
             }
             Err(error) => self.fail(error.to_reason(), Some(&error)).await.map(Flow::End),
         }
+    }
+
+    /// A newer generation than the store ever gave is no reason to be refused for ever: the store's memory is older than the
+    /// world, and it goes on from there.
+    async fn overtake_newer(&mut self) -> Result<(), StoreError> {
+        let newer =
+            self.known.present().map(|present| present.generation).filter(|seen| *seen > self.draft.row.in_force);
+        let Some(found) = newer.filter(|_| !matches!(self.target_state(), TargetState::Gone(_))) else { return Ok(()) };
+        warn!(instance = %self.draft.row.id, %found, in_force = %self.draft.row.in_force, "newer than the store knows");
+        self.draft.overtake(found);
+        // Before a call. Of a settled row it is written when the move begins, or when it is settled again.
+        if self.draft.is_unsettled_on_disk() {
+            self.write().await?;
+        }
+        Ok(())
     }
 
     /// Believes an absence of what was once there only after two looks, a settling time apart. Where reads lag behind

@@ -1,0 +1,131 @@
+//! An old backup of the store is put back in its place, under real processes that went on meanwhile.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::{collections::BTreeSet, fs};
+
+use provisioner_core::{
+    control_plane::Instance,
+    types::{DataDisposition, Hold},
+};
+use tests::{
+    http,
+    place::{Place, by, cell, id, set},
+    plane::{Options, Plane, done, ended},
+    processes, until,
+};
+
+const PRODUCT: &str = env!("CARGO_BIN_EXE_tests-product");
+
+/// Makes an instance that has its own name in its data.
+async fn make(place: &Place, plane: &Plane, name: &str, note: &str) -> Instance {
+    done(&plane.plane.create(place.new_instance(name), by()).await.unwrap()).await;
+    http::text(&plane.endpoint(name).await, &format!("/write/{note}")).await;
+    plane.get(name).await
+}
+
+async fn note(plane: &Plane, name: &str) -> String {
+    http::text(&plane.endpoint(name).await, "/note").await
+}
+
+/// The process of an instance, by the data it works on.
+fn process(place: &Place, instance: &Instance) -> Option<i32> {
+    let works_on = |pid: &i32| {
+        processes::variable(*pid, "DATA_PATH").is_some_and(|path| path.contains(&instance.data.to_string()))
+    };
+    place.products().into_iter().find(works_on)
+}
+
+/// Puts the backup in the place of the store, as the documentation says.
+fn restore(place: &Place) {
+    fs::copy(place.folder().join("backup.db"), &place.store).unwrap();
+    for log in ["store.db-wal", "store.db-shm"] {
+        let _ = fs::remove_file(place.folder().join(log));
+    }
+}
+
+/// What was made since the backup: first of its own id, then again under an id that the backup knows.
+async fn go_on(place: &Place, plane: &Plane) -> (Instance, Instance) {
+    let since = make(place, plane, "since", "since").await;
+    done(&plane.plane.update(&id("updated"), place.spec("2.0"), by()).await.unwrap()).await;
+    done(&plane.plane.sleep(&id("slept"), by()).await.unwrap()).await;
+    done(&plane.plane.wake(&id("woken"), by()).await.unwrap()).await;
+    done(&plane.plane.suspend(&id("held"), Hold::new("unpaid").unwrap(), by()).await.unwrap()).await;
+    for (name, data) in [("deleted", DataDisposition::Delete), ("retained", DataDisposition::Retain)] {
+        done(&plane.plane.destroy(&id(name), data, by()).await.unwrap()).await;
+    }
+    done(&plane.plane.destroy(&id("again"), DataDisposition::Delete, by()).await.unwrap()).await;
+    let again = make(place, plane, "again", "second").await;
+    let mut fails = place.new_instance("fails");
+    set(&mut fails.spec, "EXIT_CODE", "3");
+    ended(&plane.plane.create(fails, by()).await.unwrap()).await;
+    assert!(plane.get("fails").await.parked);
+    (since, again)
+}
+
+/// Compares with the store, confirming what is not there, until nothing differs and everything is at rest.
+async fn until_at_rest(plane: &Plane, names: &[&str]) {
+    until("nothing differs from the store", || async {
+        let report = plane.plane.check_drift(&cell()).await.unwrap();
+        if report.frozen {
+            plane.plane.confirm_drift(&cell(), by()).await.unwrap();
+        }
+        let mut at_rest = report.differing == 0 && report.vanished == 0;
+        for name in names {
+            let instance = plane.get(name).await;
+            at_rest &= instance.parked || instance.settled;
+        }
+        at_rest.then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_old_backup_does_not_know_is_left_alone_and_what_it_knows_is_not_blank() {
+    let place = Place::new(PRODUCT);
+    let plane = Plane::start(&place, Options::default()).await;
+    let known = ["updated", "slept", "woken", "held", "deleted", "retained", "again"];
+    for name in known {
+        make(&place, &plane, name, name).await;
+    }
+    done(&plane.plane.sleep(&id("woken"), by()).await.unwrap()).await;
+    plane.store.backup(&place.folder().join("backup.db")).await.unwrap();
+    let (since, again) = go_on(&place, &plane).await;
+    let deleted = place.names("data");
+    let alive = [process(&place, &since).unwrap(), process(&place, &again).unwrap()];
+    plane.stop().await;
+    restore(&place);
+
+    let plane = Plane::start(&place, Options::default()).await;
+    let lost: Vec<_> = [plane.get("deleted").await, plane.get("again").await].into_iter().map(|i| i.data).collect();
+    until_at_rest(&plane, &known).await;
+    let strangers: BTreeSet<_> = plane.plane.strangers().await.unwrap().into_iter().map(|s| s.incarnation).collect();
+    assert!([&since, &again].iter().all(|made| strangers.contains(&made.incarnation.unwrap())), "{strangers:?}");
+    assert_eq!([process(&place, &since).unwrap(), process(&place, &again).unwrap()], alive, "their processes go on");
+    for name in ["deleted", "again"] {
+        let instance = plane.get(name).await;
+        assert!(instance.parked && instance.reason.as_ref().unwrap().code == "data-missing", "{instance:#?}");
+        assert_eq!(process(&place, &instance), None);
+    }
+    let after = place.names("data");
+    assert!(lost.iter().all(|data| !after.contains(&data.to_string())), "blank data: {after:?}");
+    assert!(after.is_superset(&deleted), "data is lost: {deleted:?} {after:?}");
+    for name in ["updated", "slept", "held", "retained"] {
+        assert_eq!(note(&plane, name).await, name);
+    }
+    assert_eq!(http::text(&plane.endpoint("updated").await, "/version").await, "1.0", "what the backup wants");
+    done(&plane.plane.wake(&id("woken"), by()).await.unwrap()).await;
+    assert_eq!(note(&plane, "woken").await, "woken");
+
+    // What was made since is taken in; of one id the old row goes first.
+    let (first, second) = (since.incarnation.unwrap(), again.incarnation.unwrap());
+    done(&plane.plane.adopt(first, place.new_instance("since"), by()).await.unwrap()).await;
+    assert_eq!(note(&plane, "since").await, "since");
+    assert!(plane.plane.adopt(second, place.new_instance("again"), by()).await.is_err(), "its id is taken");
+    done(&plane.plane.destroy(&id("again"), DataDisposition::Delete, by()).await.unwrap()).await;
+    done(&plane.plane.adopt(second, place.new_instance("again"), by()).await.unwrap()).await;
+    assert_eq!(note(&plane, "again").await, "second");
+    for data in place.names("data") {
+        assert_eq!(place.data_file(&data, "doubled"), None, "two processes on {data}");
+    }
+    plane.stop().await;
+}
