@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     command::{self, cargo},
-    dependencies, msrv, peers,
+    dependencies, msrv, peers, sim,
     test::{
         self,
         report::{Ignored, Report},
@@ -55,6 +55,8 @@ pub(crate) fn run() -> Result<Report, String> {
         skipped.extend(timed(step.name, step.run)?);
     }
     let mut report = timed("tests", || test::run_prepared(false, &[]))?;
+    report.add(timed("simulation: each planted bug is found", sim::planted)?);
+    timed("simulation: new seeds", sim::new_seeds)?;
     report.ignored.append(&mut skipped);
     Ok(report)
 }

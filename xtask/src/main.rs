@@ -6,6 +6,7 @@ mod contract;
 mod dependencies;
 mod msrv;
 mod peers;
+mod sim;
 mod test;
 
 use std::process::ExitCode;
@@ -50,6 +51,16 @@ enum Task {
         #[arg(long, required_unless_present = "list")]
         backend: Option<String>,
     },
+    /// Run the real engine on a virtual clock, with everything going wrong: `--seeds N --instances M --first-seed S`
+    ///
+    /// A seed that finds something is told with the command that runs it again. `--help` lists all options;
+    /// `--planted BUG` builds the engine with a bug and looks for it.
+    #[command(disable_help_flag = true)]
+    Sim {
+        /// As the simulation takes them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Run every check that a change has to pass, up to the first that fails
     Ci,
 }
@@ -67,6 +78,7 @@ fn main() -> ExitCode {
             true
         }
         Task::Contract { backend, .. } => reported_plainly(contract::run(&backend.unwrap_or_default())),
+        Task::Sim { arguments } => sim::run(&arguments).inspect_err(|error| eprintln!("error: {error}")).is_ok(),
         Task::Ci => reported(ci::run()),
     };
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }

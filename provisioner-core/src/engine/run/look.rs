@@ -67,8 +67,9 @@ impl Run<'_> {
         if is_planted!(self.engine, TrustsOneAbsent) {
             live.absent_since = Some(now.before(settling));
         }
-        // Two looks with a jump of time between them may be as good as one.
-        let Some(since) = live.absent_since.filter(|since| *since >= self.engine.jumped_at()) else {
+        // Two looks with a jump of time between them may be as good as one, and how long nobody worked only the clock knows.
+        let known_since = self.engine.jumped_at().max(self.engine.started_at);
+        let Some(since) = live.absent_since.filter(|since| *since >= known_since) else {
             live.absent_since = Some(now);
             return Observed::Unknown { again: settling };
         };

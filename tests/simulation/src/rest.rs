@@ -1,0 +1,258 @@
+//! What must be so when nothing goes wrong any more: everything settles, the world is what was asked for, and then nothing
+//! happens but the drift pass.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use provisioner_core::{
+    memory::Thing,
+    store::{DataState, InstanceFilter, Record},
+    types::{CellName, DataId, Incarnation, InstanceId, Phase, TargetState},
+};
+use tokio::time::Instant;
+
+use crate::{
+    driver::{operate, see_to_the_process},
+    ledger::Ledger,
+    world::{Process, World, owner},
+};
+
+/// How long it may take until everything has settled.
+const SETTLING_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_secs(60);
+/// How often the operator looks meanwhile.
+const OPERATOR: Duration = Duration::from_secs(1800);
+/// How long the rest is watched.
+const REST: Duration = Duration::from_secs(24 * 3600);
+const PAGE: usize = 1000;
+
+/// What came of waiting for the rest.
+#[derive(Debug, Clone, Copy)]
+pub struct Rested {
+    /// How long it took to settle, in virtual seconds.
+    pub settled_after: u64,
+}
+
+/// Waits until everything has settled, and checks it all.
+///
+/// # Errors
+/// What is not as it must be.
+pub async fn check(world: &Arc<World>, ledger: &Ledger) -> Result<Rested, String> {
+    world.calm();
+    let began = Instant::now();
+    let settled_after = until_settled(world, began).await?;
+    // What arrived too late to be known is found by looking once more, or by the next drift passes.
+    let late = world.scenario.config.drift_interval * 3 + Duration::from_secs(3600);
+    let still_late = Instant::now() + late;
+    while Instant::now() < still_late {
+        tokio::time::sleep(OPERATOR).await;
+        see_to_the_process(world).await;
+        operate(world).await;
+    }
+    until_settled(world, began).await?;
+    world.witness.note("settled");
+    let process = world.process().await;
+    compare(world, ledger, &process).await?;
+    check_rest(world).await?;
+    Ok(Rested { settled_after: settled_after.as_secs() })
+}
+
+/// Waits until nobody asks for anything, nothing is on its way, and every row is settled.
+async fn until_settled(world: &Arc<World>, began: Instant) -> Result<Duration, String> {
+    let mut looked = 0_u32;
+    loop {
+        see_to_the_process(world).await;
+        let process = world.process().await;
+        let records = read(&process).await?;
+        if let Some(violation) = world.witness.violation() {
+            return Err(violation);
+        }
+        let lost = |record: &Record| record.row.reason.as_ref().is_some_and(|reason| reason.code == "data-missing");
+        let waiting = records.iter().find(|record| !record.row.settled && !lost(record));
+        if waiting.is_none() && world.pending() == 0 && world.late_effects() == 0 {
+            return Ok(began.elapsed());
+        }
+        if began.elapsed() > SETTLING_MAX {
+            let what =
+                waiting.map_or_else(|| format!("{} wait", world.pending()), |record| format!("{:?}", record.row));
+            return Err(format!("not at rest {SETTLING_MAX:?} after the last fault: {what}"));
+        }
+        looked += 1;
+        if looked.is_multiple_of(30) {
+            operate(world).await;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn read(process: &Process) -> Result<Vec<Record>, String> {
+    let store = process.gate.enter().await;
+    let (mut all, mut after): (Vec<Record>, Option<InstanceId>) = (Vec::new(), None);
+    loop {
+        let page = store.instances(&InstanceFilter::default(), after.as_ref(), PAGE).await;
+        let page = page.map_err(|error| format!("the store cannot be read: {error}"))?;
+        after = page.last().map(|record| record.row.id.clone());
+        let last = page.len() < PAGE;
+        all.extend(page);
+        if last {
+            return Ok(all);
+        }
+    }
+}
+
+/// The store is what the customers know, and the world is what the store says.
+async fn compare(world: &World, ledger: &Ledger, process: &Process) -> Result<(), String> {
+    let records = read(process).await?;
+    customers_have_what_they_asked_for(ledger, &records)?;
+    operations_have_ended(ledger, process).await?;
+    let mut things: BTreeMap<Incarnation, (CellName, Thing)> = BTreeMap::new();
+    for (cell, provider) in &world.providers {
+        let there = provider.things(&owner()).into_iter();
+        things.extend(there.map(|thing| (thing.incarnation, (cell.clone(), thing))));
+    }
+    for record in &records {
+        let live = record.row.live.as_ref().map(|live| live.incarnation);
+        let thing = live.and_then(|live| things.remove(&live));
+        is_what_was_asked_for(world, record, thing.as_ref().map(|(_, thing)| thing))?;
+    }
+    if let Some((cell, thing)) = things.values().next() {
+        return Err(format!("an orphan in {cell}: {thing:?}"));
+    }
+    data_is_accounted_for(world, process).await?;
+    events_have_no_gaps(process).await
+}
+
+fn customers_have_what_they_asked_for(ledger: &Ledger, records: &[Record]) -> Result<(), String> {
+    let rows: BTreeMap<_, _> = records.iter().map(|record| (&record.row.id, record)).collect();
+    for id in ledger.instances() {
+        let Some(expected) = ledger.expected(&id) else { continue };
+        let gone = expected.intent.gone.is_some();
+        let Some(record) = rows.get(&id) else {
+            if gone {
+                continue;
+            }
+            return Err(format!("{id} is lost: its customer expects {expected:?}"));
+        };
+        // Operators ask for things too, of which customers know nothing, and which change no intent.
+        let version = &record.spec(record.row.wanted).workload.version;
+        if record.row.intent != expected.intent
+            || *version != expected.version
+            || record.row.revision < expected.revision
+        {
+            return Err(format!(
+                "{id}: its customer expects {expected:?}, and the store has {:?}, {version}",
+                record.row
+            ));
+        }
+    }
+    Ok(())
+}
+
+async fn operations_have_ended(ledger: &Ledger, process: &Process) -> Result<(), String> {
+    let store = process.gate.enter().await;
+    for accepted in ledger.operations() {
+        let kept = store.operation(&accepted.id).await.map_err(|error| error.to_string())?;
+        let Some(kept) = kept else { return Err(format!("an accepted operation is lost: {accepted:?}")) };
+        if !kept.state.is_ended() {
+            return Err(format!("an operation never ended: {kept:?}"));
+        }
+    }
+    Ok(())
+}
+
+fn is_what_was_asked_for(world: &World, record: &Record, thing: Option<&Thing>) -> Result<(), String> {
+    let row = &record.row;
+    let provider = &world.providers[&row.cell];
+    let has_data = provider.has_data(&owner(), &row.data);
+    let phase = thing.map(|thing| thing.phase);
+    let wrong = |what: &str| Err(format!("{what}: {thing:?}, {row:?}"));
+    if row.data_made && !has_data {
+        return wrong("its data is gone");
+    }
+    match row.intent.target_state() {
+        TargetState::Running => {
+            let Some(thing) = thing else { return wrong("it is not there") };
+            let version = &record.spec(row.in_force).workload.version;
+            if thing.phase != Phase::Running || thing.generation != row.in_force || thing.version != *version {
+                return wrong("it is not what it should be");
+            }
+            if thing.data != row.data {
+                return wrong("it runs on other data");
+            }
+            Ok(())
+        }
+        TargetState::Zero if phase.is_none_or(|phase| phase == Phase::Zero) => Ok(()),
+        TargetState::Suspended if phase.is_none_or(|phase| phase == Phase::Suspended) => Ok(()),
+        _ => wrong("it is not asleep as asked"),
+    }
+}
+
+/// Every data set at the providers is in the store, and what the store retains is there.
+async fn data_is_accounted_for(world: &World, process: &Process) -> Result<(), String> {
+    let store = process.gate.enter().await;
+    let (mut known, mut after): (BTreeSet<DataId>, Option<DataId>) = (BTreeSet::new(), None);
+    loop {
+        let page = store.data(None, after.as_ref(), PAGE).await.map_err(|error| error.to_string())?;
+        after = page.last().map(|row| row.id.clone());
+        let last = page.len() < PAGE;
+        for row in page {
+            let there = world.providers[&row.cell].has_data(&owner(), &row.id);
+            if row.state == DataState::Retained && !there && world.witness.was_made(&row.id) {
+                return Err(format!("retained data is gone: {row:?}"));
+            }
+            known.insert(row.id);
+        }
+        if last {
+            break;
+        }
+    }
+    for (cell, provider) in &world.providers {
+        if let Some(data) = provider.data(&owner()).into_iter().find(|data| !known.contains(data)) {
+            return Err(format!("data in {cell} that nobody knows of: {data}"));
+        }
+    }
+    Ok(())
+}
+
+async fn events_have_no_gaps(process: &Process) -> Result<(), String> {
+    let store = process.gate.enter().await;
+    let mut after = 0;
+    loop {
+        let page = store.events(None, after, PAGE).await.map_err(|error| error.to_string())?;
+        if page.is_empty() {
+            return Ok(());
+        }
+        for event in page {
+            // Those of forgotten instances are pruned before their time.
+            if event.position <= after {
+                return Err(format!("event {} comes after {after}", event.position));
+            }
+            after = event.position;
+        }
+    }
+}
+
+/// For a day nothing happens but the drift pass.
+async fn check_rest(world: &World) -> Result<(), String> {
+    let before = world.witness.counts();
+    tokio::time::sleep(REST).await;
+    let after = world.witness.counts();
+    let allowed = ["call identity", "call list", "call maintain"];
+    for (name, count) in &after {
+        let more = count - before.get(name).unwrap_or(&0);
+        if more > 0 && !name.starts_with("read ") && !allowed.contains(&name.as_str()) {
+            return Err(format!("at rest, and {more} times: {name}"));
+        }
+    }
+    let passes = after.get("call list").unwrap_or(&0) - before.get("call list").unwrap_or(&0);
+    let most =
+        (REST.as_secs() * 4 / 3 / world.scenario.config.drift_interval.as_secs() + 2) * world.providers.len() as u64;
+    if passes > most {
+        return Err(format!("{passes} drift passes in a day, expected {most} at most"));
+    }
+    Ok(())
+}

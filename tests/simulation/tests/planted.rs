@@ -1,0 +1,58 @@
+//! That the simulation can fail: each bug that is planted is found within a stated number of seeds.
+//!
+//! `cargo xtask sim --planted` builds and runs this; without the feature there is nothing to find.
+#![cfg(feature = "planted-bugs")]
+
+use provisioner_core::engine::PlantedBug;
+use simulation::{Request, run};
+
+/// Within so many seeds of so many instances each bug is found.
+const SEEDS: u64 = 32;
+const INSTANCES: usize = 100;
+
+/// What a witness says of each bug.
+fn told_as(bug: PlantedBug) -> &'static str {
+    match bug {
+        PlantedBug::SkipsUnsettledWrite => "settled on disk",
+        PlantedBug::TrustsOneAbsent => "was given up, and it is there",
+        PlantedBug::ReusesIncarnation => "is used again",
+        PlantedBug::IgnoresEpoch => "had the session",
+        PlantedBug::RevivesGone => "was revived",
+    }
+}
+
+fn is_found(bug: PlantedBug) {
+    for seed in 1..=SEEDS {
+        let outcome = run(&Request { planted: Some(bug), ..Request::new(seed, INSTANCES) });
+        if let Some(violation) = outcome.violation {
+            assert!(violation.contains(told_as(bug)), "{bug} is told as: {violation}");
+            return println!("{bug}: found by seed {seed} after {} steps", outcome.steps);
+        }
+    }
+    panic!("{bug} is not found within {SEEDS} seeds");
+}
+
+#[test]
+fn a_call_for_a_row_that_is_settled_on_disk_is_found() {
+    is_found(PlantedBug::SkipsUnsettledWrite);
+}
+
+#[test]
+fn a_single_absent_read_that_is_believed_is_found() {
+    is_found(PlantedBug::TrustsOneAbsent);
+}
+
+#[test]
+fn a_making_that_is_used_again_is_found() {
+    is_found(PlantedBug::ReusesIncarnation);
+}
+
+#[test]
+fn a_write_of_a_session_that_is_over_is_found() {
+    is_found(PlantedBug::IgnoresEpoch);
+}
+
+#[test]
+fn a_gone_instance_that_is_revived_is_found() {
+    is_found(PlantedBug::RevivesGone);
+}

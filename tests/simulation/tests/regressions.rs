@@ -1,0 +1,44 @@
+//! The seeds that once found something, and that a run can be repeated.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::BTreeMap;
+
+use simulation::{Request, run};
+
+fn regressions() -> Vec<(u64, usize)> {
+    let lines = include_str!("../regressions.txt").lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    lines
+        .map(|line| line.split_once(' ').unwrap())
+        .map(|(seed, n)| (seed.parse().unwrap(), n.parse().unwrap()))
+        .collect()
+}
+
+#[test]
+fn what_was_found_once_is_not_found_again() {
+    for (seed, instances) in regressions() {
+        let outcome = run(&Request::new(seed, instances));
+        assert_eq!(outcome.violation, None, "seed {seed} of {instances} instances");
+    }
+}
+
+#[test]
+fn the_same_seed_has_the_same_history_and_another_one_another() {
+    let history = |seed| run(&Request::new(seed, 20)).history;
+    let mut seen = BTreeMap::new();
+    for seed in 1..=16 {
+        let first = history(seed);
+        assert_eq!(history(seed), first, "seed {seed}");
+        assert_eq!(seen.insert(first, seed), None, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_fifth_of_all_calls_failing_keeps_no_request_from_coming_true() {
+    for seed in 1..=4 {
+        let outcome = run(&Request { only_faults: true, ..Request::new(seed, 50) });
+        assert_eq!(outcome.violation, None, "seed {seed}");
+        let good: usize = ["done", "superseded"].iter().filter_map(|end| outcome.ends.get(*end)).sum();
+        assert_eq!(good, outcome.accepted, "seed {seed}: {:?}", outcome.ends);
+        assert!(outcome.accepted > 200, "{} accepted", outcome.accepted);
+    }
+}
