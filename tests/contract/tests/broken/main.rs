@@ -6,6 +6,7 @@ mod memory;
 
 mod cases;
 mod flaw;
+mod verbs;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 

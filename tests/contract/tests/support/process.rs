@@ -108,14 +108,11 @@ impl Drop for Place {
     }
 }
 
-/// The processes whose data lies below this folder.
+/// The processes that work below this folder, as products do in their data.
 fn processes(below: &Path) -> Vec<i32> {
     let numbers = fs::read_dir("/proc").expect("/proc").flatten();
     let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let inside = |pid: &i32| {
-        let environment = environment(*pid);
-        environment.get("DATA_PATH").is_some_and(|path| Path::new(path).starts_with(below))
-    };
+    let inside = |pid: &i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|folder| folder.starts_with(below));
     numbers.filter(inside).collect()
 }
 
