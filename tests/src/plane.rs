@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, sync::Mutex, time::Duration};
 use backend_process::ProcessBackend;
 use futures::{FutureExt, StreamExt};
 use provisioner_core::{
-    Cell, ControlPlane, OpContext, Provisioner,
+    Cell, ControlPlane, OpContext, Provisioner, Result,
     control_plane::{Instance, OperationHandle},
     engine::EngineConfig,
     seams::{Clock, KillPoints, NoKillPoints, Seams, SystemClock},
@@ -19,6 +19,7 @@ use crate::{
     PATIENCE,
     place::{Site, cell, control_plane, id},
     until,
+    watched::{Watch, WatchedBackend, WatchedStore},
 };
 
 /// How a control plane is started.
@@ -32,6 +33,8 @@ pub struct Options {
     pub secrets: Arc<dyn SecretResolver>,
     /// How far its clock is ahead of the machine's.
     pub ahead: Duration,
+    /// What watches its writes and calls, if anything does.
+    pub watch: Option<Arc<Watch>>,
 }
 
 impl Default for Options {
@@ -41,6 +44,7 @@ impl Default for Options {
             kill_points: Arc::new(NoKillPoints),
             secrets: Arc::new(LocalSecrets::none()),
             ahead: Duration::ZERO,
+            watch: None,
         }
     }
 }
@@ -80,6 +84,15 @@ impl Counter {
     pub fn passed(&self, place: &str) -> u64 {
         self.0.lock().expect("nobody panics while counting").get(place).copied().unwrap_or(0)
     }
+
+    /// How many places were passed so far, whatever their names.
+    ///
+    /// # Panics
+    /// When somebody panicked while counting.
+    #[must_use]
+    pub fn all(&self) -> u64 {
+        self.0.lock().expect("nobody panics while counting").values().sum()
+    }
 }
 
 impl KillPoints for Counter {
@@ -110,17 +123,34 @@ impl Plane {
     /// # Panics
     /// When it does not start.
     pub async fn start(site: &Site, options: Options) -> Self {
+        Self::try_start(site, options).await.expect("a start")
+    }
+
+    /// Starts one, which may be refused.
+    ///
+    /// # Errors
+    /// What the control plane answers.
+    ///
+    /// # Panics
+    /// When the store cannot be opened or the backend not built.
+    pub async fn try_start(site: &Site, options: Options) -> Result<Self> {
         let store = open(site).await;
         let backend = site.backend().build().expect("a valid configuration");
         let seams =
             Seams { clock: Arc::new(AheadClock(options.ahead)), kill_points: options.kill_points, ..Seams::default() };
-        let plane = ControlPlane::builder(Arc::clone(&store) as Arc<dyn Store>)
-            .cell(Cell::new(cell(), Arc::new(backend.clone())))
+        let mut used: (Arc<dyn Store>, Arc<dyn Provisioner>) =
+            (Arc::<SqliteStore>::clone(&store), Arc::new(backend.clone()));
+        if let Some(watch) = options.watch {
+            used.0 = Arc::new(WatchedStore::new(used.0, Arc::clone(&watch)));
+            used.1 = Arc::new(WatchedBackend::new(used.1, watch));
+        }
+        let plane = ControlPlane::builder(used.0)
+            .cell(Cell::new(cell(), used.1))
             .secrets(options.secrets)
             .config(options.config)
             .seams(seams)
             .start();
-        Self { plane: plane.await.expect("a start"), store, backend }
+        Ok(Self { plane: plane.await?, store, backend })
     }
 
     /// Ends it as at a planned restart. Instances go on.

@@ -93,7 +93,8 @@ impl ControlPlaneBuilder {
             return Err(error.with_message("expected one cell at least"));
         }
         let store_error = |error: crate::store::StoreError| error.into_error("start");
-        let session = self.store.open_session(&self.holder, self.seams.clock.now()).await.map_err(store_error)?;
+        let opening = self.store.open_session(&self.holder, self.seams.clock.now());
+        let session = self.seams.durably(opening).await.map_err(store_error)?;
         let frozen = self.store.frozen().await.map_err(store_error)?;
         let known = self.store.cells().await.map_err(store_error)?;
         let is_frozen = |cell: &Cell| known.iter().any(|row| row.name == cell.name && row.drift_frozen.is_some());

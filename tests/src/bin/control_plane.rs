@@ -10,6 +10,7 @@ use provisioner_core::{
     seams::{Clock, KillAt, KillPoints},
     store::Store,
 };
+use rustix::process::{Signal, getpid, kill_process};
 use tests::{
     place::{Site, cell},
     plane::{AheadClock, Options, Plane, done},
@@ -23,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("expected seven arguments".into());
     };
     let site = Site { store: store.into(), root: root.into(), address: address.parse()?, product: product.into() };
-    let places = Arc::new(KillAt::new(at.parse()?));
+    let places = Arc::new(KillAt::new(at.parse()?, kill_this));
     let options = Options {
         kill_points: Arc::clone(&places) as Arc<dyn KillPoints>,
         ahead: Duration::from_secs(ahead.parse()?),
@@ -49,4 +50,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("passed {}", places.passed());
         Ok(())
     })
+}
+
+/// Ends this process as a SIGKILL from outside would.
+fn kill_this() {
+    kill_process(getpid(), Signal::KILL).expect("a process may kill itself");
 }
