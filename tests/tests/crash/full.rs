@@ -5,12 +5,10 @@ use std::sync::Arc;
 use futures::StreamExt;
 use provisioner_core::{ErrorKind, control_plane::OperationHandle, store::Store, types::IdempotencyKey};
 use tests::{
-    PATIENCE,
     plane::{Options, Plane, done},
     verb::Verb,
     watched::Watch,
 };
-use tokio::time::timeout;
 
 use crate::{AT_ONCE, LIVES_MAX, Round, check, life::Life};
 
@@ -49,14 +47,11 @@ async fn live(verb: Verb, watch: Arc<Watch>) -> Arc<Watch> {
     let plane = start(&life, &watch).await;
     let operation = ask(&plane, &life).await;
     life.accepted = Some(done(&operation).await.id.to_string());
-    let Plane { plane: control_plane, backend, .. } = &plane;
+    drop(operation);
     let full = watch.refused();
-    let stopped = timeout(PATIENCE, control_plane.shutdown()).await.expect("an end of the engine");
-    if let Err(error) = stopped {
+    if let Err(error) = plane.try_stop().await {
         assert!(error.kind() == ErrorKind::StoreFull && watch.refused() > full, "{error:?}");
     }
-    timeout(PATIENCE, backend.shutdown()).await.expect("an end of the backend");
-    drop((operation, plane));
     check::recover(life).await;
     watch
 }

@@ -11,7 +11,7 @@ use std::{
 
 use provisioner_core::{
     Cell, ControlPlane,
-    memory::MemoryBackend,
+    memory::{MemoryConfig, MemoryProvisioner},
     seams::{Clock, KillPoints, Seams, SystemClock},
     store::{MemoryStore, Store},
     types::Timestamp,
@@ -68,7 +68,13 @@ async fn removing_old_rows_has_a_place_before_it_and_one_after_it() {
     config.drift_interval = Duration::from_millis(20);
     let kill_points = Arc::clone(&counter) as Arc<dyn KillPoints>;
     let plane = ControlPlane::builder(Arc::new(WatchedStore::new(store, Arc::clone(&watch))))
-        .cell(Cell::new(cell(), Arc::new(WatchedBackend::new(Arc::new(MemoryBackend::new()), Arc::clone(&watch)))))
+        .cell(Cell::new(
+            cell(),
+            Arc::new(WatchedBackend::new(
+                Arc::new(MemoryProvisioner::new(MemoryConfig::default())),
+                Arc::clone(&watch),
+            )),
+        ))
         .config(config)
         .seams(Seams { kill_points, clock: Arc::clone(&clock) as Arc<dyn Clock>, ..Seams::default() })
         .start()
