@@ -20,7 +20,7 @@ async fn a_disk_that_is_full_at_any_write_of_any_verb_costs_time_and_nothing_els
     let mut rounds = Vec::new();
     for verb in Verb::ALL {
         let writes = live(verb, Arc::default()).await.writes();
-        assert!(writes >= 5, "{verb:?} writes only {writes} times");
+        assert!(writes >= 4, "{verb:?} writes only {writes} times");
         println!("{verb:?}: {writes} durable writes");
         rounds.extend((1..=writes).map(|at| (verb, at)));
     }

@@ -22,7 +22,7 @@ const PLACES_MAX: u64 = 100;
 /// How many lives are lived for a place that not every run comes to.
 const LIVES_MAX: u64 = 20;
 /// One of so many pairs of places is tried, others with another seed.
-const PAIRS_SAMPLED: u64 = 6;
+const PAIRS_SAMPLED: u64 = 16;
 
 macro_rules! killed {
     ($($name:ident: $verb:ident),* $(,)?) => {
