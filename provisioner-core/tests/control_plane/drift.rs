@@ -6,7 +6,7 @@ use provisioner_core::{
     ErrorKind, OpContext, Provisioner,
     memory::MemoryConfig,
     store::EventKind,
-    types::{DataSource, Generation, Incarnation, Phase, Target},
+    types::{DataSource, Generation, IdempotencyKey, Incarnation, Phase, Target},
 };
 
 use crate::harness::{World, by, cell, config, done, hold, id, new, plane_id, spec, tenant};
