@@ -26,7 +26,7 @@ pub(crate) struct Args {
     /// How long a move may take, retries included, before the engine gives up. For tests.
     #[arg(long, hide = true, value_name = "SECONDS")]
     pub(crate) move_deadline_seconds: Option<u64>,
-    /// Aborts the process at this numbered place of the engine; 0 only counts. For crash tests.
+    /// Kills the process at this numbered place of the engine; 0 only counts. For crash tests.
     #[arg(long, hide = true, value_name = "NUMBER", env = "SIGNUP_KILL_AT")]
     pub(crate) kill_at: Option<u64>,
 }

@@ -15,6 +15,7 @@ use provisioner_core::{
     store::{CommitMode, SqliteStore, StoreError},
     types::{CellName, ControlPlaneId},
 };
+use rustix::process::{Signal, getpid, kill_process};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -66,7 +67,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         .cell(Cell::new(CellName::new("this-machine").expect("it is one"), provisioner))
         .config(config);
     if let Some(at) = args.kill_at {
-        builder = builder.seams(Seams { kill_points: Arc::new(KillAt::new(at)), ..Seams::default() });
+        builder = builder.seams(Seams { kill_points: Arc::new(KillAt::new(at, kill_this)), ..Seams::default() });
     }
     let control_plane =
         builder.start().await.map_err(|error| anyhow!("the control plane does not start: {}", Chain(&error)))?;
@@ -83,6 +84,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let shut_down = control_plane.shutdown().await;
     shut_down.map_err(|error| anyhow!("the control plane did not stop cleanly: {}", Chain(&error)))?;
     served
+}
+
+/// Ends this process as a SIGKILL from outside would, for crash tests.
+fn kill_this() {
+    let _ = kill_process(getpid(), Signal::KILL);
 }
 
 /// Makes sure that the folder is there and can be written to; its absolute path.

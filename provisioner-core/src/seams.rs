@@ -150,18 +150,22 @@ impl KillPoints for NoKillPoints {
     fn pass(&self, _: &'static str) {}
 }
 
-/// Numbers the places as they are passed and kills the process, with a signal that cannot be caught, at one of them.
+/// Numbers the places as they are passed and kills the process at one of them.
 #[derive(Debug)]
 pub struct KillAt {
     at: u64,
+    kill: fn(),
     passed: AtomicU64,
 }
 
 impl KillAt {
     /// Kills at the `at`-th place passed, counted from 1; 0 never kills and only counts.
+    ///
+    /// `kill` sends the process a signal that cannot be caught. Whatever it does, the thread that reached the place goes no
+    /// further.
     #[must_use]
-    pub fn new(at: u64) -> Self {
-        Self { at, passed: AtomicU64::new(0) }
+    pub fn new(at: u64, kill: fn()) -> Self {
+        Self { at, kill, passed: AtomicU64::new(0) }
     }
 
     /// How many places were passed so far.
@@ -176,8 +180,11 @@ impl KillPoints for KillAt {
         let number = self.passed.fetch_add(1, Ordering::SeqCst) + 1;
         if number == self.at {
             tracing::error!(number, place, "killed at a numbered place, as asked");
-            // An abort runs no destructors and flushes nothing: for what is on disk it is a SIGKILL.
-            std::process::abort();
+            (self.kill)();
+            // A signal may take a moment to arrive, and no line after this place may run meanwhile.
+            loop {
+                std::thread::park();
+            }
         }
     }
 }
@@ -194,6 +201,24 @@ pub struct Seams {
     /// A bug, for those who prove that they would find it.
     #[cfg(feature = "planted-bugs")]
     pub planted: Option<crate::engine::PlantedBug>,
+}
+
+impl Seams {
+    /// Makes a durable write, between two places to be killed at.
+    pub(crate) async fn durably<T>(&self, write: impl Future<Output = T>) -> T {
+        self.kill_points.pass("before a commit");
+        let done = write.await;
+        self.kill_points.pass("after a commit");
+        done
+    }
+
+    /// Makes a provider call, between two places to be killed at.
+    pub(crate) async fn calling<T>(&self, call: impl Future<Output = T>) -> T {
+        self.kill_points.pass("before a call");
+        let answer = call.await;
+        self.kill_points.pass("after a call");
+        answer
+    }
 }
 
 impl Default for Seams {

@@ -7,6 +7,7 @@ pub mod place;
 pub mod plane;
 pub mod processes;
 pub mod verb;
+pub mod watched;
 
 use std::{future::Future, time::Duration};
 

@@ -6,6 +6,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     net::Ipv4Addr,
     ops::Deref,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
@@ -193,6 +194,16 @@ impl Place {
         let path = self.folder.path().join(name);
         fs::write(&path, content).expect("a file");
         path
+    }
+
+    /// Gives it a way to the product of its own, which can be taken away and given back.
+    ///
+    /// # Panics
+    /// When no link can be made.
+    pub fn link_product(&mut self) {
+        let link = self.folder.path().join("product");
+        symlink(&self.site.product, &link).expect("a link");
+        self.site.product = link;
     }
 
     /// The folder of it all.

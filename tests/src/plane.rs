@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, sync::Mutex, time::Duration};
 use backend_process::ProcessBackend;
 use futures::{FutureExt, StreamExt};
 use provisioner_core::{
-    Cell, ControlPlane, OpContext, Provisioner,
+    Cell, ControlPlane, OpContext, Provisioner, Result,
     control_plane::{Instance, OperationHandle},
     engine::EngineConfig,
     seams::{Clock, KillPoints, NoKillPoints, Seams, SystemClock},
@@ -19,6 +19,7 @@ use crate::{
     PATIENCE,
     place::{Site, cell, control_plane, id},
     until,
+    watched::{Watch, WatchedBackend, WatchedStore},
 };
 
 /// How a control plane is started.
@@ -30,8 +31,10 @@ pub struct Options {
     pub kill_points: Arc<dyn KillPoints>,
     /// Its vault.
     pub secrets: Arc<dyn SecretResolver>,
-    /// How far its clock is ahead of the machine's.
-    pub ahead: Duration,
+    /// Its clock.
+    pub clock: Arc<dyn Clock>,
+    /// What watches its writes and calls, if anything does.
+    pub watch: Option<Arc<Watch>>,
 }
 
 impl Default for Options {
@@ -40,7 +43,8 @@ impl Default for Options {
             config: quick(),
             kill_points: Arc::new(NoKillPoints),
             secrets: Arc::new(LocalSecrets::none()),
-            ahead: Duration::ZERO,
+            clock: Arc::new(SystemClock),
+            watch: None,
         }
     }
 }
@@ -80,6 +84,15 @@ impl Counter {
     pub fn passed(&self, place: &str) -> u64 {
         self.0.lock().expect("nobody panics while counting").get(place).copied().unwrap_or(0)
     }
+
+    /// How many places were passed so far, whatever their names.
+    ///
+    /// # Panics
+    /// When somebody panicked while counting.
+    #[must_use]
+    pub fn all(&self) -> u64 {
+        self.0.lock().expect("nobody panics while counting").values().sum()
+    }
 }
 
 impl KillPoints for Counter {
@@ -96,6 +109,7 @@ pub struct Plane {
     pub store: Arc<SqliteStore>,
     /// Its one cell.
     pub backend: ProcessBackend,
+    stopped: bool,
 }
 
 impl fmt::Debug for Plane {
@@ -110,17 +124,33 @@ impl Plane {
     /// # Panics
     /// When it does not start.
     pub async fn start(site: &Site, options: Options) -> Self {
+        Self::try_start(site, options).await.expect("a start")
+    }
+
+    /// Starts one, which may be refused.
+    ///
+    /// # Errors
+    /// What the control plane answers.
+    ///
+    /// # Panics
+    /// When the store cannot be opened or the backend not built.
+    pub async fn try_start(site: &Site, options: Options) -> Result<Self> {
         let store = open(site).await;
         let backend = site.backend().build().expect("a valid configuration");
-        let seams =
-            Seams { clock: Arc::new(AheadClock(options.ahead)), kill_points: options.kill_points, ..Seams::default() };
-        let plane = ControlPlane::builder(Arc::clone(&store) as Arc<dyn Store>)
-            .cell(Cell::new(cell(), Arc::new(backend.clone())))
+        let seams = Seams { clock: options.clock, kill_points: options.kill_points, ..Seams::default() };
+        let mut used: (Arc<dyn Store>, Arc<dyn Provisioner>) =
+            (Arc::<SqliteStore>::clone(&store), Arc::new(backend.clone()));
+        if let Some(watch) = options.watch {
+            used.0 = Arc::new(WatchedStore::new(used.0, Arc::clone(&watch)));
+            used.1 = Arc::new(WatchedBackend::new(used.1, watch));
+        }
+        let plane = ControlPlane::builder(used.0)
+            .cell(Cell::new(cell(), used.1))
             .secrets(options.secrets)
             .config(options.config)
             .seams(seams)
             .start();
-        Self { plane: plane.await.expect("a start"), store, backend }
+        Ok(Self { plane: plane.await?, store, backend, stopped: false })
     }
 
     /// Ends it as at a planned restart. Instances go on.
@@ -128,8 +158,21 @@ impl Plane {
     /// # Panics
     /// When it does not end.
     pub async fn stop(self) {
-        timeout(PATIENCE, self.plane.shutdown()).await.expect("an end of the engine").expect("an end of the session");
+        self.try_stop().await.expect("an end of the session");
+    }
+
+    /// Ends it as at a planned restart, when the store may fail.
+    ///
+    /// # Errors
+    /// What the store answers to the end of the session.
+    ///
+    /// # Panics
+    /// When engine or backend do not end.
+    pub async fn try_stop(mut self) -> Result<()> {
+        self.stopped = true;
+        let ended = timeout(PATIENCE, self.plane.shutdown()).await.expect("an end of the engine");
         timeout(PATIENCE, self.backend.shutdown()).await.expect("an end of the backend");
+        ended
     }
 
     /// One instance.
@@ -209,6 +252,9 @@ impl Plane {
 impl Drop for Plane {
     /// A test that fails stops here: both begin to end at the first poll, and from then on start nothing.
     fn drop(&mut self) {
+        if self.stopped {
+            return;
+        }
         let _ = self.plane.shutdown().now_or_never();
         let _ = self.backend.shutdown().now_or_never();
     }

@@ -6,7 +6,7 @@ use provisioner_core::{
     ControlPlane, Result,
     control_plane::OperationHandle,
     store,
-    types::{DataDisposition, Hold},
+    types::{DataDisposition, Hold, Incarnation},
 };
 
 use crate::place::{Site, id, keyed};
@@ -27,11 +27,13 @@ pub enum Verb {
     Restart,
     Delete,
     Retain,
+    Retry,
+    Adopt,
 }
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Create,
         Self::Sleep,
         Self::Wake,
@@ -41,6 +43,8 @@ impl Verb {
         Self::Restart,
         Self::Delete,
         Self::Retain,
+        Self::Retry,
+        Self::Adopt,
     ];
 
     /// What the store calls it.
@@ -55,6 +59,8 @@ impl Verb {
             Self::Update => store::Verb::Update,
             Self::Restart => store::Verb::Restart,
             Self::Delete | Self::Retain => store::Verb::Destroy,
+            Self::Retry => store::Verb::Retry,
+            Self::Adopt => store::Verb::Adopt,
         }
     }
 
@@ -75,7 +81,18 @@ impl Verb {
             Self::Restart => plane.restart(&id, request).await,
             Self::Delete => plane.destroy(&id, DataDisposition::Delete, request).await,
             Self::Retain => plane.destroy(&id, DataDisposition::Retain, request).await,
+            Self::Retry => plane.retry(&id, request).await,
+            Self::Adopt => plane.adopt(stranger(plane).await?, site.new_instance(NAME), request).await,
         }
+    }
+}
+
+/// The making to adopt: the only stranger, or what was one before it was adopted.
+async fn stranger(plane: &ControlPlane) -> Result<Incarnation> {
+    let found = plane.strangers().await?.first().map(|stranger| stranger.incarnation);
+    match found {
+        Some(found) => Ok(found),
+        None => Ok(plane.get(&id(NAME)).await?.incarnation.expect("what was adopted is of the making it was")),
     }
 }
 

@@ -5,15 +5,13 @@
 use std::{sync::Arc, time::Duration};
 
 use provisioner_core::{
-    Cell, ControlPlane,
-    seams::{Clock, Seams, SettableClock, SystemClock},
-    store::{CommitMode, SqliteStore, Store},
+    seams::{Clock, SettableClock, SystemClock},
     types::Phase,
 };
 use tests::{
     http,
-    place::{Place, Site, cell, control_plane},
-    plane::{Plane, done, quick},
+    place::{Place, Site},
+    plane::{Options, Plane, done},
     verb::{NAME, Verb},
 };
 use tokio::time::Instant;
@@ -39,17 +37,8 @@ fn set(clock: &SettableClock, jump: Jump) {
 }
 
 async fn start(site: &Site, clock: &Arc<SettableClock>) -> Plane {
-    let store = SqliteStore::open(&site.store, control_plane(), CommitMode::Grouped).await.unwrap();
-    let backend = site.backend().build().unwrap();
-    let seams = Seams { clock: Arc::clone(clock) as Arc<dyn Clock>, ..Seams::default() };
-    let plane = ControlPlane::builder(Arc::clone(&store) as Arc<dyn Store>)
-        .cell(Cell::new(cell(), Arc::new(backend.clone())))
-        .config(quick())
-        .seams(seams)
-        .start()
-        .await
-        .unwrap();
-    Plane { plane, store, backend }
+    let clock = Arc::clone(clock) as Arc<dyn Clock>;
+    Plane::start(site, Options { clock, ..Options::default() }).await
 }
 
 /// One instance up to a request, with the clock set as soon as that is accepted; and again by a new control plane, if asked.

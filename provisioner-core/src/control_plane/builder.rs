@@ -96,7 +96,8 @@ impl ControlPlaneBuilder {
         let store_error = |error: StoreError| error.into_error("start");
         let on_record = latest_on_record(&*self.store).await.map_err(store_error)?;
         let time = Time::starting(Arc::clone(&self.seams.clock), on_record);
-        let session = self.store.open_session(&self.holder, time.now()).await.map_err(store_error)?;
+        let opening = self.store.open_session(&self.holder, time.now());
+        let session = self.seams.durably(opening).await.map_err(store_error)?;
         let frozen = self.store.frozen().await.map_err(store_error)?;
         let known = self.store.cells().await.map_err(store_error)?;
         let is_frozen = |cell: &Cell| known.iter().any(|row| row.name == cell.name && row.drift_frozen.is_some());

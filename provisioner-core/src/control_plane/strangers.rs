@@ -9,7 +9,7 @@ use crate::{
     context::Priority,
     engine::{draft::Draft, drift},
     error::{Chain, Error, ErrorKind, Result},
-    store::{CellRow, Change, DataState, EventKind, LiveIncarnation, NewEvent, Stranger, Verb},
+    store::{CellRow, Change, DataState, EventKind, LiveIncarnation, NewEvent, StoreError, Stranger, Verb},
     types::{CellName, DataSource, Generation, Incarnation, InstanceId, InstanceSpec, Observed, Target, TenantId},
 };
 
@@ -35,6 +35,11 @@ impl ControlPlane {
     /// what [`create`](Self::create) answers otherwise.
     pub async fn adopt(&self, stranger: Incarnation, new: NewInstance, request: Request) -> Result<OperationHandle> {
         let engine = &self.engine;
+        let fingerprint = accept::fingerprint(Verb::Adopt, &new.id, &stranger.to_string());
+        // Whoever asks again finds no stranger any more.
+        if let Some(used) = self.operation_of(&request, "adopt").await? {
+            return self.repeated(used, &fingerprint);
+        }
         let found = self.stranger(stranger, "adopt").await?;
         if found.instance != new.id || new.cell.as_ref().is_some_and(|cell| *cell != found.cell) {
             let message = format!("the stranger is {} in {}", found.instance, found.cell);
@@ -53,8 +58,7 @@ impl ControlPlane {
         row.wanted = generation.next();
         row.in_force = row.wanted;
         row.data_made = made;
-        let fingerprint = accept::fingerprint(Verb::Adopt, &new.id, &stranger.to_string());
-        let operation = accept::operation(Verb::Adopt, &new.id, row.revision, &request, fingerprint, (id, now));
+        let operation = accept::operation(Verb::Adopt, &new.id, row.revision, &request, fingerprint.clone(), (id, now));
         let mut draft = Draft::new(row, Arc::new(new.spec.clone()), now);
         draft.reserve(accept::reservation(cell, &new.spec));
         draft.start_incarnation(stranger);
@@ -64,8 +68,11 @@ impl ControlPlane {
         draft.drop_stranger(stranger);
         draft.event(EventKind::StrangerResolved { incarnation: stranger, decision: "adopt".into() });
         draft.open_operation(operation.clone(), None);
-        self.commit(draft).await.map_err(|error| accept::refused(error, "adopt", &new.id))?;
-        Ok(self.handle(operation))
+        match self.commit(draft).await {
+            Ok(()) => Ok(self.handle(operation)),
+            Err(StoreError::KeyUsed(used)) => self.repeated(*used, &fingerprint),
+            Err(error) => Err(accept::refused(error, "adopt", &new.id)),
+        }
     }
 
     /// The generation that a stranger is at now: somebody may have gone on with it since it was found.

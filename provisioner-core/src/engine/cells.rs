@@ -187,9 +187,8 @@ async fn until_identified(engine: &Engine, cell: &CellHandle) -> bool {
 /// Checks that the provider is the one that the store knows, or writes down which it is.
 pub(crate) async fn identify(engine: &Engine, cell: &CellHandle) -> Result<()> {
     let cx = engine.context(Priority::Background).with_timeout(engine.config.call_timeout);
-    let identity = tokio::time::timeout(engine.config.call_timeout, cell.provisioner().identity(&cx))
-        .await
-        .map_err(|_| super::run::lost_answer("identify"))??;
+    let asked = tokio::time::timeout(engine.config.call_timeout, cell.provisioner().identity(&cx));
+    let identity = engine.seams.calling(asked).await.map_err(|_| super::run::lost_answer("identify"))??;
     let rows = engine.store.cells().await.map_err(|error| error.into_error("identify"))?;
     let known = rows.into_iter().find(|row| row.name == cell.name);
     match known.as_ref().and_then(|row| row.identity.clone()) {
@@ -243,7 +242,7 @@ impl CellLoop {
             if self.cell.is_another.swap(false, Ordering::SeqCst) && !until_identified(&self.engine, &self.cell).await {
                 break;
             }
-            self.open_events();
+            self.open_events().await;
             let mut filled = true;
             if !self.engine.is_frozen() {
                 filled = self.fill().await;
@@ -308,9 +307,11 @@ impl CellLoop {
         [due, events, store].into_iter().flatten().min()
     }
 
-    fn open_events(&mut self) {
+    async fn open_events(&mut self) {
         if self.events.is_none() && self.cell.capabilities.watch && Instant::now() >= self.events_again {
-            self.events = Some(self.cell.provisioner().watch(&self.engine.context(Priority::Background)));
+            let cx = self.engine.context(Priority::Background);
+            let opening = async { self.cell.provisioner().watch(&cx) };
+            self.events = Some(self.engine.seams.calling(opening).await);
         }
     }
 

@@ -92,10 +92,14 @@ pub(crate) async fn pass(engine: &Engine, cell: &CellHandle) -> Result<DriftRepo
     while let Some(page) = next_page(engine, &mut pages).await? {
         // A listing that failed half-way has seen only half: nothing follows from what it did not see.
         let page: Vec<Owned> = page.into_iter().collect::<Result<_>>()?;
+        let is_last = page.len() < PAGE;
         report.listed += page.len() as u64;
         let instances = page.iter().filter(|owned| owned.kind == OwnedKind::Instance);
         seen.extend(instances.map(|owned| (owned.incarnation.nonce(), seen_of(&owned.observed))));
         compare_things(engine, cell, page, &mut strangers, &mut report).await?;
+        if is_last {
+            break;
+        }
     }
     compare_rows(engine, cell, &seen, started_at, &mut report).await?;
     if !engine.is_frozen() {
@@ -107,8 +111,8 @@ pub(crate) async fn pass(engine: &Engine, cell: &CellHandle) -> Result<DriftRepo
 /// Has the cell see to its own upkeep.
 async fn maintain(engine: &Engine, cell: &CellHandle) -> Result<()> {
     let cx = engine.context(Priority::Background).with_timeout(engine.config.call_timeout);
-    let actions = tokio::time::timeout(engine.config.call_timeout, cell.provisioner().maintain(&cx, false)).await;
-    for action in actions.map_err(|_| super::run::lost_answer("maintain"))?? {
+    let asked = tokio::time::timeout(engine.config.call_timeout, cell.provisioner().maintain(&cx, false));
+    for action in engine.seams.calling(asked).await.map_err(|_| super::run::lost_answer("maintain"))?? {
         info!(cell = %cell.name, action, "upkeep");
     }
     Ok(())
@@ -119,7 +123,7 @@ async fn next_page<P>(engine: &Engine, pages: &mut (impl Stream<Item = P> + Unpi
     tokio::select! {
         biased;
         () = engine.cancel.cancelled() => Err(Error::new(ErrorKind::Cancelled, "drift")),
-        page = tokio::time::timeout(engine.config.call_timeout, pages.next()) => {
+        page = engine.seams.calling(tokio::time::timeout(engine.config.call_timeout, pages.next())) => {
             page.map_err(|_| super::run::lost_answer("list"))
         }
     }

@@ -132,7 +132,7 @@ impl Engine {
         self.cancel.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        self.store.close_session(self.epoch).await
+        self.seams.durably(self.store.close_session(self.epoch)).await
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -202,11 +202,10 @@ impl Engine {
         instance: &InstanceId,
         call: impl FnOnce(OpContext, Arc<dyn Provisioner>) -> BoxFuture<'static, Result<T>>,
     ) -> Result<T> {
-        self.seams.kill_points.pass("before a call");
         let cx = cx.with_timeout(self.config.call_timeout);
         let cancel = cx.cancel.clone();
         let call = std::panic::AssertUnwindSafe(call(cx, Arc::clone(cell.provisioner()))).catch_unwind();
-        let answer = match tokio::time::timeout(self.config.call_timeout, call).await {
+        let answer = match self.seams.calling(tokio::time::timeout(self.config.call_timeout, call)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => {
                 error!(%instance, operation, "the backend panicked");
@@ -218,16 +217,13 @@ impl Engine {
                 Err(run::lost_answer(operation))
             }
         };
-        self.seams.kill_points.pass("after a call");
         answer.map_err(|error| if error.instance().is_none() { error.with_instance(instance) } else { error })
     }
 
     /// Commits a change. When another session took over, all work stops.
     pub(crate) async fn commit(&self, change: Change) -> Result<Committed, StoreError> {
-        self.seams.kill_points.pass("before a commit");
         let ended: Vec<_> = change.ended.iter().map(|end| end.id.clone()).collect();
-        let committed = self.store.commit(change).await;
-        self.seams.kill_points.pass("after a commit");
+        let committed = self.seams.durably(self.store.commit(change)).await;
         match &committed {
             Ok(_) => ended.iter().for_each(|id| self.waiters.ended(id)),
             Err(error) => self.store_error(error),

@@ -97,7 +97,7 @@ pub(crate) async fn prune_when_due(engine: &Engine) {
     }
     let before = now.before(engine.config.kept);
     loop {
-        match engine.store.prune(before, PAGE).await {
+        match engine.seams.durably(engine.store.prune(before, PAGE)).await {
             Ok(pruned) => {
                 let most = pruned.events.max(pruned.operations).max(pruned.incarnations);
                 if most > 0 {

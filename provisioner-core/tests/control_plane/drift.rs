@@ -6,7 +6,7 @@ use provisioner_core::{
     ErrorKind, OpContext, Provisioner,
     memory::MemoryConfig,
     store::EventKind,
-    types::{DataSource, Generation, Incarnation, Phase, Target},
+    types::{DataSource, Generation, IdempotencyKey, Incarnation, Phase, Target},
 };
 
 use crate::harness::{World, by, cell, config, done, hold, id, new, plane_id, spec, tenant};
@@ -76,7 +76,10 @@ async fn a_stranger_is_reported_left_alone_and_can_be_adopted_or_forgotten() {
     world.plane.check_drift(&cell()).await.unwrap();
     let error = world.plane.adopt(stranger, new("other"), by()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
-    done(&world.plane.adopt(stranger, new("lost"), by()).await.unwrap()).await;
+    let keyed = || by().with_key(IdempotencyKey::new("adopt").unwrap());
+    let first = done(&world.plane.adopt(stranger, new("lost"), keyed()).await.unwrap()).await;
+    let again = world.plane.adopt(stranger, new("lost"), keyed()).await.unwrap();
+    assert_eq!(again.operation().id, first.id, "the same key is the same operation");
     let adopted = world.get("lost").await;
     assert_eq!((adopted.incarnation, &adopted.data), (Some(stranger), target.data.id()));
     assert_eq!(adopted.endpoint.unwrap().as_str(), "memory://lost/1.0", "brought to the spec it was adopted with");

@@ -10,6 +10,7 @@ use provisioner_core::{
     seams::{Clock, KillAt, KillPoints},
     store::Store,
 };
+use rustix::process::{Signal, getpid, kill_process};
 use tests::{
     place::{Site, cell},
     plane::{AheadClock, Options, Plane, done},
@@ -23,20 +24,20 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("expected seven arguments".into());
     };
     let site = Site { store: store.into(), root: root.into(), address: address.parse()?, product: product.into() };
-    let places = Arc::new(KillAt::new(at.parse()?));
+    let places = Arc::new(KillAt::new(at.parse()?, kill_this));
+    let clock = AheadClock(Duration::from_secs(ahead.parse()?));
     let options = Options {
         kill_points: Arc::clone(&places) as Arc<dyn KillPoints>,
-        ahead: Duration::from_secs(ahead.parse()?),
+        clock: Arc::new(clock),
         ..Options::default()
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let ahead = options.ahead;
         let plane = Plane::start(&site, options).await;
         println!("started");
         if verb == "idle" {
             until("nothing is due", || async {
-                let due = plane.store.due_incarnations(&cell(), AheadClock(ahead).now().after(ahead), 1).await;
+                let due = plane.store.due_incarnations(&cell(), clock.now().after(clock.0), 1).await;
                 due.is_ok_and(|due| due.is_empty()).then_some(())
             })
             .await;
@@ -49,4 +50,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("passed {}", places.passed());
         Ok(())
     })
+}
+
+/// Ends this process as a SIGKILL from outside would.
+fn kill_this() {
+    kill_process(getpid(), Signal::KILL).expect("a process may kill itself");
 }

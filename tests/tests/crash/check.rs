@@ -9,9 +9,9 @@ use provisioner_core::{
 };
 use tests::{
     http,
-    place::{by, id, tenant},
+    place::{by, cell, id, tenant},
     plane::{Options, Plane, done},
-    until,
+    processes, until,
     verb::{NAME, Verb},
 };
 
@@ -33,18 +33,37 @@ pub(crate) async fn recover(life: Life) {
     if let Some(accepted) = &life.accepted {
         assert_eq!(ended.id.as_str(), accepted, "the key is the operation's for ever");
     }
-    check_events(&plane, life.verb, life.kills, &ended.id).await;
+    check_events(&plane, &life, &ended.id).await;
     match life.verb {
         Verb::Delete | Verb::Retain => check_removed(&plane, &life).await,
         _ => check_there(&plane, &life).await,
     }
+    check_rest(&plane).await;
     check_data(&plane, &life).await;
     plane.stop().await;
+    let left = processes::mentioning(life.place.folder());
+    assert_eq!(left, life.place.products(), "processes that are no instance's");
+}
+
+/// The store and the provider tell the same, and nothing of nobody is anywhere.
+async fn check_rest(plane: &Plane) {
+    let found = plane.plane.check_drift(&cell()).await.unwrap();
+    let differences = (found.differing, found.vanished, found.remnants, found.strangers);
+    assert_eq!(differences, (0, 0, 0, 0), "{found:?}");
+    assert!(plane.plane.strangers().await.unwrap().is_empty());
 }
 
 /// Accepted once, ended once, one making begun.
-async fn check_events(plane: &Plane, verb: Verb, kills: usize, operation: &OperationId) {
-    let events: Vec<_> = plane.events(Some(&id(NAME))).await.into_iter().map(|event| event.event.what).collect();
+async fn check_events(plane: &Plane, life: &Life, operation: &OperationId) {
+    let (verb, kills) = (life.verb, life.kills);
+    let all = plane.events(Some(&id(NAME))).await;
+    let events: Vec<_> = all.iter().map(|event| event.event.what.clone()).collect();
+    for event in &all {
+        if let EventKind::Accepted { operation, .. } = &event.event.what {
+            let accepted = plane.store.operation(operation).await.unwrap().expect("an operation is kept");
+            assert!(accepted.state.is_ended(), "accepted and never ended: {accepted:?}");
+        }
+    }
     let told = events.iter().map(|what| format!("\n{what:?}")).collect::<String>();
     let count = |is: &dyn Fn(&EventKind) -> bool| events.iter().filter(|what| is(what)).count();
     let gone = matches!(verb, Verb::Delete | Verb::Retain);
@@ -62,6 +81,10 @@ async fn check_events(plane: &Plane, verb: Verb, kills: usize, operation: &Opera
         assert_eq!(count(&|what| matches!(what, EventKind::IncarnationStarted { .. })), 1, "{told}");
         assert_eq!(count(&|what| matches!(what, EventKind::IncarnationEnded { .. })), 0, "{told}");
     }
+    // What failed before the request was made to fail.
+    let since = life.before.as_ref().map_or(0, |before| before.position);
+    let events: Vec<_> = all.into_iter().filter(|event| event.position > since).map(|event| event.event.what).collect();
+    let count = |is: &dyn Fn(&EventKind) -> bool| events.iter().filter(|what| is(what)).count();
     for bad in ["Parked", "Drifted"] {
         assert_eq!(count(&|what| format!("{what:?}").starts_with(bad)), 0, "{told}");
     }

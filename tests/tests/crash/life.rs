@@ -1,11 +1,11 @@
 //! One instance's life under control planes that are killed.
 
-use std::{os::unix::process::ExitStatusExt, process::Stdio, time::Duration};
+use std::{fs, os::unix::process::ExitStatusExt, process::Stdio, time::Duration};
 
-use provisioner_core::{seams::Random, types::DataId};
+use provisioner_core::{seams::Random, store::OperationState, types::DataId};
 use tests::{
     PATIENCE, http,
-    place::{Place, Site},
+    place::{Place, Site, cell},
     plane::{Options, Plane, done},
     verb::{NAME, Verb},
 };
@@ -45,6 +45,8 @@ pub(crate) fn random_moment(random: &Random) -> Duration {
 pub(crate) struct Before {
     pub(crate) data: DataId,
     pub(crate) products: Vec<i32>,
+    /// The last event until then.
+    pub(crate) position: u64,
 }
 
 #[derive(Debug)]
@@ -62,10 +64,10 @@ pub(crate) struct Life {
 impl Life {
     /// The state that the request starts from.
     pub(crate) async fn prepare(verb: Verb) -> Self {
-        let place = Place::new(PRODUCT);
+        let mut place = Place::new(PRODUCT);
         let before = match verb {
             Verb::Create => None,
-            _ => Some(prepare(&place, verb).await),
+            _ => Some(prepare(&mut place, verb).await),
         };
         Self { place, verb, before, accepted: None, kills: 0 }
     }
@@ -75,6 +77,15 @@ impl Life {
         let (lines, end) = run(&self.place, &self.verb.to_string(), Duration::ZERO, at).await;
         self.note(&lines);
         end
+    }
+
+    /// A control plane asks for it and is left alone: how many places it passed, by its own count.
+    pub(crate) async fn uncut(&mut self) -> u64 {
+        let (lines, end) = run(&self.place, &self.verb.to_string(), Duration::ZERO, 0).await;
+        assert_eq!(end, End::Survived);
+        self.note(&lines);
+        let passed = lines.iter().find_map(|line| line.strip_prefix("passed "));
+        passed.expect("a control plane that ends tells its count").parse().unwrap()
     }
 
     /// A control plane asks for it and is killed so long after it was started, if it is not done before.
@@ -95,13 +106,16 @@ impl Life {
     }
 }
 
-async fn prepare(place: &Place, verb: Verb) -> Before {
-    let plane = Plane::start(place, Options::default()).await;
+async fn prepare(place: &mut Place, verb: Verb) -> Before {
+    if verb == Verb::Retry {
+        place.link_product();
+    }
+    let mut plane = Plane::start(place, Options::default()).await;
     done(&Verb::Create.ask(&plane.plane, place).await.unwrap()).await;
     let endpoint = plane.endpoint(NAME).await;
     http::text(&endpoint, &format!("/write/{NOTE}")).await;
     let first = match verb {
-        Verb::Wake => Some(Verb::Sleep),
+        Verb::Wake | Verb::Retry => Some(Verb::Sleep),
         Verb::Lift => Some(Verb::Suspend),
         _ => None,
     };
@@ -109,8 +123,37 @@ async fn prepare(place: &Place, verb: Verb) -> Before {
         done(&first.ask(&plane.plane, place).await.unwrap()).await;
     }
     let data = plane.get(NAME).await.data;
+    match verb {
+        Verb::Retry => park(&plane, place).await,
+        Verb::Adopt => plane = forgotten(plane, place).await,
+        _ => {}
+    }
+    let position = plane.plane.position();
     plane.stop().await;
-    Before { data, products: place.products() }
+    Before { data, products: place.products(), position }
+}
+
+/// An instance that was to wake while its program was away.
+async fn park(plane: &Plane, place: &Place) {
+    let (there, away) = (&place.product, place.product.with_extension("away"));
+    fs::rename(there, &away).unwrap();
+    let operation = Verb::Wake.ask(&plane.plane, place).await.unwrap();
+    assert_eq!(tests::plane::ended(&operation).await.state, OperationState::Failed);
+    plane.until(NAME, |instance| instance.parked).await;
+    fs::rename(&away, there).unwrap();
+}
+
+/// A control plane with a new store, which knows nothing of what the other one made and has found it.
+async fn forgotten(plane: Plane, place: &Place) -> Plane {
+    plane.stop().await;
+    for end in ["", "-wal", "-shm"] {
+        let mut file = place.store.clone().into_os_string();
+        file.push(end);
+        let _ = fs::remove_file(file);
+    }
+    let plane = Plane::start(place, Options::default()).await;
+    assert_eq!(plane.plane.check_drift(&cell()).await.unwrap().strangers, 1);
+    plane
 }
 
 /// Runs a control plane that is to be killed at this place: what it said, and how it ended.
@@ -141,9 +184,8 @@ async fn ended(mut child: Child) -> (Vec<String>, End) {
         child.wait().await.unwrap()
     };
     let Ok(status) = timeout(PATIENCE, read).await else { panic!("it neither died nor ended; it said {lines:?}") };
-    let signals = [rustix::process::Signal::ABORT, rustix::process::Signal::KILL].map(|signal| signal.as_raw());
     let end = match (status.signal(), status.success()) {
-        (Some(signal), _) if signals.contains(&signal) => End::Killed,
+        (Some(signal), _) if signal == rustix::process::Signal::KILL.as_raw() => End::Killed,
         (None, true) => End::Survived,
         _ => panic!("{status}; it said {lines:?}"),
     };

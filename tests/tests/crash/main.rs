@@ -5,7 +5,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod check;
+mod full;
 mod life;
+mod places;
 mod remnant;
 
 use futures::StreamExt;
@@ -14,11 +16,13 @@ use provisioner_core::seams::Random;
 use tests::verb::Verb;
 
 /// How many lives are lived side by side.
-const AT_ONCE: u64 = 4;
+const AT_ONCE: usize = 4;
 /// More places than any request has.
 const PLACES_MAX: u64 = 100;
+/// How many lives are lived for a place that not every run comes to.
+const LIVES_MAX: u64 = 20;
 /// One of so many pairs of places is tried, others with another seed.
-const PAIRS_SAMPLED: u64 = 6;
+const PAIRS_SAMPLED: u64 = 16;
 
 macro_rules! killed {
     ($($name:ident: $verb:ident),* $(,)?) => {
@@ -41,6 +45,8 @@ killed! {
     a_restart_that_is_killed_at_any_place_restarts_once: Restart,
     a_removal_that_is_killed_at_any_place_leaves_nothing: Delete,
     a_removal_with_data_retained_that_is_killed_at_any_place_leaves_the_data_and_nothing_else: Retain,
+    a_retry_that_is_killed_at_any_place_ends_with_one_running_instance_on_its_data: Retry,
+    an_adoption_that_is_killed_at_any_place_ends_with_one_running_instance_on_its_data: Adopt,
 }
 
 /// Says which round it was when one fails.
@@ -54,51 +60,85 @@ impl Drop for Round {
     }
 }
 
-/// Kills the request at its first place, its second, and so on, until it survives; then likewise what takes it up.
+/// Has the request count its places, kills it at each of them, and then kills what takes it up as well.
 async fn at_every_place(verb: Verb) {
-    let places = until_survived(verb, |at| vec![at]).await;
-    assert!(places >= 6, "{verb:?} has only {places} places to be killed at");
-    let seed = life::seed();
-    let mut again = 0;
-    for first in 1..=places {
-        // Which pairs are sampled moves along with the first place, so that all second places have their turn.
-        let offset = (seed + first) % PAIRS_SAMPLED;
-        let chosen = (1..=places).filter(|second| second % PAIRS_SAMPLED == offset);
-        again += side_by_side(verb, chosen.map(|second| vec![first, second]).collect()).await.len();
-    }
-    println!("{verb:?}: {places} places, {again} pairs of places, seed {seed}");
-}
-
-/// Tries one place after the other until the last ones are never reached; how many places there are.
-async fn until_survived(verb: Verb, kills: impl Fn(u64) -> Vec<u64>) -> u64 {
-    let mut places = 0;
-    for first in (1..=PLACES_MAX).step_by(usize::try_from(AT_ONCE).unwrap()) {
-        let rounds = (first..first + AT_ONCE).map(&kills).collect();
-        let ends = side_by_side(verb, rounds).await;
-        places += ends.iter().filter(|end| **end == End::Killed).count() as u64;
-        if ends.last() == Some(&End::Survived) {
-            return places;
+    let places = uncut(verb).await;
+    assert!(places >= 10, "{verb:?} has only {places} places to be killed at");
+    let kills = try_all(verb, (1..=places).map(|at| vec![at])).await;
+    // Timing lets one run look once more than another. So every place is tried until it killed, and so are those that
+    // the uncut run did not come to.
+    let (mut again, mut killed) = (0, places);
+    for (at, end) in (1..).zip(kills) {
+        if end == End::Survived {
+            again += until_killed(verb, at).await.unwrap_or_else(|| panic!("{verb:?} never came to place {at} again"));
         }
     }
-    panic!("{verb:?} has more than {PLACES_MAX} places to be killed at: raise the bound");
+    while one_life(verb, vec![killed + 1]).await == End::Killed {
+        killed += 1;
+        assert!(killed <= PLACES_MAX, "{verb:?} has more than {PLACES_MAX} places to be killed at: raise the bound");
+    }
+    println!("{verb:?}: {places} places counted, {killed} killed at, {again} lives lived again for it");
+    pairs(verb, killed).await;
 }
 
-/// Lives these lives, some at a time: how the last control plane of each that was to be killed ended.
-async fn side_by_side(verb: Verb, rounds: Vec<Vec<u64>>) -> Vec<End> {
+/// How many places the request has when nobody kills it.
+async fn uncut(verb: Verb) -> u64 {
+    let _round = Round(format!("{verb:?}, not killed"));
+    let mut life = Life::prepare(verb).await;
+    let places = life.uncut().await;
+    check::recover(life).await;
+    places
+}
+
+/// How many lives it took until one was killed there.
+async fn until_killed(verb: Verb, at: u64) -> Option<u64> {
+    for lives in 1..=LIVES_MAX {
+        if one_life(verb, vec![at]).await == End::Killed {
+            return Some(lives);
+        }
+    }
+    None
+}
+
+/// Kills the request at one place and its next start at another: a sample of all pairs, and every second place for a
+/// first one in the middle.
+async fn pairs(verb: Verb, places: u64) {
+    let seed = life::seed();
+    let middle = places / 2;
+    let chosen = (1..=places).flat_map(|first| {
+        // Which pairs are sampled moves along with the first place, so that all second places have their turn.
+        let offset = (seed + first) % PAIRS_SAMPLED;
+        let sampled = (1..=places).filter(move |second| first == middle || second % PAIRS_SAMPLED == offset);
+        sampled.map(move |second| vec![first, second])
+    });
+    let chosen: Vec<_> = chosen.collect();
+    let (tried, all) = (chosen.len(), places * places);
+    let ends = try_all(verb, chosen).await;
+    let killed = ends.iter().filter(|end| **end == End::Killed).count();
+    // What takes a request up has fewer places than the request, as a part is done already.
+    println!("{verb:?}: {tried} of {all} pairs of places tried, {killed} killed twice, seed {seed}");
+    assert!(killed * 4 > tried, "{verb:?}: only {killed} of {tried} starts were killed");
+}
+
+/// Lives these lives, some at a time: whether each of their kills came to be.
+async fn try_all(verb: Verb, rounds: impl IntoIterator<Item = Vec<u64>>) -> Vec<End> {
     let lives = rounds.into_iter().map(|kills| async move { tokio::spawn(one_life(verb, kills)).await.unwrap() });
-    futures::stream::iter(lives).buffered(usize::try_from(AT_ONCE).unwrap()).collect().await
+    futures::stream::iter(lives).buffered(AT_ONCE).collect().await
 }
 
 /// One instance's life: its starting state, a control plane killed for each place given, and one that takes up the rest.
+/// Killed: all of them were.
 async fn one_life(verb: Verb, kills: Vec<u64>) -> End {
     let _round = Round(format!("{verb:?} killed at the places {kills:?}, one start after the other"));
     let mut life = Life::prepare(verb).await;
-    let mut last = End::Survived;
+    let mut all = End::Killed;
     for at in kills {
-        last = life.killed_at(at).await;
+        if life.killed_at(at).await == End::Survived {
+            all = End::Survived;
+        }
     }
     check::recover(life).await;
-    last
+    all
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -111,7 +151,7 @@ async fn a_kill_from_outside_at_any_moment_is_recovered_from() {
             let random = Random::from_seed(seed ^ (round << 8 | number));
             async move { tokio::spawn(killed_from_outside(verb, random, seed)).await.unwrap() }
         });
-        let _: Vec<()> = futures::stream::iter(lives).buffered(usize::try_from(AT_ONCE).unwrap()).collect().await;
+        let _: Vec<()> = futures::stream::iter(lives).buffered(AT_ONCE).collect().await;
     }
 }
 

@@ -10,7 +10,7 @@ use provisioner_core::{
 use tests::{
     PATIENCE,
     place::{Place, cell, control_plane, id, tenant},
-    plane::{Options, Plane, done},
+    plane::{AheadClock, Options, Plane, done},
     until,
     verb::{NAME, Verb},
 };
@@ -27,7 +27,7 @@ async fn what_a_late_call_made_is_removed_whatever_place_the_control_plane_is_ki
         let (place, incarnation) = late_call().await;
         let (lines, end) = run(&place, "idle", LATER, at).await;
         assert_eq!(lines.first().map(String::as_str), Some("started"));
-        let options = Options { ahead: LATER, ..Options::default() };
+        let options = Options { clock: Arc::new(AheadClock(LATER)), ..Options::default() };
         let plane = Plane::start(&place, options).await;
         until("the making is over", || async {
             let row = plane.store.incarnations(&[incarnation]).await.unwrap().remove(0).unwrap();
