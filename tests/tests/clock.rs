@@ -18,6 +18,18 @@ use tokio::time::Instant;
 
 const PRODUCT: &str = env!("CARGO_BIN_EXE_tests-product");
 const HOURS: Duration = Duration::from_secs(7 * 3600);
+/// Retry and adopt begin from states of their own, and move like a creation and an update.
+const VERBS: [Verb; 9] = [
+    Verb::Create,
+    Verb::Sleep,
+    Verb::Wake,
+    Verb::Suspend,
+    Verb::Lift,
+    Verb::Update,
+    Verb::Restart,
+    Verb::Delete,
+    Verb::Retain,
+];
 /// What the customer wrote before the clock was set.
 const NOTE: &str = "minutes";
 /// Far less than the hours by which the clock is set, and enough for a busy machine.
@@ -96,7 +108,7 @@ async fn check(plane: &Plane, place: &Place, verb: Verb) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clock_set_by_hours_in_the_middle_of_a_request_neither_delays_nor_parks_it() {
-    for verb in Verb::ALL {
+    for verb in VERBS {
         for jump in [Jump::Back, Jump::Forward] {
             one_life(verb, jump, false).await;
         }
@@ -105,7 +117,7 @@ async fn a_clock_set_by_hours_in_the_middle_of_a_request_neither_delays_nor_park
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clock_set_by_hours_between_two_control_planes_neither_delays_nor_parks_what_was_under_way() {
-    for verb in Verb::ALL {
+    for verb in VERBS {
         for jump in [Jump::Back, Jump::Forward] {
             one_life(verb, jump, true).await;
         }

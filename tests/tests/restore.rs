@@ -1,19 +1,28 @@
 //! An old backup of the store is put back in its place, under real processes that went on meanwhile.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, os::unix::process::ExitStatusExt, process::Stdio};
 
 use provisioner_core::{
     control_plane::Instance,
-    types::{DataDisposition, Hold},
+    seams::Random,
+    types::{DataDisposition, Hold, Incarnation},
 };
 use tests::{
     http,
     place::{Place, by, cell, id, set},
     plane::{Options, Plane, done, ended},
     processes, until,
+    verb::Verb,
 };
+use tokio::process::Command;
 
+const CONTROL_PLANE: &str = env!("CARGO_BIN_EXE_tests-control-plane");
+/// How many times all of it is gone through, each with other places to be killed at.
+const ROUNDS: u64 = 4;
+/// A creation, and a comparison after a restore, have about so many places.
+const CREATE_PLACES: u64 = 20;
+const DRIFT_PLACES: u64 = 120;
 const PRODUCT: &str = env!("CARGO_BIN_EXE_tests-product");
 
 /// Makes an instance that has its own name in its data.
@@ -79,8 +88,49 @@ async fn until_at_rest(plane: &Plane, names: &[&str]) {
     .await;
 }
 
+/// A control plane in a process of its own that is killed at this place of what it does, if it comes there; whether it was.
+async fn killed(place: &Place, what: &str, at: u64) -> bool {
+    let status = Command::new(CONTROL_PLANE)
+        .args([&place.store, &place.root])
+        .arg(place.address.to_string())
+        .arg(&place.product)
+        .args(["0", &at.to_string(), what])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .status()
+        .await
+        .unwrap();
+    assert!(status.success() || status.signal() == Some(9), "{what}, to be killed at {at}: {status}");
+    status.signal() == Some(9)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_old_backup_does_not_know_is_left_alone_and_what_it_knows_is_not_blank() {
+    one_restore(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn likewise_when_control_planes_are_killed_before_and_after_the_restore() {
+    let set = std::env::var("RESTORE_SEED").ok().map(|seed| seed.parse().expect("RESTORE_SEED: a number"));
+    let seed = set.unwrap_or_else(|| Random::from_os().bits() % 1_000_000);
+    println!("RESTORE_SEED={seed}");
+    let random = Random::from_seed(seed);
+    let mut killed = 0;
+    for _ in 0..ROUNDS {
+        let places = [1 + random.bits() % CREATE_PLACES, 1 + random.bits() % DRIFT_PLACES];
+        println!("killed at place {} of a creation, and at place {} of what follows the restore", places[0], places[1]);
+        killed += one_restore(Some(places)).await;
+    }
+    println!("{killed} of {} were killed", 2 * ROUNDS);
+    assert!(killed > 0, "no place was ever reached");
+}
+
+/// A fleet, a backup, what happens since, and the backup in the place of the store. With places: a control plane is killed
+/// there in the middle of a creation that the backup knows nothing of, and another one when it compares what it finds. How
+/// many were.
+async fn one_restore(places: Option<[u64; 2]>) -> usize {
+    let mut kills = 0;
     let place = Place::new(PRODUCT);
     let plane = Plane::start(&place, Options::default()).await;
     let known = ["updated", "slept", "woken", "held", "deleted", "retained", "again"];
@@ -92,8 +142,15 @@ async fn what_an_old_backup_does_not_know_is_left_alone_and_what_it_knows_is_not
     let (since, again) = go_on(&place, &plane).await;
     let deleted = place.names("data");
     let alive = [process(&place, &since).unwrap(), process(&place, &again).unwrap()];
+    let used_before: BTreeSet<_> = place.names("instances");
     plane.stop().await;
+    if let Some([at, _]) = places {
+        kills += usize::from(killed(&place, &Verb::Create.to_string(), at).await);
+    }
     restore(&place);
+    if let Some([_, at]) = places {
+        kills += usize::from(killed(&place, "drift", at).await);
+    }
 
     let plane = Plane::start(&place, Options::default()).await;
     let lost: Vec<_> = [plane.get("deleted").await, plane.get("again").await].into_iter().map(|i| i.data).collect();
@@ -116,6 +173,11 @@ async fn what_an_old_backup_does_not_know_is_left_alone_and_what_it_knows_is_not
     done(&plane.plane.wake(&id("woken"), by()).await.unwrap()).await;
     assert_eq!(note(&plane, "woken").await, "woken");
 
+    // No making is used for two: what has come since has a nonce of its own.
+    let nonce = |name: &String| name.split_once('.').unwrap().1.parse::<Incarnation>().unwrap().nonce();
+    let nonces: Vec<_> = place.names("instances").union(&used_before).map(nonce).collect();
+    assert_eq!(nonces.iter().collect::<BTreeSet<_>>().len(), nonces.len(), "{nonces:?}");
+
     // What was made since is taken in; of one id the old row goes first.
     let (first, second) = (since.incarnation.unwrap(), again.incarnation.unwrap());
     done(&plane.plane.adopt(first, place.new_instance("since"), by()).await.unwrap()).await;
@@ -128,4 +190,5 @@ async fn what_an_old_backup_does_not_know_is_left_alone_and_what_it_knows_is_not
         assert_eq!(place.data_file(&data, "doubled"), None, "two processes on {data}");
     }
     plane.stop().await;
+    kills
 }

@@ -1,7 +1,8 @@
 //! A control plane in a process of its own, to be killed.
 //!
 //! Arguments: the store's file, the backend's root, the address of instances, the product, how many seconds its clock is
-//! ahead, at which place to be killed (0: nowhere), and the verb, or `idle` to do only what is due by itself.
+//! ahead, at which place to be killed (0: nowhere), and the verb, `idle` to do only what is due by itself, or `drift` to compare everything
+//! with the store until nothing differs.
 //! Prints one line per fact: `started`, `accepted OPERATION`, `ended STATE`, and how many places it `passed`.
 
 use std::{env, error::Error, sync::Arc, time::Duration};
@@ -12,7 +13,7 @@ use provisioner_core::{
 };
 use rustix::process::{Signal, getpid, kill_process};
 use tests::{
-    place::{Site, cell},
+    place::{Site, by, cell},
     plane::{AheadClock, Options, Plane, done},
     until,
     verb::Verb,
@@ -35,7 +36,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     runtime.block_on(async {
         let plane = Plane::start(&site, options).await;
         println!("started");
-        if verb == "idle" {
+        if verb == "drift" {
+            until("nothing differs from the store", || async {
+                let report = plane.plane.check_drift(&cell()).await.ok()?;
+                if report.frozen {
+                    plane.plane.confirm_drift(&cell(), by()).await.ok()?;
+                }
+                (report.differing == 0 && report.vanished == 0).then_some(())
+            })
+            .await;
+        } else if verb == "idle" {
             until("nothing is due", || async {
                 let due = plane.store.due_incarnations(&cell(), clock.now().after(clock.0), 1).await;
                 due.is_ok_and(|due| due.is_empty()).then_some(())
