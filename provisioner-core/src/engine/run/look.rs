@@ -49,8 +49,11 @@ impl Run<'_> {
     /// A newer generation than the store ever gave is no reason to be refused for ever: the store's memory is older than the
     /// world, and it goes on from there.
     async fn overtake_newer(&mut self) -> Result<(), StoreError> {
-        let newer =
-            self.known.present().map(|present| present.generation).filter(|seen| *seen > self.draft.row.in_force);
+        let in_force = self.draft.row.in_force;
+        let newer = self.known.present().map(|present| present.generation).filter(|seen| {
+            // The one in force may be another one there, of the same number, when it was never called for.
+            *seen > in_force || (*seen == in_force && self.was_never_called_for())
+        });
         let Some(found) = newer.filter(|_| !matches!(self.target_state(), TargetState::Gone(_))) else { return Ok(()) };
         warn!(instance = %self.draft.row.id, %found, in_force = %self.draft.row.in_force, "newer than the store knows");
         self.draft.overtake(found);
@@ -59,6 +62,15 @@ impl Run<'_> {
             self.write().await?;
         }
         Ok(())
+    }
+
+    /// Whether the spec in force was accepted by this process and no call was made since: the provider cannot have it.
+    fn was_never_called_for(&self) -> bool {
+        let row = &self.draft.row;
+        let last_call = row.live.as_ref().and_then(|live| live.last_call);
+        let accepted_here = row.moving_since.filter(|since| *since > self.engine.started_at && !row.settled);
+        let is_new = row.applied.is_some_and(|applied| applied < row.in_force);
+        is_new && self.called.is_none() && accepted_here.is_some_and(|since| last_call.is_none_or(|at| at < since))
     }
 
     /// Believes an absence of what was once there only after two looks, a settling time apart. Where reads lag behind
