@@ -6,6 +6,7 @@
 //! run at the first thing that must never be. Then nothing goes wrong any more, everything has to settle and be what was
 //! asked for, and for a day nothing may happen but the drift pass. The same seed gives the same history, to the byte.
 
+pub mod budget;
 pub mod customers;
 pub mod driver;
 pub mod gate;

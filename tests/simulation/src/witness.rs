@@ -18,9 +18,8 @@ use provisioner_core::{
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-/// How many calls one instance may cost in one second, and in one hour: looks, verbs and all. A run is sixteen steps at most.
-const CALLS_PER_SECOND_MAX: u32 = 32;
-const CALLS_PER_HOUR_MAX: u32 = 2_000;
+use crate::budget::Budget;
+
 /// How many calls of a cell are no instance's work: its identity, its listing, its upkeep, a remnant.
 const CALLS_BESIDE_MAX: usize = 4;
 /// How long a process whose session was lost may go on with what it had begun.
@@ -49,13 +48,6 @@ struct Making {
     landed_at: u64,
 }
 
-/// How many calls an instance had in the window that began then.
-#[derive(Debug, Clone, Copy)]
-struct Window {
-    since: Instant,
-    calls: u32,
-}
-
 /// Calls and commits by name.
 pub type Counts = BTreeMap<String, u64>;
 
@@ -75,11 +67,8 @@ struct State {
     data: BTreeMap<DataId, DataState>,
     /// Data that was seen in use.
     made: BTreeSet<DataId>,
-    seconds: BTreeMap<InstanceId, Window>,
-    hours: BTreeMap<InstanceId, Window>,
+    budget: Budget,
     counts: Counts,
-    busiest_second: u32,
-    busiest_hour: u32,
 }
 
 /// Whoever sees everything.
@@ -120,11 +109,8 @@ impl Witness {
             makings_of: BTreeMap::new(),
             data: BTreeMap::new(),
             made: BTreeSet::new(),
-            seconds: BTreeMap::new(),
-            hours: BTreeMap::new(),
+            budget: Budget::default(),
             counts: Counts::new(),
-            busiest_second: 0,
-            busiest_hour: 0,
         };
         Arc::new(Self { owner, providers, calls_max, began: Instant::now(), state: Mutex::new(state) })
     }
@@ -162,8 +148,7 @@ impl Witness {
     /// The most calls that one instance had in one second, and in one hour.
     #[must_use]
     pub fn busiest(&self) -> (u32, u32) {
-        let state = self.state();
-        (state.busiest_second, state.busiest_hour)
+        self.state().budget.busiest()
     }
 
     /// What the store holds of an instance.
@@ -296,7 +281,7 @@ impl Witness {
         let verb = matches!(operation, "create" | "suspend" | "scale to zero" | "resume" | "destroy");
         state.begin_call(self.began.elapsed(), process, cell, operation, Some((&target.id, target.incarnation)));
         let is_newest = process == state.newest;
-        let mut found = state.too_many(&target.id).or_else(|| self.check_bounds(&state, process, cell));
+        let mut found = state.budget.spend(&target.id).or_else(|| self.check_bounds(&state, process, cell));
         if is_newest {
             found = found.or_else(|| state.check_call(operation, target, verb));
             if matches!(operation, "create" | "resume") {
@@ -502,16 +487,6 @@ impl State {
         self.note(at, &line);
     }
 
-    /// Whether an instance costs more calls than its budget.
-    fn too_many(&mut self, id: &InstanceId) -> Option<String> {
-        let second = count(&mut self.seconds, id, Duration::from_secs(1));
-        let hour = count(&mut self.hours, id, Duration::from_secs(3600));
-        self.busiest_second = self.busiest_second.max(second);
-        self.busiest_hour = self.busiest_hour.max(hour);
-        (second > CALLS_PER_SECOND_MAX || hour > CALLS_PER_HOUR_MAX)
-            .then(|| format!("{id} had {second} calls within a second, {hour} within an hour"))
-    }
-
     /// What is on disk must allow the call.
     fn check_call(&self, operation: &str, target: &Target, verb: bool) -> Option<String> {
         let id = &target.id;
@@ -533,15 +508,4 @@ impl State {
         let blank = matches!(target.data, DataSource::Fresh(_)) && self.made.contains(target.data.id());
         (blank && operation != "destroy" && verb).then(|| format!("{operation} of {id} may start it on blank data"))
     }
-}
-
-/// One more call of an instance in its window of this length; how many there are.
-fn count(windows: &mut BTreeMap<InstanceId, Window>, id: &InstanceId, length: Duration) -> u32 {
-    let now = Instant::now();
-    let window = windows.entry(id.clone()).or_insert(Window { since: now, calls: 0 });
-    if now - window.since > length {
-        *window = Window { since: now, calls: 0 };
-    }
-    window.calls += 1;
-    window.calls
 }
