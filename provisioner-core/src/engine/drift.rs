@@ -83,6 +83,7 @@ pub(crate) async fn pass(engine: &Engine, cell: &CellHandle) -> Result<DriftRepo
         }
         return Err(error);
     }
+    stop_when_cancelled(engine)?;
     let mut strangers = engine.store.strangers().await.map_err(|error| error.into_error("drift"))?;
     let started_at = engine.now();
     let mut report = DriftReport { frozen: cell.guard.is_frozen(), ..DriftReport::default() };
@@ -102,10 +103,16 @@ pub(crate) async fn pass(engine: &Engine, cell: &CellHandle) -> Result<DriftRepo
         }
     }
     compare_rows(engine, cell, &seen, started_at, &mut report).await?;
+    stop_when_cancelled(engine)?;
     if !engine.is_frozen() {
         maintain(engine, cell).await?;
     }
     Ok(report)
+}
+
+/// Between two calls: a session that was lost, or a shutdown, ends the pass.
+fn stop_when_cancelled(engine: &Engine) -> Result<()> {
+    if engine.cancel.is_cancelled() { Err(Error::new(ErrorKind::Cancelled, "drift")) } else { Ok(()) }
 }
 
 /// Has the cell see to its own upkeep.

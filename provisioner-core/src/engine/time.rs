@@ -22,8 +22,8 @@ use tracing::warn;
 
 use crate::{seams::Clock, types::Timestamp};
 
-/// By how much the clock may be corrected without anybody being told. Within that, time follows the clock, and stands still
-/// where it would go back.
+/// By how much the clock may be corrected without anybody being told. Within that, time follows it a tenth faster or slower:
+/// a provider's settling time may be shorter than such a correction.
 const TOLERANCE: Duration = Duration::from_secs(5);
 const NANOS_PER_MS: i128 = 1_000_000;
 
@@ -64,19 +64,18 @@ impl Time {
         let straight = last.time + signed(passed);
         let tolerance = signed(TOLERANCE);
         let is_ahead = clock < straight - tolerance;
+        let (slower, faster) = (last.time + signed(passed) * 9 / 10, last.time + signed(passed) * 11 / 10);
         if clock > straight + tolerance {
             self.jumped_at.store(timestamp(clock).unix_ms(), Ordering::SeqCst);
             let by = Duration::from_nanos(u64::try_from(clock - straight).unwrap_or(u64::MAX));
             warn!(?by, "the clock was set forward, or the machine was asleep; deadlines count from now on");
             last.time = clock;
-        } else if is_ahead {
-            if !last.is_ahead {
+        } else {
+            if is_ahead && !last.is_ahead {
                 let by = Duration::from_nanos(u64::try_from(straight - clock).unwrap_or(u64::MAX));
                 warn!(?by, "the clock is behind the time on record; time goes on from there, a tenth slower");
             }
-            last.time = clock.max(last.time + signed(passed) * 9 / 10);
-        } else {
-            last.time = last.time.max(clock);
+            last.time = clock.clamp(slower, faster);
         }
         last.is_ahead = is_ahead;
         last.steady = steady;
@@ -152,7 +151,11 @@ mod tests {
     async fn a_clock_set_forward_is_followed_and_noted() {
         let (time, clock) = time();
         clock.set_forward(TOLERANCE);
-        assert_eq!(time.now(), START.after(TOLERANCE), "a correction");
+        assert_eq!(time.now(), START, "a correction is no jump");
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(time.now(), START.after(Duration::from_secs(11)), "it is caught up with slowly");
+        tokio::time::advance(Duration::from_secs(100)).await;
+        assert_eq!(time.now(), clock.now());
         assert_eq!(time.jumped_at().unix_ms(), i64::MIN);
         clock.set_forward(3 * HOUR);
         assert_eq!(time.now(), clock.now());

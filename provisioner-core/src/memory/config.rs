@@ -34,8 +34,8 @@ pub struct MemoryConfig {
     pub watch: bool,
     /// How many things one page of a listing holds. Each page is a call of its own, which may go wrong.
     pub page: usize,
-    /// How many of a hundred looks miss what is there, as a replica that is behind does. It stays missed for up to
-    /// [`lag`](Self::lag), and the first look after that sees it.
+    /// How many of a hundred looks miss what is there, as a replica that is behind does. It stays missed for
+    /// [`lag`](Self::lag), and is seen for an hour after that.
     pub blink_percent: u64,
     /// After how long a thing that runs dies by itself, on average. No timer: it is found dead when somebody looks.
     pub lifetime: Option<Duration>,

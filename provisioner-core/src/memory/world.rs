@@ -43,6 +43,9 @@ impl Data {
 pub(super) type Owner = ControlPlaneId;
 type Key = (Owner, Incarnation);
 
+/// What was missed for a moment is seen for so long at least: longer than anybody takes to look twice.
+const SEEN_AT_LEAST: Duration = Duration::from_secs(3600);
+
 /// How far a listing is: things come before data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Listed {
@@ -192,19 +195,17 @@ impl World {
         self.seen(&key, !lag.is_zero()).map_or(Observed::Absent, Thing::observed)
     }
 
-    /// Whether a look misses what is there. Who looks twice, a lag apart, never misses it twice.
+    /// Whether a look misses what is there: for one lag, and then not again for a while. Who looks twice, a lag apart, never
+    /// misses it twice, also when the answer to a look in between was lost.
     fn misses(&mut self, key: &Key, lag: Duration) -> bool {
         match self.missed.get(key) {
             Some(since) if since.elapsed() < lag => true,
-            Some(_) => {
-                self.missed.remove(key);
-                false
-            }
-            None if self.blink_percent > 0 && !lag.is_zero() && self.random.bits() % 100 < self.blink_percent => {
+            Some(since) if since.elapsed() < SEEN_AT_LEAST => false,
+            _ if self.blink_percent > 0 && !lag.is_zero() && self.random.bits() % 100 < self.blink_percent => {
                 self.missed.insert(key.clone(), Instant::now());
                 true
             }
-            None => false,
+            _ => false,
         }
     }
 

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 /// In one second, and in one hour: looks, verbs and all. A run is sixteen steps at most.
 const PER_SECOND_MAX: u32 = 32;
-const PER_HOUR_MAX: u32 = 2_000;
+const PER_HOUR_MAX: u32 = 400;
 
 /// What each instance has cost so far.
 #[derive(Debug, Default)]

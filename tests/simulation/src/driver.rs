@@ -194,11 +194,8 @@ pub async fn operate(world: &World) {
         }
         let parked = InstanceFilter { parked: Some(true), ..InstanceFilter::default() };
         for instance in plane.list(&parked, None, PAGE).await?.items {
-            let lost = instance.reason.as_ref().is_some_and(|reason| reason.code == ErrorKind::DataMissing.as_str());
-            if !lost {
-                // Somebody may have been faster.
-                let _ = plane.retry(&instance.id, request()).await;
-            }
+            // Somebody may have been faster.
+            let _ = plane.retry(&instance.id, request()).await;
         }
         Ok::<_, provisioner_core::Error>(())
     };

@@ -71,8 +71,7 @@ async fn until_settled(world: &Arc<World>, began: Instant) -> Result<Duration, S
         if let Some(violation) = world.witness.violation() {
             return Err(violation);
         }
-        let lost = |record: &Record| record.row.reason.as_ref().is_some_and(|reason| reason.code == "data-missing");
-        let waiting = records.iter().find(|record| !record.row.settled && !lost(record));
+        let waiting = records.iter().find(|record| !record.row.settled);
         if waiting.is_none() && world.pending() == 0 && world.late_effects() == 0 {
             return Ok(began.elapsed());
         }
@@ -122,7 +121,7 @@ async fn compare(world: &World, ledger: &Ledger, process: &Process) -> Result<()
     if let Some((cell, thing)) = things.values().next() {
         return Err(format!("an orphan in {cell}: {thing:?}"));
     }
-    data_is_accounted_for(world, process).await?;
+    data_is_accounted_for(world, process, &records).await?;
     events_have_no_gaps(process).await
 }
 
@@ -191,9 +190,10 @@ fn is_what_was_asked_for(world: &World, record: &Record, thing: Option<&Thing>) 
     }
 }
 
-/// Every data set at the providers is in the store, and what the store retains is there.
-async fn data_is_accounted_for(world: &World, process: &Process) -> Result<(), String> {
+/// Every data set at the providers is in the store, in use or retained, and what the store retains is there.
+async fn data_is_accounted_for(world: &World, process: &Process, records: &[Record]) -> Result<(), String> {
     let store = process.gate.enter().await;
+    let used: BTreeSet<_> = records.iter().map(|record| &record.row.data).collect();
     let (mut known, mut after): (BTreeSet<DataId>, Option<DataId>) = (BTreeSet::new(), None);
     loop {
         let page = store.data(None, after.as_ref(), PAGE).await.map_err(|error| error.to_string())?;
@@ -203,6 +203,9 @@ async fn data_is_accounted_for(world: &World, process: &Process) -> Result<(), S
             let there = world.providers[&row.cell].has_data(&owner(), &row.id);
             if row.state == DataState::Retained && !there && world.witness.was_made(&row.id) {
                 return Err(format!("retained data is gone: {row:?}"));
+            }
+            if row.state == DataState::Used && !used.contains(&row.id) {
+                return Err(format!("data is in use by nobody: {row:?}"));
             }
             known.insert(row.id);
         }

@@ -1,6 +1,11 @@
 //! One run, from its seed to its end.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    sync::{Arc, Once},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -35,9 +40,53 @@ pub struct Outcome {
 /// When the runtime cannot be made.
 #[must_use]
 pub fn run(request: &Request) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let runtime = runtime.expect("a runtime");
-    runtime.block_on(live(request.clone()))
+    count_panics();
+    let before = PANICS.get();
+    let lived = std::panic::catch_unwind(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.expect("a runtime").block_on(live(request.clone()))
+    });
+    let mut outcome = lived.unwrap_or_else(|_| Outcome::unlived(request.seed));
+    // The engine catches the panics of its parts and goes on; here none is forgiven.
+    let panics = PANICS.get() - before;
+    if panics > 0 {
+        outcome.violation.get_or_insert_with(|| format!("{panics} panics, as printed"));
+    }
+    outcome
+}
+
+thread_local! {
+    /// How often this thread has panicked. A run has a thread of its own.
+    static PANICS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Has panics counted, whoever catches them.
+fn count_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let printed = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            PANICS.set(PANICS.get() + 1);
+            printed(panic);
+        }));
+    });
+}
+
+impl Outcome {
+    /// Of a run that ended in a panic.
+    fn unlived(seed: u64) -> Self {
+        Self {
+            seed,
+            steps: 0,
+            accepted: 0,
+            ends: Ends::new(),
+            processes: 0,
+            virtual_time: Duration::ZERO,
+            busiest: (0, 0),
+            history: String::new(),
+            violation: None,
+        }
+    }
 }
 
 async fn live(request: Request) -> Outcome {

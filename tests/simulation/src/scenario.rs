@@ -110,6 +110,9 @@ impl Scenario {
             crashes: usize::try_from(one(&[0, 2, 5, 10])).unwrap_or(0),
             config,
         };
+        // A listing of more pages than a burst has calls would never come to its end.
+        let page = if scenario.calls_per_second.is_some() { 1000 } else { scenario.page };
+        let scenario = Self { page, ..scenario };
         match request.only_faults {
             true => Self {
                 calls_per_second: None,

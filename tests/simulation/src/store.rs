@@ -128,7 +128,11 @@ impl Store for SeenStore {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Vec<Record>, StoreError> {
-        read!(self, "claim", store => store.claim(claim))
+        let claimed = read!(self, "claim", store => store.claim(claim));
+        if matches!(claimed, Err(StoreError::SessionLost)) {
+            self.witness.session_lost(self.gate.process);
+        }
+        claimed
     }
 
     async fn next_due(&self, cell: &CellName, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {

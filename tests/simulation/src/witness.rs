@@ -28,10 +28,10 @@ const STOPPING_MAX: Duration = Duration::from_secs(1);
 /// What one process is known to do at this moment.
 #[derive(Debug, Default)]
 struct Process {
-    /// Calls under way, by cell.
-    calls: BTreeMap<CellName, usize>,
-    /// Instances that a verb is being called for.
-    verbs: BTreeSet<InstanceId>,
+    /// Calls under way that are an instance's work, by cell, and those that are not.
+    calls: BTreeMap<CellName, (usize, usize)>,
+    /// Makings that a verb is being called for.
+    verbs: BTreeSet<Incarnation>,
     /// When it was told that its session is over.
     lost_at: Option<Instant>,
 }
@@ -44,8 +44,9 @@ struct Making {
     ended: bool,
     /// The step at which it was last looked for and not there.
     absent_at: u64,
-    /// The step at which a call that makes or wakes it last arrived at the provider.
-    landed_at: u64,
+    /// The step at which a call that makes or wakes it last arrived at the provider when the process at work was not waiting
+    /// for one: sent by one that gave up, or that was replaced.
+    late_at: u64,
 }
 
 /// Calls and commits by name.
@@ -90,6 +91,8 @@ pub struct Call {
     instance: Option<InstanceId>,
     incarnation: Option<Incarnation>,
     verb: bool,
+    /// Whether it is an instance's work, of which a cell has a bound.
+    counts: bool,
 }
 
 impl Witness {
@@ -187,6 +190,11 @@ impl Witness {
         state.note(self.began.elapsed(), &format!("{process} opens a session"));
     }
 
+    /// A process was told that its session is over.
+    pub fn session_lost(&self, process: u64) {
+        self.state().processes.entry(process).or_default().lost_at.get_or_insert_with(Instant::now);
+    }
+
     /// Something was read from the store.
     pub fn reads(&self, what: &str) {
         let mut state = self.state();
@@ -267,7 +275,7 @@ impl Witness {
             return None;
         }
         let there = self.providers[&making.cell].thing(&self.owner, incarnation)?;
-        let came_late = making.landed_at > making.absent_at;
+        let came_late = making.absent_at > 0 && making.late_at > making.absent_at;
         (!came_late && there.phase != Phase::Destroying).then(|| {
             format!("making {incarnation} of {} was given up, and it is there: {:?}", making.instance, there.phase)
         })
@@ -279,7 +287,14 @@ impl Witness {
     pub fn calls(&self, process: u64, cell: &CellName, operation: &'static str, target: &Target) -> Call {
         let mut state = self.state();
         let verb = matches!(operation, "create" | "suspend" | "scale to zero" | "resume" | "destroy");
-        state.begin_call(self.began.elapsed(), process, cell, operation, Some((&target.id, target.incarnation)));
+        let counts = state.is_live(target);
+        state.begin_call(
+            self.began.elapsed(),
+            process,
+            (cell, counts),
+            operation,
+            Some((&target.id, target.incarnation)),
+        );
         let is_newest = process == state.newest;
         let mut found = state.budget.spend(&target.id).or_else(|| self.check_bounds(&state, process, cell));
         if is_newest {
@@ -288,8 +303,8 @@ impl Witness {
                 found = found.or_else(|| self.check_alone(&state, operation, target));
             }
         }
-        if verb && !state.processes.entry(process).or_default().verbs.insert(target.id.clone()) {
-            found = found.or_else(|| Some(format!("two verbs at once for {}", target.id)));
+        if verb && !state.processes.entry(process).or_default().verbs.insert(target.incarnation) {
+            found = found.or_else(|| Some(format!("two verbs at once for {} {}", target.id, target.incarnation)));
         }
         drop(state);
         if let Some(found) = found {
@@ -302,6 +317,7 @@ impl Witness {
             instance: Some(target.id.clone()),
             incarnation: Some(target.incarnation),
             verb,
+            counts,
         }
     }
 
@@ -344,24 +360,27 @@ impl Witness {
     /// A process is about to call a provider for no instance.
     pub fn calls_cell(&self, process: u64, cell: &CellName, operation: &'static str) -> Call {
         let mut state = self.state();
-        state.begin_call(self.began.elapsed(), process, cell, operation, None);
+        // Data is deleted in the course of an instance's work.
+        let counts = operation == "delete data";
+        state.begin_call(self.began.elapsed(), process, (cell, counts), operation, None);
         let found = self.check_bounds(&state, process, cell);
         drop(state);
         if let Some(found) = found {
             self.violated(found);
         }
-        Call { process, cell: cell.clone(), operation, instance: None, incarnation: None, verb: false }
+        Call { process, cell: cell.clone(), operation, instance: None, incarnation: None, verb: false, counts }
     }
 
     /// A call was answered, or is given up.
     pub fn answered(&self, call: &Call, answer: Result<Answer, &Error>) {
         let mut state = self.state();
         let process = state.processes.entry(call.process).or_default();
-        if let Some(calls) = process.calls.get_mut(&call.cell) {
+        if let Some((work, beside)) = process.calls.get_mut(&call.cell) {
+            let calls = if call.counts { work } else { beside };
             *calls = calls.saturating_sub(1);
         }
-        if let (true, Some(id)) = (call.verb, &call.instance) {
-            process.verbs.remove(id);
+        if let (true, Some(incarnation)) = (call.verb, &call.incarnation) {
+            process.verbs.remove(incarnation);
         }
         let step = state.steps;
         if let (Ok(Answer::Absent), "observe" | "destroy", Some(incarnation)) =
@@ -386,16 +405,20 @@ impl Witness {
         state.note(self.began.elapsed(), &line);
         state.steps += 1;
         let step = state.steps;
-        if let Some(making) = state.makings.get_mut(&target.incarnation) {
-            making.landed_at = step;
+        let newest = state.newest;
+        let waited_for =
+            state.processes.get(&newest).is_some_and(|process| process.verbs.contains(&target.incarnation));
+        if let (false, Some(making)) = (waited_for, state.makings.get_mut(&target.incarnation)) {
+            making.late_at = step;
         }
     }
 
     fn check_bounds(&self, state: &State, process: u64, cell: &CellName) -> Option<String> {
         let process_state = state.processes.get(&process)?;
-        let calls = process_state.calls.get(cell).copied().unwrap_or(0);
-        if calls > self.calls_max + CALLS_BESIDE_MAX {
-            return Some(format!("{calls} calls at once in {cell}, whose bound is {}", self.calls_max));
+        let (work, beside) = process_state.calls.get(cell).copied().unwrap_or_default();
+        // What is whose work, only the process at work knows.
+        if process == state.newest && (work > self.calls_max || beside > CALLS_BESIDE_MAX) {
+            return Some(format!("{work} and {beside} calls at once in {cell}, whose bound is {}", self.calls_max));
         }
         let late = process_state.lost_at.is_some_and(|at| at.elapsed() > STOPPING_MAX);
         late.then(|| format!("process {process} goes on calling after it lost its session"))
@@ -407,7 +430,7 @@ impl Witness {
         others.into_iter().find_map(|other| {
             let making = &state.makings[other];
             let there = self.providers[&making.cell].thing(&self.owner, *other)?;
-            let came_late = making.ended && making.landed_at > making.absent_at;
+            let came_late = making.ended && making.absent_at > 0 && making.late_at > making.absent_at;
             let known = there.phase != Phase::Destroying && !came_late;
             known.then(|| {
                 format!("{operation} of making {} of {}, while {other} is there", target.incarnation, target.id)
@@ -459,8 +482,7 @@ impl State {
 
     /// A making begins: it is none that there ever was.
     fn begin(&mut self, incarnation: Incarnation, instance: &InstanceId, cell: &CellName) -> Option<String> {
-        let making =
-            Making { instance: instance.clone(), cell: cell.clone(), ended: false, absent_at: 0, landed_at: 0 };
+        let making = Making { instance: instance.clone(), cell: cell.clone(), ended: false, absent_at: 0, late_at: 0 };
         if let Some(known) = self.makings.get(&incarnation) {
             return Some(format!("making {incarnation} of {} is used again for {instance}", known.instance));
         }
@@ -473,13 +495,14 @@ impl State {
         &mut self,
         at: Duration,
         process: u64,
-        cell: &CellName,
+        (cell, counts): (&CellName, bool),
         operation: &'static str,
         instance: Option<(&InstanceId, Incarnation)>,
     ) {
         self.steps += 1;
         *self.counts.entry(format!("call {operation}")).or_default() += 1;
-        *self.processes.entry(process).or_default().calls.entry(cell.clone()).or_default() += 1;
+        let (work, beside) = self.processes.entry(process).or_default().calls.entry(cell.clone()).or_default();
+        *(if counts { work } else { beside }) += 1;
         let line = match instance {
             Some((id, incarnation)) => format!("{process} calls {operation} of {id} {incarnation}"),
             None => format!("{process} calls {operation} in {cell}"),
@@ -487,13 +510,18 @@ impl State {
         self.note(at, &line);
     }
 
+    /// Whether a call is about the instance's own making.
+    fn is_live(&self, target: &Target) -> bool {
+        let live = self.rows.get(&target.id).and_then(|row| row.live.as_ref());
+        live.is_some_and(|live| live.incarnation == target.incarnation)
+    }
+
     /// What is on disk must allow the call.
     fn check_call(&self, operation: &str, target: &Target, verb: bool) -> Option<String> {
         let id = &target.id;
         let making = self.makings.get(&target.incarnation);
         let row = self.rows.get(id);
-        let live = row.and_then(|row| row.live.as_ref()).is_some_and(|live| live.incarnation == target.incarnation);
-        if !live {
+        if !self.is_live(target) {
             // Whatever is not the instance's making may be looked at and removed, and nothing else.
             let is_remnant = making.is_none_or(|making| making.ended) && matches!(operation, "destroy" | "observe");
             return (!is_remnant).then(|| format!("{operation} of {id} for a making that is not on disk"));

@@ -118,6 +118,8 @@ async fn with_the_drift_pass_they_cost_the_drift_pass_and_nothing_else() {
     }
     assert!(!cost.counts.contains_key("commit"), "nothing is written: {cost:?}");
     let reads: u64 = cost.counts.iter().filter(|(name, _)| name.starts_with("read ")).map(|(_, count)| count).sum();
+    // Pages of the listing and of the rows, and a few reads besides.
+    assert!(reads <= passes * (2 * INSTANCES as u64 / 256 + 10), "{cost:?}");
     println!(
         "{INSTANCES} dormant instances, a month: {passes} drift passes, each with {:.1} calls, {:.1} reads of the store, {:.1} wake-ups, {:.1} ms",
         called as f64 / passes as f64,

@@ -26,10 +26,10 @@ impl Setup for Site {
     fn profile(&self) -> Profile {
         let folder = tempfile::tempdir().expect("a folder");
         let backend = Arc::new(Sites::new(folder.path()));
-        let again = Arc::clone(&backend);
+        let path = folder.path().to_owned();
         let spec = |version: &str| InstanceSpec::new(Workload::new(version));
         let mut profile = Profile::new(backend, spec).with_outsider(Visitor(folder.path().to_owned()));
-        profile.reopen = Some(Box::new(move || Arc::clone(&again) as _));
+        profile.reopen = Some(Box::new(move || Arc::new(Sites::new(&path)) as _));
         profile.keep = Some(Box::new(folder));
         profile
     }

@@ -51,8 +51,9 @@ impl Run<'_> {
     async fn overtake_newer(&mut self) -> Result<(), StoreError> {
         let in_force = self.draft.row.in_force;
         let newer = self.known.present().map(|present| present.generation).filter(|seen| {
-            // The one in force may be another one there, of the same number, when it was never called for.
-            *seen > in_force || (*seen == in_force && self.was_never_called_for())
+            // The one in force may be another one there, of the same number, when it was never called for. Above the last
+            // number there is none to go on at: that stays a conflict.
+            seen.0 < u64::MAX - 1 && *seen > in_force || (*seen == in_force && self.was_never_called_for())
         });
         let Some(found) = newer.filter(|_| !matches!(self.target_state(), TargetState::Gone(_))) else { return Ok(()) };
         warn!(instance = %self.draft.row.id, %found, in_force = %self.draft.row.in_force, "newer than the store knows");
