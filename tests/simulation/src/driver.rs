@@ -154,6 +154,8 @@ async fn outsider(world: &Arc<World>, number: usize, dice: u64) {
             let calls = ["create", "resume", "suspend", "scale to zero", "destroy"];
             provider.script(calls[usize::try_from(dice >> 8 & 0xff).unwrap_or(0) % calls.len()], Fault::HalfWay);
         }
+        // Before a cell is known to be one, it can be no other.
+        _ if world.witness.row(&id).is_none_or(|row| row.live.is_none()) => {}
         _ => {
             let identity = format!("memory-{}", number % cells.len());
             provider.become_another("another");
