@@ -52,9 +52,22 @@ fn restore(place: &Place) {
     }
 }
 
-/// What was made since the backup: first of its own id, then again under an id that the backup knows.
-async fn go_on(place: &Place, plane: &Plane) -> (Instance, Instance) {
-    let since = make(place, plane, "since", "since").await;
+/// What was made since the backup.
+struct Since {
+    /// Under an id of its own.
+    new: Instance,
+    /// Under an id that the backup knows.
+    again: Instance,
+    /// Removed, but for its data.
+    kept: Instance,
+    /// It never answered.
+    failed: Instance,
+}
+
+async fn go_on(place: &Place, plane: &Plane) -> Since {
+    let new = make(place, plane, "since", "since").await;
+    let kept = make(place, plane, "kept", "kept").await;
+    done(&plane.plane.destroy(&id("kept"), DataDisposition::Retain, by()).await.unwrap()).await;
     done(&plane.plane.update(&id("updated"), place.spec("2.0"), by()).await.unwrap()).await;
     done(&plane.plane.sleep(&id("slept"), by()).await.unwrap()).await;
     done(&plane.plane.wake(&id("woken"), by()).await.unwrap()).await;
@@ -67,8 +80,9 @@ async fn go_on(place: &Place, plane: &Plane) -> (Instance, Instance) {
     let mut fails = place.new_instance("fails");
     set(&mut fails.spec, "EXIT_CODE", "3");
     ended(&plane.plane.create(fails, by()).await.unwrap()).await;
-    assert!(plane.get("fails").await.parked);
-    (since, again)
+    let failed = plane.get("fails").await;
+    assert!(failed.parked);
+    Since { new, again, kept, failed }
 }
 
 /// Compares with the store, confirming what is not there, until nothing differs and everything is at rest.
@@ -139,7 +153,7 @@ async fn one_restore(places: Option<[u64; 2]>) -> usize {
     }
     done(&plane.plane.sleep(&id("woken"), by()).await.unwrap()).await;
     plane.store.backup(&place.folder().join("backup.db")).await.unwrap();
-    let (since, again) = go_on(&place, &plane).await;
+    let Since { new: since, again, kept, failed } = go_on(&place, &plane).await;
     let deleted = place.names("data");
     let alive = [process(&place, &since).unwrap(), process(&place, &again).unwrap()];
     let used_before: BTreeSet<_> = place.names("instances");
@@ -156,7 +170,9 @@ async fn one_restore(places: Option<[u64; 2]>) -> usize {
     let lost: Vec<_> = [plane.get("deleted").await, plane.get("again").await].into_iter().map(|i| i.data).collect();
     until_at_rest(&plane, &known).await;
     let strangers: BTreeSet<_> = plane.plane.strangers().await.unwrap().into_iter().map(|s| s.incarnation).collect();
-    assert!([&since, &again].iter().all(|made| strangers.contains(&made.incarnation.unwrap())), "{strangers:?}");
+    let made = [&since, &again, &kept, &failed].map(|made| made.incarnation.unwrap());
+    assert!(made.iter().all(|made| strangers.contains(made)), "{made:?} {strangers:?}");
+    assert_eq!([process(&place, &kept), process(&place, &failed)], [None; 2], "nothing is started for a stranger");
     assert_eq!([process(&place, &since).unwrap(), process(&place, &again).unwrap()], alive, "their processes go on");
     for name in ["deleted", "again"] {
         let instance = plane.get(name).await;
@@ -182,6 +198,11 @@ async fn one_restore(places: Option<[u64; 2]>) -> usize {
     let (first, second) = (since.incarnation.unwrap(), again.incarnation.unwrap());
     done(&plane.plane.adopt(first, place.new_instance("since"), by()).await.unwrap()).await;
     assert_eq!(note(&plane, "since").await, "since");
+    // So is data that was kept, and what failed, with a spec that works.
+    done(&plane.plane.adopt(kept.incarnation.unwrap(), place.new_instance("kept"), by()).await.unwrap()).await;
+    assert_eq!(note(&plane, "kept").await, "kept");
+    done(&plane.plane.adopt(failed.incarnation.unwrap(), place.new_instance("fails"), by()).await.unwrap()).await;
+    assert_eq!(plane.get("fails").await.data, failed.data);
     assert!(plane.plane.adopt(second, place.new_instance("again"), by()).await.is_err(), "its id is taken");
     done(&plane.plane.destroy(&id("again"), DataDisposition::Delete, by()).await.unwrap()).await;
     done(&plane.plane.adopt(second, place.new_instance("again"), by()).await.unwrap()).await;

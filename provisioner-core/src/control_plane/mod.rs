@@ -164,8 +164,8 @@ impl ControlPlane {
         self.ask(id, Ask::Retry, request).await
     }
 
-    /// Whether data that is to be taken up must be there: it was seen in use. Whether it may be taken up is decided in the
-    /// transaction.
+    /// Whether data that is to be taken up must be there: it was seen in use. Whether this is still so, and whether it may be
+    /// taken up, is decided in the transaction.
     async fn must_exist(&self, data: Option<&DataId>) -> Result<bool> {
         let Some(id) = data else { return Ok(false) };
         let row = self.engine.store.data_set(id).await.map_err(|error| error.into_error("create"))?;

@@ -28,11 +28,12 @@ impl ControlPlane {
         found.ok_or_else(missing)
     }
 
-    /// Takes a stranger in as an instance of this tenant and spec. It keeps its data and is brought to the spec.
+    /// Takes a stranger in as an instance of this tenant and spec. It keeps its data and is brought to the spec. Of one that
+    /// is only data any more, an instance is made on that data, which must still be there.
     ///
     /// # Errors
-    /// `NotFound` when there is no such stranger; `Conflict` when its id is taken or another id or cell is asked for;
-    /// what [`create`](Self::create) answers otherwise.
+    /// `NotFound` when there is no such stranger, or nothing of it any more; `Conflict` when its id is taken, another id or
+    /// cell is asked for, or its data is another instance's or tenant's; what [`create`](Self::create) answers otherwise.
     pub async fn adopt(&self, stranger: Incarnation, new: NewInstance, request: Request) -> Result<OperationHandle> {
         let engine = &self.engine;
         let fingerprint = accept::fingerprint(Verb::Adopt, &new.id, &stranger.to_string());
@@ -50,9 +51,11 @@ impl ControlPlane {
         let generation = self.generation_of(&found).await?;
         let now = engine.now();
         let id = engine.seams.random.operation_id(now);
-        let known_data = found.data.clone().or_else(|| new.data.clone());
+        let named = found.data.is_none().then(|| new.data.clone()).flatten();
+        let known_data = found.data.clone().or_else(|| named.clone());
         let made = known_data.is_some();
         let data = known_data.unwrap_or_else(|| engine.seams.random.data_id());
+        let recorded = engine.store.data_set(&data).await.map_err(|error| error.into_error("adopt"))?;
         let mut row = accept::new_row(&new, cell, data, id.clone(), now);
         // Above what it was made with, so that it is brought to the spec.
         row.wanted = generation.next();
@@ -64,6 +67,10 @@ impl ControlPlane {
         draft.start_incarnation(stranger);
         draft.row.live =
             Some(LiveIncarnation { incarnation: stranger, seen: true, absent_since: None, last_call: None });
+        // Data that is on record may have gone to another instance meanwhile: two must never write to it.
+        if recorded.is_some() || named.is_some() {
+            draft.take_data(draft.row.data.clone());
+        }
         draft.data(DataState::Used);
         draft.drop_stranger(stranger);
         draft.event(EventKind::StrangerResolved { incarnation: stranger, decision: "adopt".into() });
@@ -94,6 +101,8 @@ impl ControlPlane {
         match observe.await? {
             Observed::Present(present) => Ok(present.generation.max(stranger.generation)),
             Observed::Unknown { .. } => Ok(stranger.generation),
+            // The engine makes sure that it is absent before it makes anything on the data.
+            Observed::Absent if stranger.data.is_some() => Ok(stranger.generation),
             Observed::Absent => {
                 let error = Error::new(ErrorKind::NotFound, "adopt").with_instance(&stranger.instance);
                 Err(error.with_message("the stranger is not there any more"))

@@ -130,7 +130,13 @@ pub(super) fn check_capacity(
     }
 }
 
-/// Whether an instance may take this data up.
+/// Whether an instance may take this data up. What was seen in use must be there: a row that would start blank without it is
+/// refused.
 pub(super) fn is_retained_for(data: &DataRow, row: &InstanceRow) -> bool {
-    data.state != DataState::Used && data.tenant == row.tenant && data.cell == row.cell
+    let free = match data.state {
+        DataState::Used => false,
+        DataState::Retained => row.data_made,
+        DataState::Unseen => true,
+    };
+    free && data.tenant == row.tenant && data.cell == row.cell
 }

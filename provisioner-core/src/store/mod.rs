@@ -129,7 +129,8 @@ pub struct Change {
     pub keep_specs: Option<Vec<Generation>>,
     /// What that instance reserves from now on.
     pub reservation: Option<Reservation>,
-    /// Retained data to be taken up: it must be retained, and of this tenant and cell. Its row follows in `data`.
+    /// Data to be taken up: no instance may use it, it must be of this tenant and cell, and where it was seen in use, the row
+    /// must say so. Its row follows in `data`.
     pub take_data: Option<DataId>,
     /// Makings, inserted or replaced.
     pub incarnations: Vec<IncarnationRow>,

@@ -7,14 +7,15 @@ use std::{
 };
 
 use provisioner_core::{
-    control_plane::OperationHandle,
+    ErrorKind,
+    control_plane::{Instance, NewInstance, OperationHandle},
     memory::{MemoryConfig, MemoryProvisioner, Thing},
     seams::{Random, TokioClock},
     store::{CommitMode, EventKind, InstanceFilter, InstanceRow, OperationState, SqliteStore, Store},
     types::{DataDisposition, DataId, Incarnation, Phase, TargetState, Timestamp},
 };
 
-use crate::harness::{World, by, cell, config, done, hold, id, new, plane_id, spec};
+use crate::harness::{World, by, cell, config, done, ended, hold, id, new, plane_id, spec};
 
 const BEFORE: u64 = 300;
 const REQUESTS: u64 = 600;
@@ -157,6 +158,60 @@ async fn what_was_made_again_since_the_backup_is_a_stranger_until_the_old_row_is
     assert_eq!((adopted.incarnation, adopted.data), (Some(stranger), newer.data));
     until_at_rest(&world).await;
     assert!(world.plane.strangers().await.unwrap().is_empty());
+}
+
+/// An instance that was made and destroyed since the backup, its data kept; and the backup in the place of the store.
+async fn kept_since_the_backup(name: &str) -> (World, Instance) {
+    let (mut world, file) = start(MemoryConfig::default()).await;
+    backup(&world, &file).await;
+    let made = world.create(name).await;
+    done(&world.plane.destroy(&id(name), DataDisposition::Retain, by()).await.unwrap()).await;
+    world.store = restored(&world).await;
+    world.start_again().await;
+    until_at_rest(&world).await;
+    let strangers = world.plane.strangers().await.unwrap();
+    assert_eq!(strangers.iter().map(|s| Some(s.incarnation)).collect::<Vec<_>>(), [made.incarnation]);
+    (world, made)
+}
+
+#[tokio::test(start_paused = true)]
+async fn data_that_was_kept_since_the_backup_is_taken_up_through_the_stranger_that_tells_of_it() {
+    let (world, before) = kept_since_the_backup("acme").await;
+    let stranger = before.incarnation.unwrap();
+    done(&world.plane.adopt(stranger, new("acme"), by()).await.unwrap()).await;
+    let adopted = world.get("acme").await;
+    assert_eq!((adopted.phase, &adopted.data), (Some(Phase::Running), &before.data));
+    assert!(adopted.incarnation.unwrap().number() > stranger.number(), "a making of its own");
+    until_at_rest(&world).await;
+    assert!(world.plane.strangers().await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_its_data_nothing_is_made_of_a_stranger_that_was_only_data() {
+    let (world, before) = kept_since_the_backup("acme").await;
+    world.provider.vanish_data(&plane_id(), &before.data);
+    let operation = world.plane.adopt(before.incarnation.unwrap(), new("acme"), by()).await.unwrap();
+    assert_eq!(ended(&operation).await.state, OperationState::Failed);
+    let parked = world.get("acme").await;
+    assert_eq!(parked.reason.as_ref().unwrap().code, "data-missing", "{parked:#?}");
+    assert!(world.things().is_empty() && !world.provider.has_data(&plane_id(), &before.data));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_on_data_that_an_instance_uses_is_not_adopted() {
+    let (mut world, file) = start(MemoryConfig::default()).await;
+    let before = world.create("acme").await;
+    backup(&world, &file).await;
+    done(&world.plane.destroy(&id("acme"), DataDisposition::Retain, by()).await.unwrap()).await;
+    let onto = NewInstance { data: Some(before.data.clone()), ..new("heir") };
+    done(&world.plane.create(onto, by()).await.unwrap()).await;
+    let heir = world.get("heir").await.incarnation.unwrap();
+    world.store = restored(&world).await;
+    world.start_again().await;
+    world.plane.check_drift(&cell()).await.unwrap();
+    let refused = world.plane.adopt(heir, new("heir"), by()).await.unwrap_err();
+    assert_eq!((refused.kind(), refused.field()), (ErrorKind::Conflict, Some("data")), "{refused}");
+    assert!(world.plane.get(&id("heir")).await.is_err(), "nothing was accepted");
 }
 
 /// What random requests are made of, and what they have asked for so far.

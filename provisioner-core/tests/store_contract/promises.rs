@@ -283,13 +283,19 @@ async fn data_is_taken_up_only_when_it_is_retained_for_that_tenant_in_that_cell(
         DataRow { instance: id("gone"), ..data_row(4, DataState::Retained) },
     ];
     store.commit(Change { data: rows, ..Change::default() }).await.unwrap();
-    let take = |number| Change { take_data: Some(data_id(number)), ..insert(row("a")) };
+    let take_as = |number, data_made| {
+        let row = InstanceRow { data_made, ..row("a") };
+        Change { take_data: Some(data_id(number)), ..insert(row) }
+    };
+    let take = |number| take_as(number, true);
     for (why, number) in [("in use", 1), ("of another tenant", 2), ("in another cell", 3), ("not there", 9)] {
         match store.commit(take(number)).await {
             Err(StoreError::DataNotRetained(id)) => assert_eq!(id, data_id(number)),
             other => panic!("{why}: {other:?}"),
         }
     }
+    let blank = store.commit(take_as(4, false)).await;
+    assert!(matches!(blank, Err(StoreError::DataNotRetained(_))), "what was seen in use must exist: {blank:?}");
     let used = data_row(4, DataState::Used);
     store.commit(Change { data: vec![used.clone()], ..take(4) }).await.unwrap();
     assert_eq!(store.data(None, None, 9).await.unwrap()[3], used);
@@ -305,7 +311,8 @@ async fn retained_data_is_taken_up_once(store: Arc<dyn Store>) {
         let store = Arc::clone(&store);
         let name = format!("i-{number}");
         let data = vec![DataRow { instance: id(&name), ..data_row(1, DataState::Used) }];
-        let change = Change { take_data: Some(data_id(1)), data, ..insert(row(name)) };
+        let row = InstanceRow { data_made: true, ..row(name) };
+        let change = Change { take_data: Some(data_id(1)), data, ..insert(row) };
         tokio::spawn(async move { store.commit(change).await })
     };
     let attempts: Vec<_> = (0..16).map(attempt).collect();
