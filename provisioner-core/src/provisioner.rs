@@ -111,7 +111,8 @@ pub trait Provisioner: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// Reads the world for many targets in as few calls as the provider allows. Answers in the targets' order.
     async fn observe_many(&self, cx: &OpContext, targets: &[Target]) -> Vec<Result<Observed>>;
 
-    /// Everything that the context's control plane owns here, page by page, also what its store has forgotten.
+    /// Everything that the context's control plane owns here, page by page, also what its store has forgotten. The backend
+    /// paces its pages by what the provider allows: an error ends the listing, and nothing follows from what came before.
     fn list(&self, cx: &OpContext) -> BoxStream<'static, Result<Owned>>;
 
     /// Ids of the context's control plane worth looking at, as things change. Ends when the provider's side ends; the
