@@ -30,6 +30,25 @@ pub struct ProcessConfig {
     /// `PATH` of instances whose spec sets none. The control plane's own is never handed down.
     #[serde(default = "default_path")]
     pub path: String,
+    /// The user ids that instances run as, one for each data set, when the control plane runs as root. Group ids are the
+    /// same. Nobody else may have them. `None`: instances run as the control plane's own user, as they always do when that
+    /// is not root.
+    #[serde(default = "default_users")]
+    pub users: Option<RangeInclusive<u32>>,
+    /// The control group below which every instance gets one of its own, from the top of each hierarchy that may be
+    /// written. `None`: none; memory is then bounded for each process, and CPU time is not.
+    #[serde(default = "default_cgroup")]
+    pub cgroup: Option<String>,
+    /// The most processes and threads that one instance may have at a time.
+    #[serde(default = "default_processes_max")]
+    pub processes_max: u32,
+    /// Mebibytes that the log of an instance may grow to before it is turned over. One old one is kept.
+    #[serde(default = "default_log_mib_max")]
+    pub log_mib_max: u32,
+    /// Says that the service manager which runs the control plane leaves its children alone when it stops it, as systemd
+    /// does with `KillMode=process`. Of no account where instances have control groups, or there is no such manager.
+    #[serde(default)]
+    pub service_spares_children: bool,
 }
 
 /// The largest size of one instance.
@@ -70,6 +89,25 @@ fn default_path() -> String {
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()
 }
 
+/// Used by no distribution, by no container runtime and by no dynamic user: see <https://systemd.io/UIDS-GIDS/>.
+#[expect(clippy::unnecessary_wraps, reason = "it is the default of an option")]
+fn default_users() -> Option<RangeInclusive<u32>> {
+    Some(1_900_000_000..=1_900_065_535)
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "it is the default of an option")]
+fn default_cgroup() -> Option<String> {
+    Some("provisioner".into())
+}
+
+fn default_processes_max() -> u32 {
+    1024
+}
+
+fn default_log_mib_max() -> u32 {
+    16
+}
+
 impl ProcessConfig {
     /// A configuration with this root and the defaults for all else.
     #[must_use]
@@ -80,6 +118,11 @@ impl ProcessConfig {
             address: default_address(),
             size_max: SizeLimit::default(),
             path: default_path(),
+            users: default_users(),
+            cgroup: default_cgroup(),
+            processes_max: default_processes_max(),
+            log_mib_max: default_log_mib_max(),
+            service_spares_children: false,
         }
     }
 
@@ -90,7 +133,14 @@ impl ProcessConfig {
         self
     }
 
-    /// Checks everything and makes the backend of it. No I/O.
+    /// The same with instances that run as the control plane's own user.
+    #[must_use]
+    pub fn without_users(mut self) -> Self {
+        self.users = None;
+        self
+    }
+
+    /// Checks everything and makes the backend of it. Looks at what this machine lets it do; touches nothing.
     ///
     /// # Errors
     /// [`InvalidSpec`](ErrorKind::InvalidSpec) naming the first field that is wrong and what was expected.
@@ -114,7 +164,17 @@ impl ProcessConfig {
         if self.address.is_unspecified() || self.address.is_multicast() {
             return Err(wrong("address", "expected an address that can be connected to, such as 127.0.0.1"));
         }
+        if let Some(users) = &self.users
+            && (users.is_empty() || *users.start() == 0 || *users.end() == u32::MAX)
+        {
+            return Err(wrong("users", "expected a range within 1 to 4294967294, the first not above the last"));
+        }
+        if self.cgroup.as_ref().is_some_and(|name| !is_group_name(name)) {
+            return Err(wrong("cgroup", "expected names of groups, separated by '/', such as \"provisioner\""));
+        }
         for (field, value) in [
+            ("processes_max", self.processes_max),
+            ("log_mib_max", self.log_mib_max),
             ("size_max.cpu_millis", self.size_max.cpu_millis),
             ("size_max.memory_mib", self.size_max.memory_mib),
             ("size_max.data_mib", self.size_max.data_mib),
@@ -131,6 +191,11 @@ impl ProcessConfig {
         }
         Ok(())
     }
+}
+
+fn is_group_name(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.@:".contains(c);
+    name.split('/').all(|part| !part.is_empty() && !part.starts_with('.') && part.chars().all(fits))
 }
 
 fn wrong(field: &str, problem: &str) -> Error {
@@ -158,6 +223,14 @@ mod tests {
         assert_refused(|c| c.address = Ipv4Addr::UNSPECIFIED.into(), "address");
         assert_refused(|c| c.size_max.memory_mib = 0, "size_max.memory_mib");
         assert_refused(|c| c.path = "bin".into(), "path");
+        for range in [0..=10, 5..=u32::MAX] {
+            assert_refused(|c| c.users = Some(range), "users");
+        }
+        for name in ["", "/provisioner", "a//b", "..", "a b"] {
+            assert_refused(|c| c.cgroup = Some(name.into()), "cgroup");
+        }
+        assert_refused(|c| c.processes_max = 0, "processes_max");
+        assert_refused(|c| c.log_mib_max = 0, "log_mib_max");
         let backend = ProcessConfig::new("/srv/instances").build().unwrap();
         assert_eq!(backend.to_string(), "Process(/srv/instances)");
     }

@@ -213,12 +213,14 @@ pub(crate) fn observed(view: Option<&View>, incarnation: Incarnation, endpoint: 
 
 fn running(view: &View, present: impl Fn(Phase) -> Present, endpoint: impl Fn() -> String) -> Observed {
     match view.life {
-        Life::Alive(_) if view.seen == Some(Seen::Ready) => present(Phase::Running).with_endpoint(endpoint()).into(),
+        Life::Alive(_) if view.seen == Some(Seen::Ready) => {
+            present(Phase::Running).with_endpoint(endpoint()).with_usage(view.usage).into()
+        }
         Life::Alive(process) => {
             let seen = view.seen.as_ref().unwrap_or(&Seen::Nothing);
             let again = (process.age() / 5).clamp(AGAIN_MIN, AGAIN_MAX);
             let reason = Reason::new("starting", format!("not ready yet: {seen}"));
-            present(Phase::Provisioning).with_reason(reason).look_again(again).into()
+            present(Phase::Provisioning).with_reason(reason).look_again(again).with_usage(view.usage).into()
         }
         Life::Starting => present(Phase::Provisioning).look_again(AGAIN_MIN).into(),
         Life::Dead | Life::Leftovers(_) => {

@@ -12,6 +12,7 @@ use crate::{
     error::{Problem, Result},
     layout::{DataFolder, Key, Layout, make_folder, remove_folder},
     records::{read_json, schema, write_json},
+    users,
 };
 
 /// Whose a data set is: the mark beside it.
@@ -22,6 +23,9 @@ pub(crate) struct Owner {
     pub(crate) instance: InstanceId,
     pub(crate) incarnation: Incarnation,
     pub(crate) retained: bool,
+    /// The user whose files they are; none: the control plane's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) user: Option<u32>,
 }
 
 impl Owner {
@@ -47,9 +51,10 @@ impl Owner {
 
 /// Gives the data to an instance, and makes it if it is fresh. Repeating it changes nothing. Call with the lock of the
 /// root held and the instance's folder made: the folder is what keeps the data in use.
-pub(crate) fn claim(layout: &Layout, key: &Key, tenant: &str, source: &DataSource) -> Result<()> {
+pub(crate) fn claim(layout: &Layout, key: &Key, tenant: &str, source: &DataSource, user: Option<u32>) -> Result<()> {
     let folder = layout.data(&key.control_plane, source.id());
     let wanted = Owner {
+        user,
         schema: schema(),
         tenant: tenant.into(),
         instance: key.id.clone(),
@@ -125,11 +130,16 @@ pub(crate) fn take_any(layout: &Layout, control_plane: &ControlPlaneId, id: &Dat
     // What an earlier attempt left there would be in the way.
     delete_taken(layout, control_plane, id)?;
     let (from, removed) = (layout.data(control_plane, id), layout.removed(control_plane));
+    let user = Owner::read(&from)?.and_then(|owner| owner.user);
     make_folder(&removed)?;
     match fs::rename(from.path(), removed.join(id.as_str())) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Problem::io("remove", from.path(), error)),
-        _ => Ok(()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Problem::io("remove", from.path(), error));
+        }
+        _ => {}
     }
+    // What is left of its files lies where no user comes.
+    user.map_or(Ok(()), |user| users::release(layout, control_plane, id, user))
 }
 
 /// Undoes a claim of a start that never was: what is empty goes, anything else stays for a later instance.
@@ -169,20 +179,20 @@ mod tests {
         let id = DataId::from_random(1);
         let kind = |result: Result<()>| result.unwrap_err().during("create", None).kind();
 
-        assert_eq!(kind(claim(&layout, &one, "t", &DataSource::Existing(id.clone()))), ErrorKind::DataMissing);
+        assert_eq!(kind(claim(&layout, &one, "t", &DataSource::Existing(id.clone()), None)), ErrorKind::DataMissing);
         make_folder(layout.instance(&one).path()).unwrap();
-        claim(&layout, &one, "t", &DataSource::Fresh(id.clone())).unwrap();
-        claim(&layout, &one, "t", &DataSource::Fresh(id.clone())).unwrap();
+        claim(&layout, &one, "t", &DataSource::Fresh(id.clone()), None).unwrap();
+        claim(&layout, &one, "t", &DataSource::Fresh(id.clone()), None).unwrap();
         let existing = DataSource::Existing(id.clone());
-        assert_eq!(kind(claim(&layout, &two, "t", &existing)), ErrorKind::Conflict, "in use");
+        assert_eq!(kind(claim(&layout, &two, "t", &existing, None)), ErrorKind::Conflict, "in use");
         retain(&layout, &one, &id).unwrap();
-        assert_eq!(kind(claim(&layout, &two, "u", &existing)), ErrorKind::Conflict, "another tenant");
-        claim(&layout, &two, "t", &existing).unwrap();
+        assert_eq!(kind(claim(&layout, &two, "u", &existing, None)), ErrorKind::Conflict, "another tenant");
+        claim(&layout, &two, "t", &existing, None).unwrap();
         // The old owner has lost all say.
         retain(&layout, &one, &id).unwrap();
         take(&layout, &one, &id).unwrap();
         assert!(Owner::read(&layout.data(&one.control_plane, &id)).unwrap().unwrap().is(&two));
         take(&layout, &two, &id).unwrap();
-        assert_eq!(kind(claim(&layout, &two, "t", &existing)), ErrorKind::DataMissing);
+        assert_eq!(kind(claim(&layout, &two, "t", &existing, None)), ErrorKind::DataMissing);
     }
 }

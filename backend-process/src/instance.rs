@@ -4,14 +4,19 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::SocketAddr,
+    ops::RangeInclusive,
+    os::unix::ffi::OsStrExt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use provisioner_core::types::{ControlPlaneId, DataDisposition, DataId, Generation, InstanceId, Reason};
+use provisioner_core::types::{
+    Bound, ControlPlaneId, DataDisposition, DataId, Generation, InstanceId, Isolation, Reason, Usage,
+};
 use tokio::sync::{OwnedMutexGuard, broadcast, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    cgroup::{Groups, Incidents},
     config::ProcessConfig,
     convert::Order,
     error::Result,
@@ -19,8 +24,9 @@ use crate::{
     layout::{InstanceFolder, Key, Layout},
     log_tail::{self, Values},
     process::{self, Exit, Life, Process},
-    records::{Intended, Record, read_outcome, write_outcome},
+    records::{self, Intended, Record, read_outcome, write_outcome},
     stop::blocking,
+    users,
 };
 
 /// How many changes a slow reader of a watch may be behind before it loses some.
@@ -30,6 +36,11 @@ const CHANGES_KEPT: usize = 4096;
 pub(crate) struct Shared {
     pub(crate) config: ProcessConfig,
     pub(crate) layout: Layout,
+    pub(crate) groups: Groups,
+    /// The users that instances run as, where this process may give them away.
+    pub(crate) users: Option<RangeInclusive<u32>>,
+    /// Tells the groups of this root from those of another one.
+    mark: String,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
     pub(crate) changes: broadcast::Sender<(ControlPlaneId, InstanceId)>,
@@ -100,6 +111,8 @@ pub(crate) struct View {
     /// What was last seen at its health path; `None` when its process is not watched.
     pub(crate) seen: Option<Seen>,
     pub(crate) blocked: Option<String>,
+    /// What it uses; only while it lives.
+    pub(crate) usage: Option<Usage>,
 }
 
 /// A motion, as seen from outside.
@@ -114,6 +127,9 @@ impl Shared {
     pub(crate) fn new(config: ProcessConfig) -> Arc<Self> {
         Arc::new(Self {
             layout: Layout::new(config.root.clone()),
+            groups: config.cgroup.as_deref().map(Groups::find).unwrap_or_default(),
+            users: config.users.clone().filter(|_| users::may_change_user()),
+            mark: records::hex(config.root.as_os_str().as_bytes())[..8].to_owned(),
             config,
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
@@ -137,6 +153,40 @@ impl Shared {
         });
         instances.insert(key.clone(), Arc::downgrade(&instance));
         instance
+    }
+
+    /// The name of an instance's control group.
+    pub(crate) fn group(&self, key: &Key) -> String {
+        format!("{}.{}.{}", self.mark, key.control_plane, key.folder_name())
+    }
+
+    /// Reads a group's name back: the instance of this root that it is of.
+    pub(crate) fn of_group(&self, name: &str) -> Option<Key> {
+        let mut parts = name.splitn(3, '.');
+        let (mark, control_plane, folder) = (parts.next()?, parts.next()?, parts.next()?);
+        let control_plane = ControlPlaneId::new(control_plane).ok()?;
+        (mark == self.mark).then(|| Key::from_folder_name(&control_plane, folder)).flatten()
+    }
+
+    /// What keeps instances from each other here.
+    pub(crate) fn isolation(&self) -> Isolation {
+        let bound = |by_group: bool, otherwise| if by_group { Bound::Instance } else { otherwise };
+        let users = self.users.is_some();
+        Isolation {
+            users,
+            memory: bound(self.groups.bounds_memory(), Bound::Process),
+            cpu: bound(self.groups.bounds_cpu(), Bound::None),
+            // The number of processes of a user that one instance has alone.
+            processes: bound(self.groups.bounds_processes() || users, Bound::None),
+        }
+    }
+
+    /// Whether the process of an instance is watched.
+    pub(crate) fn watches(&self, key: &Key) -> bool {
+        let instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        let instance = instances.get(key).and_then(Weak::upgrade);
+        drop(instances);
+        instance.is_some_and(|instance| instance.live().watched.is_some())
     }
 
     /// Tells those who watch.
@@ -206,10 +256,15 @@ impl Instance {
         if !there && life == Life::Dead && self.live().motion.is_none() && !shared.layout.is_half_removed(&self.key)? {
             return Ok(None);
         }
-        if life == Life::Dead {
+        // Whatever else still lives of it.
+        if matches!(life, Life::Dead | Life::Leftovers(_)) {
             self.note_exit(record.as_ref());
         }
         let outcome = if there { read_outcome(&self.folder)? } else { None };
+        let usage = match life {
+            Life::Alive(process) => shared.groups.usage(&shared.group(&self.key)).or_else(|| process.usage()),
+            Life::Dead | Life::Starting | Life::Leftovers(_) => None,
+        };
         let live = self.live();
         Ok(Some(View {
             life,
@@ -218,13 +273,15 @@ impl Instance {
             seen: live.watched.as_ref().map(|watched| watched.seen.borrow().clone()),
             blocked: live.blocked.clone(),
             record,
+            usage,
         }))
     }
 
     /// What lives of it.
     pub(crate) fn life(&self, shared: &Shared, record: Option<&Record>) -> Result<Life> {
         let data_path = record.map(|record| shared.data_path(record));
-        match process::life(&self.folder, data_path.as_deref())? {
+        let grouped = || shared.groups.members(&shared.group(&self.key));
+        match process::life(&self.folder, data_path.as_deref(), grouped)? {
             // Somebody has deleted the files. The process is none the less there.
             Life::Dead => {
                 let watched = self.live().watched.as_ref().map(|watched| watched.process);
@@ -246,7 +303,9 @@ impl Instance {
             return;
         }
         let tail = watched.values.map(|values| log_tail::read(&self.folder, watched.log_start, &values));
-        let reason = exited(exit, tail.as_deref().unwrap_or_default());
+        let incidents = self.shared.upgrade().map(|shared| shared.groups.incidents(&shared.group(&self.key)));
+        let memory_mib = record.map_or(0, |record| record.memory_mib);
+        let reason = exited(exit, incidents.unwrap_or_default(), memory_mib, tail.as_deref().unwrap_or_default());
         // The lock is kept meanwhile, so that nobody sees the process gone and no word of why.
         if let Err(error) = write_outcome(&self.folder, &reason) {
             tracing::warn!(instance = %self.key.id, %error, "the end of a process was not written down");
@@ -255,12 +314,19 @@ impl Instance {
 }
 
 /// What an exit that nobody asked for is called.
-pub(crate) fn exited(exit: Exit, tail: &str) -> Reason {
+pub(crate) fn exited(exit: Exit, incidents: Incidents, memory_mib: u32, tail: &str) -> Reason {
     let how = match exit {
         Exit::Code(code) => format!("exited with status {code}"),
         Exit::Signal(signal) => format!("was killed by signal {signal}"),
         Exit::Unknown => "is gone; its status is not known".to_owned(),
     };
     let printed = if tail.is_empty() { String::new() } else { format!("; it last printed: {tail}") };
-    Reason::new("exited", format!("the process {how}{printed}"))
+    if incidents.killed_for_memory > 0 && !matches!(exit, Exit::Code(0)) {
+        return Reason::new("out-of-memory", format!("the process {how}: its {memory_mib} MiB were used up{printed}"));
+    }
+    let refused = match incidents.refused_processes {
+        0 => "",
+        _ => "; it was refused more processes than it may have",
+    };
+    Reason::new("exited", format!("the process {how}{refused}{printed}"))
 }

@@ -4,13 +4,14 @@
 //! ROOT/.identity                                     which root this is
 //! ROOT/.lock                                         held while ports and data change hands
 //! ROOT/.ports/PORT                                   who has this port
+//! ROOT/.users/UID                                    whose files belong to this user
 //! ROOT/CONTROL-PLANE/instances/ID.INCARNATION/       one instance
 //! ROOT/CONTROL-PLANE/data/DATA-ID/owner.json         whose data it is
 //! ROOT/CONTROL-PLANE/data/DATA-ID/files/             the data
 //! ROOT/CONTROL-PLANE/removed/                        on its way out
 //! ```
 //!
-//! No control plane is named with a dot in front, so the first three are nobody's folder.
+//! No control plane is named with a dot in front, so the first four are nobody's folder.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, ReadDir, TryLockError},
@@ -78,6 +79,10 @@ impl Layout {
         self.root.join(".ports")
     }
 
+    pub(crate) fn users(&self) -> PathBuf {
+        self.root.join(".users")
+    }
+
     pub(crate) fn instances(&self, control_plane: &ControlPlaneId) -> PathBuf {
         self.root.join(control_plane.as_str()).join("instances")
     }
@@ -139,6 +144,11 @@ impl InstanceFolder {
     /// What it prints.
     pub(crate) fn log(&self) -> PathBuf {
         self.0.join("log")
+    }
+
+    /// What it printed before the log was turned over.
+    pub(crate) fn old_log(&self) -> PathBuf {
+        self.0.join("log.1")
     }
 
     /// How the last start ended, if badly.

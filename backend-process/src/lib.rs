@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod backend;
+mod cgroup;
 mod config;
 mod convert;
 mod data;
@@ -13,11 +14,14 @@ mod ports;
 mod process;
 mod records;
 mod remove;
+mod reservations;
 mod spawn;
 mod start;
 mod stop;
 mod supervise;
+mod turn_over;
 mod upkeep;
+mod users;
 
 pub use backend::ProcessBackend;
 pub use config::{ProcessConfig, SizeLimit};

@@ -1,9 +1,9 @@
 //! Ports: one for each instance for its whole life, awake or not, over all control planes on a root.
 //!
-//! `ROOT/.ports/PORT` names the owner. All of it happens under the lock of the root.
+//! `ROOT/.ports/PORT` names the owner.
 
 use std::{
-    fs, io,
+    io,
     net::{IpAddr, SocketAddr, TcpListener},
     ops::RangeInclusive,
 };
@@ -12,41 +12,26 @@ use provisioner_core::{ErrorKind, types::ControlPlaneId};
 
 use crate::{
     error::{Problem, Result},
-    layout::{self, Key, Layout, make_folder, remove_file},
+    layout::{Key, Layout},
+    reservations::Reservations,
 };
 
 /// Reserves a port for an instance: the one it has, or a free one. Call with the lock of the root held and the
 /// instance's folder made: a reservation whose owner has no folder is up for grabs.
 pub(crate) fn claim(layout: &Layout, key: &Key, address: IpAddr, range: &RangeInclusive<u16>) -> Result<u16> {
-    make_folder(&layout.ports())?;
-    let mine = owner_text(key);
-    let ports = || starting_at(range, &key.incarnation.token(&key.control_plane, &key.id));
-    let mut taken = Vec::new();
-    for port in ports() {
-        match layout::read(&reservation(layout, port))? {
-            Some(owner) if owner == mine.as_bytes() => return Ok(port),
-            Some(owner) => taken.push((port, owner)),
-            None if is_free(address, port) => return reserve(layout, port, &mine),
-            None => {}
-        }
-    }
-    // Full. What crashes have left behind is looked for only now, as it costs a look at every owner.
-    for (port, owner) in taken {
-        if !owner_exists(layout, &owner)? && is_free(address, port) {
-            return reserve(layout, port, &mine);
-        }
-    }
-    let message = format!("no free port in {} to {}", range.start(), range.end());
-    Err(Problem::new(ErrorKind::CapacityExhausted, message))
+    let wide = u32::from(*range.start())..=u32::from(*range.end());
+    let token = key.incarnation.token(&key.control_plane, &key.id);
+    let usable = |port: u32| u16::try_from(port).is_ok_and(|port| is_free(address, port));
+    let claimed = all(layout).claim(&owner_text(key), &token, &wide, usable, |owner| owner_exists(layout, owner))?;
+    claimed.and_then(|port| u16::try_from(port).ok()).ok_or_else(|| {
+        let message = format!("no free port in {} to {}", range.start(), range.end());
+        Problem::new(ErrorKind::CapacityExhausted, message)
+    })
 }
 
 /// Gives the port back, if it is this instance's.
 pub(crate) fn release(layout: &Layout, key: &Key, port: u16) -> Result<()> {
-    let path = reservation(layout, port);
-    match layout::read(&path)? {
-        Some(owner) if owner == owner_text(key).as_bytes() => remove_file(&path),
-        _ => Ok(()),
-    }
+    all(layout).release(&owner_text(key), port.into())
 }
 
 /// Whether nobody listens on the port.
@@ -59,43 +44,24 @@ pub(crate) fn is_free(address: IpAddr, port: u16) -> bool {
 }
 
 /// The reservations of this control plane whose owner is gone.
-pub(crate) fn stale(layout: &Layout, control_plane: &ControlPlaneId) -> Result<Vec<u16>> {
-    let folder = layout.ports();
-    let entries = match fs::read_dir(&folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Problem::io("read", &folder, error)),
-    };
+pub(crate) fn stale(layout: &Layout, control_plane: &ControlPlaneId) -> Result<Vec<u32>> {
     let mut stale = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(|error| Problem::io("read", &folder, error))?;
-        let Some(port) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        let Some(owner) = layout::read(&entry.path())? else {
-            continue;
-        };
+    for (port, owner) in all(layout).all()? {
         let ours = owner_of(&owner).is_some_and(|key| key.control_plane == *control_plane);
         if ours && !owner_exists(layout, &owner)? {
             stale.push(port);
         }
     }
-    stale.sort_unstable();
     Ok(stale)
 }
 
 /// Removes a reservation found by [`stale`].
-pub(crate) fn remove_stale(layout: &Layout, port: u16) -> Result<()> {
-    remove_file(&reservation(layout, port))
+pub(crate) fn remove_stale(layout: &Layout, port: u32) -> Result<()> {
+    all(layout).remove(port)
 }
 
-fn reserve(layout: &Layout, port: u16, owner: &str) -> Result<u16> {
-    layout::write_durably(&reservation(layout, port), owner.as_bytes())?;
-    Ok(port)
-}
-
-fn reservation(layout: &Layout, port: u16) -> std::path::PathBuf {
-    layout.ports().join(port.to_string())
+fn all(layout: &Layout) -> Reservations {
+    Reservations::at(layout.ports())
 }
 
 fn owner_text(key: &Key) -> String {
@@ -111,14 +77,6 @@ fn owner_exists(layout: &Layout, text: &[u8]) -> Result<bool> {
     owner_of(text).map_or(Ok(false), |key| layout.instance(&key).exists())
 }
 
-/// All ports of the range, from one that the token decides: spread over the range, and the same on every attempt.
-fn starting_at(range: &RangeInclusive<u16>, token: &str) -> impl Iterator<Item = u16> + use<> {
-    let (first, last) = (u32::from(*range.start()), u32::from(*range.end()));
-    let length = last - first + 1;
-    let offset = u32::from_str_radix(&token[..8], 16).unwrap_or(0) % length;
-    (0..length).map(move |i| u16::try_from(first + (offset + i) % length).unwrap_or(u16::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -126,6 +84,7 @@ mod tests {
     use provisioner_core::types::{Incarnation, InstanceId};
 
     use super::*;
+    use crate::layout::{self, make_folder};
 
     const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -155,7 +114,7 @@ mod tests {
         assert!(claim(&layout, &c, ADDRESS, &range).is_err(), "nobody gives away what is another's");
         layout::remove_folder(layout.instance(&b).path()).unwrap();
         assert!(stale(&layout, &a.control_plane).unwrap().is_empty());
-        assert_eq!(stale(&layout, &b.control_plane).unwrap(), [second]);
+        assert_eq!(stale(&layout, &b.control_plane).unwrap(), [u32::from(second)]);
         assert_eq!(claim(&layout, &c, ADDRESS, &range).unwrap(), second);
     }
 

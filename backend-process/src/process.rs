@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use provisioner_core::ErrorKind;
+use provisioner_core::{ErrorKind, types::Usage};
 use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions},
@@ -67,6 +67,10 @@ struct Stat {
     process: Process,
     state: u8,
     session: i32,
+    /// CPU time of its own and of children that it has waited for, in clock ticks.
+    cpu_ticks: u64,
+    /// Pages of memory that are its own or shared.
+    pages: u64,
 }
 
 impl Stat {
@@ -76,7 +80,10 @@ impl Stat {
         let pid = std::str::from_utf8(text.get(..text.iter().position(|byte| *byte == b' ')?)?).ok()?.parse().ok()?;
         let rest = std::str::from_utf8(text.get(close + 2..)?).ok()?;
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
         Some(Self {
+            cpu_ticks: (11..=14).filter_map(number).sum(),
+            pages: number(21).unwrap_or(0),
             state: *fields.first()?.as_bytes().first()?,
             session: fields.get(3)?.parse().ok()?,
             process: Process { pid, start: fields.get(19)?.parse().ok()? },
@@ -112,9 +119,14 @@ impl Process {
     pub(crate) fn age(self) -> Duration {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let now = Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0));
-        let ticks_per_second = rustix::param::clock_ticks_per_second().max(1);
-        let start = Duration::from_millis(self.start.saturating_mul(1000) / ticks_per_second);
-        now.saturating_sub(start)
+        now.saturating_sub(of_ticks(self.start))
+    }
+
+    /// What this one process uses, and has used together with children that have ended. Those that live are not counted.
+    pub(crate) fn usage(self) -> Option<Usage> {
+        let stat = Stat::of(self.pid).filter(|stat| stat.process == self)?;
+        let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
+        Some(Usage { cpu: of_ticks(stat.cpu_ticks), memory_bytes: stat.pages * page })
     }
 
     /// A descriptor that becomes readable when it exits. `None`: it is gone already.
@@ -167,6 +179,10 @@ impl Process {
     }
 }
 
+fn of_ticks(ticks: u64) -> Duration {
+    Duration::from_millis(ticks.saturating_mul(1000) / rustix::param::clock_ticks_per_second().max(1))
+}
+
 /// The id of this boot: pids and start times mean nothing in another one.
 pub(crate) fn boot_id() -> Result<String> {
     let path = std::path::Path::new("/proc/sys/kernel/random/boot_id");
@@ -189,8 +205,13 @@ pub(crate) fn started_last(folder: &InstanceFolder) -> Result<Option<Process>> {
     Ok(Stat::parse(&stat[1..]).map(|stat| stat.process))
 }
 
-/// What lives of the instance in this folder, whose data is mounted at `data_path`.
-pub(crate) fn life(folder: &InstanceFolder, data_path: Option<&str>) -> Result<Life> {
+/// What lives of the instance in this folder, whose data is mounted at `data_path`. `grouped` tells the processes of its
+/// control group.
+pub(crate) fn life(
+    folder: &InstanceFolder,
+    data_path: Option<&str>,
+    grouped: impl FnOnce() -> Vec<i32>,
+) -> Result<Life> {
     let leader = started_last(folder)?;
     if let Some(process) = leader
         && process.is_alive()
@@ -202,7 +223,7 @@ pub(crate) fn life(folder: &InstanceFolder, data_path: Option<&str>) -> Result<L
     if leader.is_none() && !locked {
         return Ok(Life::Dead);
     }
-    if !members(folder, leader, data_path)?.is_empty() {
+    if !members(folder, leader, data_path, &grouped())?.is_empty() {
         return Ok(Life::Leftovers(leader));
     }
     Ok(if locked { Life::Starting } else { Life::Dead })
@@ -227,15 +248,17 @@ pub(crate) fn is_locked(folder: &InstanceFolder) -> Result<bool> {
     }
 }
 
-/// Every living process of the instance: those of the leader's session, and those that left it but hold the lock.
+/// Every living process of the instance: those of its control group, those of the leader's session, and those that left it
+/// but hold the lock.
 ///
-/// A number alone proves nothing once the leader is dead, and a holder of the lock may be a control plane that is just
+/// Nobody but us puts anything into the group. A number alone proves nothing once the leader is dead, and a holder of the lock may be a control plane that is just
 /// starting a process. So a process counts when two things say so: the session with its leader alive, or two of the
 /// session, the lock and the environment it was started with.
 pub(crate) fn members(
     folder: &InstanceFolder,
     leader: Option<Process>,
     data_path: Option<&str>,
+    grouped: &[i32],
 ) -> Result<Vec<Process>> {
     let entries = fs::read_dir("/proc").map_err(|error| Problem::io("read", "/proc".as_ref(), error))?;
     let stats: Vec<Stat> = entries
@@ -251,6 +274,10 @@ pub(crate) fn members(
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let mut members = Vec::new();
     for stat in stats.iter().filter(|stat| stat.process.pid != own) {
+        if grouped.contains(&stat.process.pid) {
+            members.push(stat.process);
+            continue;
+        }
         let in_session =
             !recycled && leader.is_some_and(|leader| stat.session == leader.pid && stat.process.start >= leader.start);
         if !in_session && !locked {
@@ -334,7 +361,9 @@ mod tests {
         let fields = "S 1 42 43 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 1 2";
         for name in ["product", "a b", ") S 1 (", "((", ""] {
             let stat = Stat::parse(format!("42 ({name}) {fields}\n").as_bytes()).unwrap();
-            assert_eq!(stat, Stat { process: Process { pid: 42, start: 98765 }, state: b'S', session: 43 }, "{name}");
+            let process = Process { pid: 42, start: 98765 };
+            let expected = Stat { process, state: b'S', session: 43, cpu_ticks: 5 + 6 + 7 + 8, pages: 2 };
+            assert_eq!(stat, expected, "{name}");
         }
         for garbage in ["", "42", "42 (a", "42 (a)", "x (a) S 1"] {
             assert_eq!(Stat::parse(garbage.as_bytes()), None, "{garbage}");
@@ -346,9 +375,10 @@ mod tests {
         let own = Stat::of(i32::try_from(std::process::id()).unwrap()).unwrap().process;
         assert!(own.is_alive());
         assert!(own.age() < Duration::from_secs(3600));
+        assert!(own.usage().unwrap().memory_bytes > 0);
         let recycled = Process { start: own.start + 1, ..own };
         assert!(!recycled.is_alive());
         assert!(recycled.pidfd().unwrap().is_none());
-        assert_eq!(recycled.reap(), Exit::Unknown);
+        assert_eq!((recycled.reap(), recycled.usage()), (Exit::Unknown, None));
     }
 }

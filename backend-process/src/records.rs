@@ -46,6 +46,11 @@ pub(crate) struct Record {
     pub(crate) health_path: String,
     start_timeout_seconds: u32,
     stop_grace_seconds: u32,
+    /// Thousandths of a CPU; 0: not held to any, as by earlier releases.
+    #[serde(default)]
+    pub(crate) cpu_millis: u32,
+    #[serde(default)]
+    pub(crate) memory_mib: u32,
 }
 
 impl Record {
@@ -64,6 +69,8 @@ impl Record {
             health_path: "/".into(),
             start_timeout_seconds: 0,
             stop_grace_seconds: 0,
+            cpu_millis: 0,
+            memory_mib: 0,
         }
     }
 
@@ -73,6 +80,8 @@ impl Record {
         self.health_path.clone_from(&spec.workload.health_path);
         self.start_timeout_seconds = spec.workload.start_timeout_seconds;
         self.stop_grace_seconds = spec.workload.stop_grace_seconds;
+        self.cpu_millis = spec.size.cpu_millis;
+        self.memory_mib = spec.size.memory_mib;
         self
     }
 
@@ -157,8 +166,12 @@ pub(crate) const fn schema() -> u32 {
 
 /// 64 hexadecimal digits that change with the spec. Environment values go in but cannot be read out of it.
 pub(crate) fn digest(spec: &InstanceSpec) -> String {
-    let json = serde_json::to_vec(spec).unwrap_or_default();
-    Sha256::digest(json).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&serde_json::to_vec(spec).unwrap_or_default())
+}
+
+/// A SHA-256 digest in hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

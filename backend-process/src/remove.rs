@@ -54,6 +54,7 @@ pub(crate) fn remove(shared: &Shared, instance: &Instance, removal: &Removal) ->
     if !instances.try_exists().map_err(|error| Problem::io("look for", &instances, error))? {
         return Ok(());
     }
+    shared.groups.end(&shared.group(key))?;
     {
         let _lock = layout.lock()?;
         match removal.disposition {

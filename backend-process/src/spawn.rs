@@ -16,6 +16,7 @@ use std::{
 use rustix::{
     fs::{CWD, Mode, OFlags},
     io::{Errno, FdFlags},
+    process::{Gid, Resource, Rlimit, Uid},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -42,6 +43,12 @@ pub(crate) struct Start<'a> {
     pub(crate) life_lock: File,
     /// The first line of the `pid` file, with its line end.
     pub(crate) boot_line: String,
+    /// The files by which control groups are joined.
+    pub(crate) groups: Vec<File>,
+    /// Bounds of each process.
+    pub(crate) limits: Vec<(Resource, u64)>,
+    /// The user to run as, and the group of the same number; `None`: as this process.
+    pub(crate) user: Option<u32>,
 }
 
 /// Forks and executes. When this returns, the `pid` file is there, or nothing runs.
@@ -50,19 +57,46 @@ pub(crate) struct Start<'a> {
 /// between any two lines leaves either no child, or one that holds the lock and says who it is, or is about to. Until the
 /// program begins the child also holds every other lock that this process has, the verb's turn among them.
 pub(crate) fn spawn(start: Start<'_>) -> io::Result<Child> {
-    let Start { program, arguments, environment, folder, data, log, life_lock, boot_line } = start;
+    let Start { program, arguments, environment, folder, data, log, life_lock, boot_line, groups, limits, user } =
+        start;
     let mut command = Command::new(program);
     command.args(arguments).env_clear().envs(environment).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let lock = OwnedFd::from(life_lock);
     let prepare = move || {
-        prepare(folder.as_fd(), data.as_fd(), lock.as_fd(), boot_line.as_bytes())
-            .map_err(|_| io::Error::from_raw_os_error(NOT_PREPARED.raw_os_error()))
+        let prepared = join(&groups)
+            .and_then(|()| prepare(folder.as_fd(), data.as_fd(), lock.as_fd(), boot_line.as_bytes()))
+            .and_then(|()| confine(&limits, user));
+        prepared.map_err(|_| io::Error::from_raw_os_error(NOT_PREPARED.raw_os_error()))
     };
-    // SAFETY: between fork and exec only async-signal-safe work is allowed. `prepare` makes plain system calls on a stack
-    // buffer and constant names; it allocates nothing, takes no lock and cannot panic. An `io::Error` made of an errno
+    // SAFETY: between fork and exec only async-signal-safe work is allowed. What is called makes plain system calls on a
+    // stack buffer, constant names and lists made beforehand; it allocates nothing, takes no lock and cannot panic. An `io::Error` made of an errno
     // allocates nothing either.
     unsafe { command.pre_exec(prepare) };
     command.spawn()
+}
+
+/// Runs in the child, first of all: what it does from here on counts for the instance.
+fn join(groups: &[File]) -> Result<(), Errno> {
+    for group in groups {
+        // Whoever writes it is meant.
+        rustix::io::write(group, b"0")?;
+    }
+    Ok(())
+}
+
+/// Runs in the child, last of all: from here on it may do only what the product may.
+fn confine(limits: &[(Resource, u64)], user: Option<u32>) -> Result<(), Errno> {
+    for (resource, limit) in limits {
+        rustix::process::setrlimit(*resource, Rlimit { current: Some(*limit), maximum: Some(*limit) })?;
+    }
+    if let Some(user) = user {
+        // In this order: without its user it may change neither of the others. One thread is all there is after a fork.
+        let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
+        rustix::thread::set_thread_groups(&[])?;
+        rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    }
+    rustix::thread::set_no_new_privs(true)
 }
 
 /// Runs in the child, after the fork and before the program.

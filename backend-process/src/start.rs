@@ -11,9 +11,10 @@ use provisioner_core::{
     Effect, ErrorKind,
     types::{DataSource, Reason, Target},
 };
-use rustix::{fs::Access, io::Errno};
+use rustix::{fs::Access, io::Errno, process::Resource};
 
 use crate::{
+    cgroup::{Groups, Limits},
     convert::{Order, Plan, plan},
     data,
     error::{Problem, Result, exec_problem},
@@ -23,7 +24,7 @@ use crate::{
     process::{self, Process},
     records::{Intended, Record, digest, write_outcome},
     spawn::{self, NOT_PREPARED, Start},
-    stop, supervise,
+    stop, supervise, users,
 };
 
 /// How long the lock of a dead instance may be held by somebody who only looks, or is between fork and exec.
@@ -52,7 +53,7 @@ pub(crate) fn run(
     let folder = &instance.folder;
     if let Some(order) = &order {
         // Before anything is touched: an update to a program that is not there must not stop the one that runs.
-        check_program(order.program(), order.path(&shared.config.path))?;
+        check_program(order.program(), order.path(&shared.config.path), shared.users.is_some())?;
         if make && !folder.exists()? {
             make_folder(folder.path())?;
         }
@@ -107,11 +108,15 @@ pub(crate) fn start(
 ) -> Result<()> {
     let first = record.is_none();
     let data = order.data.clone();
-    let started = claim(shared, instance, record, &order).and_then(|record| {
+    let started = claim(shared, instance, record, &order).and_then(|(record, user)| {
         if first && matches!(data, DataSource::Existing(_)) {
             process::end_strays(&shared.data_path(&record))?;
         }
-        launch(shared, instance, &record, order)
+        if let Some(user) = user {
+            let layout = &shared.layout;
+            users::hand_over(layout, &record.control_plane, &layout.data(&record.control_plane, &record.data), user)?;
+        }
+        launch(shared, instance, &record, user, order)
     });
     if let Err(problem) = &started
         && first
@@ -122,20 +127,36 @@ pub(crate) fn start(
     started
 }
 
-/// Reserves what the instance needs and writes down that it is about to be started.
-fn claim(shared: &Shared, instance: &Instance, record: Option<Record>, order: &Order) -> Result<Record> {
+/// Reserves what the instance needs. The record to be written, and the user to run as.
+fn claim(shared: &Shared, instance: &Instance, record: Option<Record>, order: &Order) -> Result<(Record, Option<u32>)> {
     let (layout, key) = (&shared.layout, &instance.key);
     // Data that an instance has had must be there again: nobody starts empty in silence.
     let source = record.as_ref().map_or_else(|| order.data.clone(), |record| DataSource::Existing(record.data.clone()));
-    let port = {
+    let (port, user) = {
         let _lock = layout.lock()?;
-        data::claim(layout, key, &order.tenant, &source)?;
-        match &record {
+        let user = claim_data(shared, instance, &source, order)?;
+        let port = match &record {
             Some(record) => record.port,
             None => ports::claim(layout, key, shared.config.address, &shared.config.ports)?,
-        }
+        };
+        (port, user)
     };
-    Ok(Record::new(key, order.tenant.clone(), source.id().clone(), port, order.generation).started_with(&order.spec))
+    let record = Record::new(key, order.tenant.clone(), source.id().clone(), port, order.generation);
+    Ok((record.started_with(&order.spec), user))
+}
+
+/// Takes the data, with a user of its own where there are such. Call with the lock of the root held.
+fn claim_data(shared: &Shared, instance: &Instance, source: &DataSource, order: &Order) -> Result<Option<u32>> {
+    let (layout, key, data) = (&shared.layout, &instance.key, source.id());
+    let user = shared.users.as_ref().map(|range| users::claim(layout, &key.control_plane, data, range)).transpose()?;
+    let claimed = data::claim(layout, key, &order.tenant, source, user);
+    if claimed.is_err()
+        && let Some(user) = user
+        && !layout.data(&key.control_plane, data).path().exists()
+    {
+        users::release(layout, &key.control_plane, data, user)?;
+    }
+    claimed.map(|()| user)
 }
 
 /// Removes what [`claim`] made for an instance that never ran.
@@ -153,7 +174,13 @@ fn undo(shared: &Shared, instance: &Instance, source: &DataSource) -> Result<()>
     remove_folder(instance.folder.path())
 }
 
-fn launch(shared: &Arc<Shared>, instance: &Arc<Instance>, record: &Record, order: Order) -> Result<()> {
+fn launch(
+    shared: &Arc<Shared>,
+    instance: &Arc<Instance>,
+    record: &Record,
+    user: Option<u32>,
+    order: Order,
+) -> Result<()> {
     let folder = &instance.folder;
     let life_lock = take_life_lock(instance)?;
     // Before the process: a crash right after the start must find out what was started.
@@ -172,10 +199,11 @@ fn launch(shared: &Arc<Shared>, instance: &Arc<Instance>, record: &Record, order
         let message = format!("somebody else listens on port {}, which is this instance's", record.port);
         return write_outcome(folder, &Reason::new("port-taken", message));
     }
-    let log = open_private(&folder.log())?;
+    let log = open_log(instance, user)?;
     let log_start = log.metadata().map_or(0, |file| file.len());
     let data_path = shared.data_path(record);
     let open = |path: &Path| spawn::open_folder(path).map_err(|error| Problem::io("open", path, error));
+    let limits = Limits { size: order.spec.size, processes: shared.config.processes_max };
     let started = spawn::spawn(Start {
         program: order.program(),
         arguments: order.arguments(),
@@ -185,6 +213,9 @@ fn launch(shared: &Arc<Shared>, instance: &Arc<Instance>, record: &Record, order
         log,
         life_lock,
         boot_line: format!("{}\n", process::boot_id()?),
+        groups: shared.groups.make(&shared.group(&instance.key), &limits)?,
+        limits: limits_of_processes(&shared.groups, &limits, user),
+        user,
     });
     match started {
         Ok(child) => {
@@ -202,6 +233,32 @@ fn launch(shared: &Arc<Shared>, instance: &Arc<Instance>, record: &Record, order
             Err(problem)
         }
     }
+}
+
+/// Opens the log. It is the user's own: a product that opens `/dev/stdout` opens it anew, with the rights it has then.
+fn open_log(instance: &Instance, user: Option<u32>) -> Result<File> {
+    let path = instance.folder.log();
+    let log = open_private(&path)?;
+    if let Some(user) = user {
+        std::os::unix::fs::fchown(&log, Some(user), Some(user))
+            .map_err(|error| Problem::io("give away", &path, error))?;
+    }
+    Ok(log)
+}
+
+/// What each process is held to, where no control group holds all of them.
+fn limits_of_processes(groups: &Groups, limits: &Limits, user: Option<u32>) -> Vec<(Resource, u64)> {
+    // A core file would hold secrets.
+    let mut each = vec![(Resource::Core, 0)];
+    if !groups.bounds_memory() {
+        // Not the address space, of which many runtimes reserve far more than they use.
+        each.push((Resource::Data, u64::from(limits.size.memory_mib) << 20));
+    }
+    if !groups.bounds_processes() && user.is_some() {
+        // Counted over all processes of a user, so only where that is one instance.
+        each.push((Resource::Nproc, limits.processes.into()));
+    }
+    each
 }
 
 fn start_problem(program: &str, error: std::io::Error) -> Problem {
@@ -233,20 +290,26 @@ fn take_life_lock(instance: &Instance) -> Result<File> {
     }
 }
 
-/// Whether the program is there and may be executed.
-fn check_program(program: &str, path: &str) -> Result<()> {
+/// Whether the program is there and may be executed, by this process or by everybody.
+fn check_program(program: &str, path: &str, by_everybody: bool) -> Result<()> {
     let executable = |file: &Path| {
         let file_is_there = file.metadata()?.is_file();
         rustix::fs::access(file, Access::EXEC_OK)?;
         if file_is_there { Ok(()) } else { Err(std::io::Error::from(Errno::ISDIR)) }
     };
-    let checked = if program.starts_with('/') {
-        executable(Path::new(program))
+    let (found, file) = if program.starts_with('/') {
+        (executable(Path::new(program)), program.into())
     } else {
-        let found = path.split(':').any(|folder| executable(&Path::new(folder).join(program)).is_ok());
-        if found { Ok(()) } else { Err(Errno::NOENT.into()) }
+        let mut files = path.split(':').map(|folder| Path::new(folder).join(program));
+        files
+            .find(|file| executable(file).is_ok())
+            .map_or((Err(Errno::NOENT.into()), program.into()), |file| (Ok(()), file))
     };
-    checked.map_err(|error| {
+    found.map_err(|error| {
         exec_problem(program, &error).unwrap_or_else(|| Problem::io("look at", Path::new(program), error))
-    })
+    })?;
+    match users::keeps_from_executing(&file).filter(|_| by_everybody) {
+        Some(why) => Err(Problem::spec("workload.command[0]", format!("{program:?} may not be executed: {why}"))),
+        None => Ok(()),
+    }
 }

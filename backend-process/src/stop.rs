@@ -37,7 +37,7 @@ pub(crate) fn rest(shared: &Arc<Shared>, instance: &Arc<Instance>, intended: Int
         }
     }
     if view.life == Life::Dead && view.moving.is_none() {
-        forget_process(instance, &view)?;
+        forget_process(shared, instance, &view)?;
     } else {
         begin(shared, instance, view.record.as_ref(), Motion::default());
     }
@@ -45,8 +45,9 @@ pub(crate) fn rest(shared: &Arc<Shared>, instance: &Arc<Instance>, intended: Int
 }
 
 /// Removes what names a process that is gone, so that no later owner of its number is ever looked at.
-fn forget_process(instance: &Instance, view: &View) -> Result<()> {
+fn forget_process(shared: &Shared, instance: &Instance, view: &View) -> Result<()> {
     if view.life == Life::Dead {
+        shared.groups.end(&shared.group(&instance.key))?;
         remove_file(&instance.folder.pid())?;
         remove_file(&instance.folder.ready())?;
     }
@@ -148,9 +149,11 @@ impl Stop {
     }
 
     async fn kill(&self, leader: Option<Process>) -> Result<()> {
-        let (instance, data_path) = (Arc::clone(&self.instance), self.data_path.clone());
+        let (shared, instance) = (Arc::clone(&self.shared), Arc::clone(&self.instance));
+        let data_path = self.data_path.clone();
         blocking(move || {
-            for member in process::members(&instance.folder, leader, data_path.as_deref())? {
+            let grouped = shared.groups.members(&shared.group(&instance.key));
+            for member in process::members(&instance.folder, leader, data_path.as_deref(), &grouped)? {
                 member.kill();
             }
             // Also when the folder is gone and there is nothing to find others by.
@@ -194,6 +197,7 @@ fn finish(shared: &Arc<Shared>, instance: &Arc<Instance>) -> Result<bool> {
     if let Some(watched) = instance.live().watched.take() {
         watched.process.reap();
     }
+    shared.groups.end(&shared.group(&instance.key))?;
     if folder_turn.is_some() {
         remove_file(&instance.folder.pid())?;
         remove_file(&instance.folder.ready())?;

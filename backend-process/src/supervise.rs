@@ -15,6 +15,7 @@ use crate::{
     records::{Intended, Record, write_outcome},
     spawn,
     stop::{self, blocking},
+    turn_over,
 };
 
 const PROBE_DELAY_MIN: Duration = Duration::from_millis(5);
@@ -54,6 +55,7 @@ pub(crate) fn watch(
         seen,
         health_path: record.health_path.clone(),
         port: record.port,
+        cpu_millis: record.cpu_millis,
         start_timeout: record.start_timeout(),
         adopted,
     };
@@ -83,6 +85,8 @@ struct Watcher {
     seen: watch::Sender<Seen>,
     health_path: String,
     port: u16,
+    /// 0: not held to any.
+    cpu_millis: u32,
     start_timeout: Duration,
     adopted: bool,
 }
@@ -94,7 +98,7 @@ impl Watcher {
         tokio::select! {
             biased;
             () = &mut gone => {}
-            () = self.until_ready() => gone.await,
+            () = self.tend() => {}
         }
         let instance = Arc::clone(&self.instance);
         let noted = blocking(move || {
@@ -106,6 +110,30 @@ impl Watcher {
             tracing::warn!(instance = %self.instance.key.id, %problem, "the end of a process was not written down");
         }
         self.shared.changed(&self.instance.key);
+    }
+
+    /// Sees to a process for as long as it lives.
+    async fn tend(&self) {
+        self.until_ready().await;
+        loop {
+            self.bound_log().await;
+            tokio::time::sleep(turn_over::INTERVAL).await;
+        }
+    }
+
+    async fn bound_log(&self) {
+        let (instance, bytes_max) = (Arc::clone(&self.instance), u64::from(self.shared.config.log_mib_max) << 20);
+        let bounded = blocking(move || {
+            if turn_over::turn_over(&instance.folder, bytes_max)?
+                && let Some(watched) = &mut instance.live().watched
+            {
+                watched.log_start = 0;
+            }
+            Ok(())
+        });
+        if let Err(problem) = bounded.await {
+            tracing::warn!(instance = %self.instance.key.id, %problem, "a log was not bounded");
+        }
     }
 
     async fn until_ready(&self) {
@@ -142,9 +170,16 @@ impl Watcher {
 
     async fn note_ready(&self) {
         let (path, text) = (self.instance.folder.ready(), self.process.to_string());
-        // A hint for whoever adopts it: not worth a sync, and losing it costs nothing while it answers.
-        let written = blocking(move || fs::write(&path, text).map_err(|error| Problem::io("write", &path, error)));
-        if let Err(problem) = written.await {
+        let (shared, group, cpu_millis) =
+            (Arc::clone(&self.shared), self.shared.group(&self.instance.key), self.cpu_millis);
+        let noted = blocking(move || {
+            if cpu_millis > 0 {
+                shared.groups.hold_cpu(&group, cpu_millis)?;
+            }
+            // A hint for whoever adopts it: not worth a sync, and losing it costs nothing while it answers.
+            fs::write(&path, text).map_err(|error| Problem::io("write", &path, error))
+        });
+        if let Err(problem) = noted.await {
             tracing::warn!(instance = %self.instance.key.id, %problem, "not written down that it was ready");
         }
     }

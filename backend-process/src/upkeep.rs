@@ -17,6 +17,7 @@ use crate::{
     layout::{self, Key, Names},
     ports,
     stop::blocking,
+    users,
 };
 
 /// Which machine and which root this is. The root has a random id of its own: a disk that is not mounted looks like an
@@ -131,6 +132,22 @@ pub(crate) fn maintain(shared: &Shared, control_plane: &ControlPlaneId, plan_onl
             ports::remove_stale(layout, port)?;
         }
         actions.push(format!("free port {port}, whose instance is gone"));
+    }
+    for user in users::stale(layout, control_plane)? {
+        if !plan_only {
+            users::remove_stale(layout, user)?;
+        }
+        actions.push(format!("free user {user}, whose data is gone"));
+    }
+    for name in shared.groups.names() {
+        let Some(key) = shared.of_group(&name).filter(|key| key.control_plane == *control_plane) else { continue };
+        if layout.instance(&key).exists()? || shared.watches(&key) {
+            continue;
+        }
+        if !plan_only {
+            shared.groups.end(&name)?;
+        }
+        actions.push(format!("end what is left of {} {}, whose folder is gone", key.id, key.incarnation));
     }
     for path in entries(&layout.removed(control_plane))? {
         if !plan_only {

@@ -41,7 +41,7 @@ async fn measure() -> Result<()> {
     let plane_id = ControlPlaneId::new("bench")?;
     let store = SqliteStore::open(root.join("store.db"), plane_id, CommitMode::Grouped).await;
     let store = store.map_err(|error| error.into_error("open"))?;
-    let backend = ProcessConfig::new(root.join("instances")).build()?;
+    let backend = ProcessConfig::new(root.join("instances")).without_users().build()?;
     let cell = Cell::new(CellName::new("here")?, Arc::new(backend));
     let plane = ControlPlane::builder(store).cell(cell).start().await?;
     let (mut created, mut woken) = (Samples::default(), Samples::default());

@@ -10,6 +10,6 @@ use crate::args::BackendKind;
 /// The backend of this kind, keeping what it needs to keep on this machine under `root`.
 pub(crate) fn backend(kind: BackendKind, root: &Path) -> Result<Arc<dyn Provisioner>> {
     match kind {
-        BackendKind::Process => Ok(Arc::new(ProcessConfig::new(root).build()?)),
+        BackendKind::Process => Ok(Arc::new(ProcessConfig::new(root).without_users().build()?)),
     }
 }

@@ -80,7 +80,8 @@ impl Site {
     /// The backend's configuration.
     #[must_use]
     pub fn backend(&self) -> ProcessConfig {
-        let mut config = ProcessConfig::new(&self.root);
+        // The product may lie where no other user is let in.
+        let mut config = ProcessConfig::new(&self.root).without_users();
         config.address = self.address.into();
         config
     }

@@ -4,6 +4,8 @@
 
 mod crash;
 mod data;
+mod isolation;
+mod limits;
 mod rest;
 mod start;
 mod support;

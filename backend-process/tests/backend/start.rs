@@ -9,10 +9,10 @@ use std::{
 use futures::StreamExt;
 use provisioner_core::{
     Chain, ErrorKind, Provisioner, Retry,
-    types::{DataDisposition, Generation, Observed, Phase},
+    types::{Generation, Observed, Phase},
 };
 
-use crate::support::{PRODUCT, SOON, Site, change, get};
+use crate::support::{SOON, Site, change, get};
 
 fn code(seen: &provisioner_core::types::Present) -> &str {
     seen.reason.as_ref().map_or("", |reason| reason.code.as_str())
@@ -64,51 +64,6 @@ async fn sixteen_creates_at_once_on_two_backends_make_one_thing() {
     site.backend.scale_to_zero(&site.cx, &target).await.unwrap();
     site.until_phase(&target, Phase::Zero).await;
     assert!(lock.try_lock().is_ok());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_first_answer_comes_soon_after_the_product_is_ready() {
-    const ROUNDS: usize = 20;
-    let site = Site::new();
-    let port = site.ports.1;
-    let (mut bare, mut created) = (Vec::new(), Vec::new());
-    for i in 0..ROUNDS {
-        // The product's own start: spawned bare, until it takes a connection.
-        let folder = site.root().join(format!("bare-{i}"));
-        fs::create_dir(&folder).unwrap();
-        let begin = Instant::now();
-        let mut child = std::process::Command::new(PRODUCT)
-            .current_dir(&folder)
-            .env("PORT", port.to_string())
-            .env("DATA_PATH", &folder)
-            .spawn()
-            .unwrap();
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        bare.push(begin.elapsed());
-        child.kill().unwrap();
-        child.wait().unwrap();
-
-        let mut target = site.target(&[]);
-        target.id = format!("acme-{i}").parse().unwrap();
-        let mut changes = site.backend.watch(&site.cx);
-        let begin = Instant::now();
-        let mut seen = site.backend.create(&site.cx, &target).await.unwrap();
-        while seen.phase() != Some(Phase::Running) {
-            let _ = tokio::time::timeout(SOON, changes.next()).await;
-            seen = site.observe(&target).await;
-        }
-        get(seen.present().unwrap(), "/");
-        created.push(begin.elapsed());
-        site.backend.destroy(&site.cx, &target, DataDisposition::Delete).await.unwrap();
-        site.until_absent(&target).await;
-    }
-    bare.sort_unstable();
-    created.sort_unstable();
-    let [bare, created] = [bare, created].map(|times| (times[ROUNDS / 2], times[ROUNDS - 1]));
-    println!("median and worst: bare {bare:?}, from create to the first answer {created:?}");
-    assert!(created.0.saturating_sub(bare.0) < Duration::from_millis(50), "{bare:?} {created:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

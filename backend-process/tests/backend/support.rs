@@ -4,9 +4,10 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpStream,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicU16, Ordering},
     },
     time::{Duration, Instant},
@@ -25,7 +26,24 @@ use provisioner_core::{
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
-pub(crate) const PRODUCT: &str = env!("CARGO_BIN_EXE_process-test-product");
+/// The product, where every user may execute it: where programs are built, others may not be let in.
+pub(crate) static PRODUCT: LazyLock<String> = LazyLock::new(|| {
+    let built = Path::new(env!("CARGO_BIN_EXE_process-test-product"));
+    let open = |path: &Path| fs::metadata(path).is_ok_and(|what| what.mode() & 0o001 != 0);
+    let place = if built.ancestors().all(open) {
+        built.to_owned()
+    } else {
+        let what = fs::metadata(built).unwrap();
+        let place = std::env::temp_dir().join(format!("process-test-product-{}-{}", what.len(), what.mtime_nsec()));
+        if !place.exists() {
+            let copy = place.with_extension(std::process::id().to_string());
+            fs::copy(built, &copy).unwrap();
+            fs::rename(copy, &place).unwrap();
+        }
+        place
+    };
+    place.into_os_string().into_string().unwrap()
+});
 pub(crate) const CONTROL_PLANE: &str = env!("CARGO_BIN_EXE_process-test-control-plane");
 /// Far longer than anything takes, also on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -36,6 +54,7 @@ pub(crate) struct Site {
     pub(crate) cx: OpContext,
     pub(crate) ports: (u16, u16),
     pub(crate) random: Random,
+    pub(crate) config: ProcessConfig,
     root: TempDir,
 }
 
@@ -66,9 +85,18 @@ impl Site {
         let first = base + NEXT.fetch_add(1, Ordering::Relaxed) * PORTS_EACH;
         let ports = (first, first + PORTS_EACH - 1);
         let root = tempfile::tempdir().unwrap();
-        let backend = ProcessConfig::new(root.path()).with_ports(ports.0..=ports.1).build().unwrap();
+        let config = ProcessConfig::new(root.path()).with_ports(ports.0..=ports.1);
+        let backend = config.clone().build().unwrap();
         let cx = OpContext::new(ControlPlaneId::new("plane").unwrap());
-        Self { backend, cx, ports, random: Random::from_os(), root }
+        Self { backend, cx, ports, random: Random::from_os(), root, config }
+    }
+
+    /// One with a configuration that differs.
+    pub(crate) fn with(change: impl FnOnce(&mut ProcessConfig)) -> Self {
+        let mut site = Self::new();
+        change(&mut site.config);
+        site.restart();
+        site
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -81,7 +109,7 @@ impl Site {
     }
 
     pub(crate) fn another_backend(&self) -> ProcessBackend {
-        ProcessConfig::new(self.root()).with_ports(self.ports.0..=self.ports.1).build().unwrap()
+        self.config.clone().build().unwrap()
     }
 
     pub(crate) fn target(&self, environment: &[(&str, &str)]) -> Target {
@@ -141,6 +169,12 @@ impl Site {
         self.backend.list(&self.cx).map(Result::unwrap).collect().await
     }
 
+    /// The only process of a target.
+    pub(crate) fn process(&self, target: &Target) -> i32 {
+        let text = fs::read_to_string(self.instance_folder(target).join("pid")).unwrap();
+        text.lines().nth(1).unwrap().split(' ').next().unwrap().parse().unwrap()
+    }
+
     /// Every living process that was started on this root.
     pub(crate) fn processes(&self) -> Vec<i32> {
         let mark = format!("DATA_PATH={}/", self.root().display());
@@ -184,7 +218,7 @@ impl Site {
 }
 
 pub(crate) fn spec(environment: &[(&str, &str)]) -> InstanceSpec {
-    let mut workload = Workload::new("1").with_command([PRODUCT]);
+    let mut workload = Workload::new("1").with_command([PRODUCT.as_str()]);
     workload.health_path = "/healthz".into();
     let mut spec = InstanceSpec::new(workload);
     spec.environment = environment.iter().map(|(name, value)| (name.parse().unwrap(), (*value).to_owned())).collect();
@@ -197,7 +231,7 @@ pub(crate) fn change(target: &mut Target, change: impl FnOnce(&mut InstanceSpec)
 
 /// A command line that runs the product deaf to SIGTERM, its children too.
 pub(crate) fn deaf() -> Vec<String> {
-    ["/bin/sh", "-c", "trap '' TERM; exec \"$0\"", PRODUCT].map(Into::into).into()
+    ["/bin/sh", "-c", "trap '' TERM; exec \"$0\"", &PRODUCT].map(Into::into).into()
 }
 
 pub(crate) fn get(present: &Present, path: &str) -> String {

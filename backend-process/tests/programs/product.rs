@@ -9,7 +9,9 @@
 //! | `STATUS` | what the health path answers |
 //! | `GRANDCHILD` | starts a process that sleeps for ever |
 //!
-//! It answers `/environment`, `/starts` (one line per start on this data) and `/exit`. Two of them on the same data leave
+//! It answers `/environment`, `/starts` (one line per start on this data), `/exit`, `/status` (what the kernel says of it),
+//! `/read?PATH`, `/write?PATH` and `/kill?PID` (whether it may), `/take?MIB` (memory, for as long as it lives), `/spin?MS`
+//! (CPU time), `/fork?NUMBER` (processes that sleep; how many there are) and `/print?LINES`. Two of them on the same data leave
 //! a file `doubled`.
 
 use std::{
@@ -59,6 +61,46 @@ fn main() {
     }
 }
 
+/// Does what a product might do to others or to itself, and tells how it went.
+fn attempt(what: &str, argument: &str) -> String {
+    let number = || argument.parse::<usize>().unwrap_or(0);
+    let told = |result: std::io::Result<()>| result.map_or_else(|error| error.to_string(), |()| "done".into());
+    match what {
+        "/read" => told(fs::read(argument).map(drop)),
+        "/write" => told(OpenOptions::new().append(true).open(argument).map(drop)),
+        "/kill" => {
+            let killed = Command::new("/bin/kill").args(["-s", "0", argument]).output();
+            told(
+                killed
+                    .and_then(|killed| if killed.status.success() { Ok(()) } else { Err(std::io::Error::other("no")) }),
+            )
+        }
+        "/take" => {
+            let taken = vec![1_u8; number() << 20];
+            std::hint::black_box(&taken);
+            std::mem::forget(taken);
+            "done".into()
+        }
+        "/spin" => {
+            let begin = std::time::Instant::now();
+            while begin.elapsed() < Duration::from_millis(number() as u64) {}
+            "done".into()
+        }
+        "/fork" => {
+            let program = env::current_exe().expect("own path");
+            let started = (0..number()).map_while(|_| Command::new(&program).arg("sleep").spawn().ok()).count();
+            started.to_string()
+        }
+        "/print" => {
+            for line in 0..number() {
+                println!("line {line} {}", "x".repeat(100));
+            }
+            "done".into()
+        }
+        _ => String::new(),
+    }
+}
+
 fn alone() -> File {
     let only = File::create("only").expect("only");
     if only.try_lock().is_err() {
@@ -78,7 +120,11 @@ fn answer(mut stream: TcpStream) {
         "/folder" => ("200".into(), env::current_dir().map(|path| path.display().to_string()).unwrap_or_default()),
         "/starts" => ("200".into(), fs::read_to_string("starts").unwrap_or_default()),
         "/exit" => exit(3),
-        _ => (status, String::new()),
+        "/status" => ("200".into(), fs::read_to_string("/proc/self/status").unwrap_or_default()),
+        _ => match path.split_once('?') {
+            Some((what, argument)) => ("200".into(), attempt(what, argument)),
+            None => (status, String::new()),
+        },
     };
     let _ = write!(stream, "HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
 }

@@ -24,8 +24,8 @@ use crate::{
     layers::{Call, Fault, Faults, RandomFaults, answer_later, given_up},
     provisioner::Provisioner,
     types::{
-        Capabilities, ControlPlaneId, DataDisposition, DataId, Incarnation, InstanceId, InstanceSpec, Observed, Owned,
-        Phase, SecretSupport, Target,
+        Capabilities, ControlPlaneId, DataDisposition, DataId, Incarnation, InstanceId, InstanceSpec, Isolation,
+        Observed, Owned, Phase, SecretSupport, Target,
     },
 };
 
@@ -198,6 +198,8 @@ impl Provisioner for MemoryProvisioner {
             survives_control_plane: false,
             secrets: SecretSupport::Resolved,
             size_max: self.0.config.size_max,
+            // Rows of a map cannot reach each other, and use nothing.
+            isolation: Isolation::FULL,
         }
     }
 

@@ -20,6 +20,40 @@ pub struct Capabilities {
     pub secrets: SecretSupport,
     /// The largest size of one instance.
     pub size_max: SizeMax,
+    /// What keeps one instance from another.
+    pub isolation: Isolation,
+}
+
+/// What keeps one instance from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Isolation {
+    /// Whether each runs as a user, or in a system, of its own: it cannot read the files of another one, nor signal it.
+    pub users: bool,
+    /// How its memory is held to its size.
+    pub memory: Bound,
+    /// How its CPU time is held to its size.
+    pub cpu: Bound,
+    /// How the number of its processes is bounded.
+    pub processes: Bound,
+}
+
+impl Isolation {
+    /// None at all.
+    pub const NONE: Self = Self { users: false, memory: Bound::None, cpu: Bound::None, processes: Bound::None };
+    /// As in a machine or container of its own.
+    pub const FULL: Self =
+        Self { users: true, memory: Bound::Instance, cpu: Bound::Instance, processes: Bound::Instance };
+}
+
+/// What a bound is counted over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// There is none.
+    None,
+    /// Each process by itself: two of them may use twice as much.
+    Process,
+    /// All of the instance together.
+    Instance,
 }
 
 /// Where secret references are resolved.
@@ -45,7 +79,8 @@ pub struct SizeMax {
 }
 
 impl Capabilities {
-    /// A backend with consistent reads, no watch and no limits, whose calls end within a minute. Change what differs.
+    /// A backend with consistent reads, no watch, no limits and no isolation, whose calls end within a minute. Change what
+    /// differs.
     pub const PLAIN: Self = Self {
         settling: Duration::ZERO,
         call_max: Duration::from_secs(60),
@@ -54,5 +89,6 @@ impl Capabilities {
         survives_control_plane: true,
         secrets: SecretSupport::None,
         size_max: SizeMax { cpu_millis: u32::MAX, memory_mib: u32::MAX, data_mib: u32::MAX },
+        isolation: Isolation::NONE,
     };
 }

@@ -10,7 +10,7 @@ mod spec_format;
 mod target;
 mod time;
 
-pub use capabilities::{Capabilities, SecretSupport, SizeMax};
+pub use capabilities::{Bound, Capabilities, Isolation, SecretSupport, SizeMax};
 pub use id::{
     Actor, CellName, ControlPlaneId, DataId, Hold, HostName, IdempotencyKey, InstanceId, InvalidName, LabelKey,
     LabelValue, OperationId, TenantId, VariableName,
@@ -18,7 +18,7 @@ pub use id::{
 pub(crate) use incarnation::hex_digest;
 pub use incarnation::{Incarnation, InvalidIncarnation};
 pub use intent::{DataDisposition, Generation, Intent, Power, Revision, TargetState};
-pub use observed::{Endpoint, Observed, Phase, Present, Reason};
+pub use observed::{Endpoint, Observed, Phase, Present, Reason, Usage};
 pub use spec::{DataVolume, ExpiryPolicy, IdlePolicy, InstanceSpec, InvalidSpec, Size, Workload};
 pub use spec_format::SpecFormat;
 pub use target::{DataSource, Owned, OwnedKind, Target};

@@ -36,13 +36,24 @@ pub struct Present {
     pub reason: Option<Reason>,
     /// When to look again. `None`: nothing is in motion, or [`watch`](crate::Provisioner::watch) will tell.
     pub again: Option<Duration>,
+    /// What it uses, where the backend can tell that cheaply.
+    pub usage: Option<Usage>,
+}
+
+/// What an instance uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// The CPU time that it has used since it was started last. It rises; the difference of two looks tells the load.
+    pub cpu: Duration,
+    /// Bytes of memory that it uses now.
+    pub memory_bytes: u64,
 }
 
 impl Present {
     /// What is there, with nothing more to say about it.
     #[must_use]
     pub fn new(phase: Phase, generation: Generation, incarnation: Incarnation) -> Self {
-        Self { phase, endpoint: None, generation, incarnation, reason: None, again: None }
+        Self { phase, endpoint: None, generation, incarnation, reason: None, again: None, usage: None }
     }
 
     /// The same with an endpoint.
@@ -63,6 +74,13 @@ impl Present {
     #[must_use]
     pub fn look_again(mut self, again: Duration) -> Self {
         self.again = Some(again);
+        self
+    }
+
+    /// The same with what it uses.
+    #[must_use]
+    pub fn with_usage(mut self, usage: Option<Usage>) -> Self {
+        self.usage = usage;
         self
     }
 }

@@ -201,7 +201,7 @@ impl Subject {
         answer
     }
 
-    /// Looks until it is known what is there.
+    /// Looks until it is known what is there. What it uses is left out: that differs from look to look.
     pub(crate) async fn look(&self, target: &Target) -> Outcome<Observed> {
         let deadline = self.deadline();
         loop {
@@ -210,7 +210,8 @@ impl Subject {
                     tokio::time::sleep(again.max(LOOK_AGAIN_MIN)).await;
                 }
                 Observed::Unknown { .. } => return Err(Failure::new("observe answers Unknown for ever")),
-                seen => return Ok(seen),
+                Observed::Absent => return Ok(Observed::Absent),
+                Observed::Present(present) => return Ok(present.with_usage(None).into()),
             }
         }
     }

@@ -88,7 +88,7 @@ impl Place {
     }
 
     fn config(&self) -> ProcessConfig {
-        let mut config = ProcessConfig::new(self.folder.path().join("root")).with_ports(PORTS);
+        let mut config = ProcessConfig::new(self.folder.path().join("root")).with_ports(PORTS).without_users();
         config.address = self.address.into();
         config.size_max = SizeLimit { cpu_millis: 64_000, memory_mib: 65_536, data_mib: 1 << 20 };
         config

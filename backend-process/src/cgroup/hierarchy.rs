@@ -1,0 +1,343 @@
+//! One tree of control groups, of either version.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::fs::Access;
+
+use super::Limits;
+use crate::error::{Problem, Result};
+
+/// Microseconds over which CPU time is counted out.
+const CPU_PERIOD_US: u64 = 100_000;
+/// The least that the kernel takes.
+const CPU_QUOTA_US_MIN: u64 = 1_000;
+
+/// What a hierarchy can bound or count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Controller {
+    Memory,
+    Cpu,
+    /// The counting alone, which is a controller of its own in version 1.
+    CpuAccount,
+    Pids,
+}
+
+impl Controller {
+    const ALL: [Self; 4] = [Self::Memory, Self::Cpu, Self::CpuAccount, Self::Pids];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Cpu => "cpu",
+            Self::CpuAccount => "cpuacct",
+            Self::Pids => "pids",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    One,
+    Two,
+}
+
+/// One tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Hierarchy {
+    version: Version,
+    mount: PathBuf,
+    /// The group below which all of ours are.
+    base: PathBuf,
+    controllers: Vec<Controller>,
+}
+
+/// A mounted hierarchy, and what it was mounted with.
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    version: Version,
+    path: PathBuf,
+    options: Vec<String>,
+}
+
+/// The hierarchies of this machine that may be written and are of use: those that bound or count something, and those that
+/// a service manager watches.
+pub(super) fn find(name: &str) -> Vec<Hierarchy> {
+    mounts().into_iter().filter_map(|mount| Hierarchy::below(mount, name)).collect()
+}
+
+/// Where a service manager looks for the processes of the service that this process is in, to stop them. Empty: it is in
+/// none.
+pub(super) fn service_managers_watch() -> Vec<PathBuf> {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    // `ID:CONTROLLERS:PATH`; systemd keeps its services in the hierarchy without controllers, of either version.
+    let in_service = |line: &str| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?, fields.next()?);
+        let watched = controllers.is_empty() || controllers == "name=systemd";
+        (watched && path.split('/').any(|part| part.ends_with(".service"))).then(|| controllers.to_owned())
+    };
+    let watched: Vec<String> = own.lines().filter_map(in_service).collect();
+    let is_watched = |mount: &Mount| match mount.version {
+        Version::Two => watched.iter().any(String::is_empty),
+        Version::One => watched.iter().any(|named| !named.is_empty() && mount.options.contains(named)),
+    };
+    mounts().into_iter().filter(is_watched).map(|mount| mount.path).collect()
+}
+
+fn mounts() -> Vec<Mount> {
+    parse_mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
+}
+
+/// Reads `/proc/self/mountinfo`: see `proc_pid_mountinfo(5)`.
+fn parse_mounts(text: &str) -> Vec<Mount> {
+    let mut mounts: Vec<Mount> = Vec::new();
+    for line in text.lines() {
+        let Some((before, after)) = line.split_once(" - ") else { continue };
+        let (Some(path), mut after) = (before.split(' ').nth(4), after.split(' ')) else { continue };
+        let version = match after.next() {
+            Some("cgroup") => Version::One,
+            Some("cgroup2") => Version::Two,
+            _ => continue,
+        };
+        let options: Vec<String> = after.nth(1).unwrap_or_default().split(',').map(str::to_owned).collect();
+        // Mounted twice is one all the same.
+        let twin = |mount: &Mount| mount.version == version && (version == Version::Two || mount.options == options);
+        if !mounts.iter().any(twin) {
+            mounts.push(Mount { version, path: path.into(), options });
+        }
+    }
+    mounts
+}
+
+impl Hierarchy {
+    fn below(mount: Mount, name: &str) -> Option<Self> {
+        let base = mount.path.join(name);
+        let there = base.ancestors().find(|folder| folder.exists())?.to_owned();
+        let writable = |path: &Path| rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK).is_ok();
+        if !writable(&there) {
+            return None;
+        }
+        let controllers: Vec<Controller> = match mount.version {
+            Version::One => {
+                let named = |controller: &Controller| mount.options.iter().any(|option| option == controller.as_str());
+                Controller::ALL.into_iter().filter(named).collect()
+            }
+            Version::Two => {
+                let offered = read(&there, "cgroup.controllers").unwrap_or_default();
+                let handed_down = read(&there, "cgroup.subtree_control").unwrap_or_default();
+                // Only a group without processes hands controllers down, but for the one at the very top.
+                let hands_down = !there.join("cgroup.type").exists() || there == base;
+                let usable = |controller: &Controller| {
+                    let has = |list: &str| list.split_ascii_whitespace().any(|name| name == controller.as_str());
+                    has(&handed_down) || (has(&offered) && hands_down)
+                };
+                Controller::ALL.into_iter().filter(usable).collect()
+            }
+        };
+        let is_watched = mount.version == Version::Two || mount.options.iter().any(|option| option == "name=systemd");
+        (is_watched || !controllers.is_empty()).then_some(Self {
+            version: mount.version,
+            mount: mount.path,
+            base,
+            controllers,
+        })
+    }
+
+    /// Whether it is the one mounted there.
+    pub(super) fn is(&self, mount: &Path) -> bool {
+        self.mount == mount
+    }
+
+    pub(super) fn has(&self, controller: Controller) -> bool {
+        self.controllers.contains(&controller)
+    }
+
+    /// Makes an empty group with these limits, and opens the file to join it by.
+    pub(super) fn make(&self, group: &str, limits: &Limits) -> Result<File> {
+        let folder = self.base.join(group);
+        if !self.base.exists() {
+            fs::create_dir_all(&self.base).map_err(|error| Problem::io("make", &self.base, error))?;
+        }
+        if self.version == Version::Two {
+            self.hand_down()?;
+        }
+        fs::create_dir(&folder).map_err(|error| Problem::io("make", &folder, error))?;
+        let memory = u64::from(limits.size.memory_mib) << 20;
+        for controller in &self.controllers {
+            match (self.version, controller) {
+                (Version::One, Controller::Memory) => {
+                    write(&folder, "memory.limit_in_bytes", memory)?;
+                    // Memory and swap together. Not there where swap is not counted.
+                    write_if_there(&folder, "memory.memsw.limit_in_bytes", memory)?;
+                }
+                (Version::Two, Controller::Memory) => {
+                    write(&folder, "memory.max", memory)?;
+                    write_if_there(&folder, "memory.swap.max", 0_u64)?;
+                    // All of it or nothing: what is left after a kill is rarely of use, and nobody would know.
+                    write_if_there(&folder, "memory.oom.group", 1_u64)?;
+                }
+                (Version::One, Controller::Cpu) => write(&folder, "cpu.shares", shares(limits.size.cpu_millis))?,
+                (Version::Two, Controller::Cpu) => write(&folder, "cpu.weight", weight(limits.size.cpu_millis))?,
+                (_, Controller::Pids) => write(&folder, "pids.max", limits.processes)?,
+                (_, Controller::CpuAccount) => {}
+            }
+        }
+        let procs = folder.join("cgroup.procs");
+        OpenOptions::new().write(true).open(&procs).map_err(|error| Problem::io("open", &procs, error))
+    }
+
+    /// Has the groups between the top and ours hand the controllers down. Asked for at every start, as a service manager may
+    /// take them back.
+    fn hand_down(&self) -> Result<()> {
+        let between: Vec<&Path> = self.base.ancestors().take_while(|folder| *folder != self.mount).collect();
+        for folder in std::iter::once(self.mount.as_path()).chain(between.into_iter().rev()) {
+            let handed_down = read(folder, "cgroup.subtree_control").unwrap_or_default();
+            for controller in &self.controllers {
+                if !handed_down.split_ascii_whitespace().any(|name| name == controller.as_str()) {
+                    write(folder, "cgroup.subtree_control", format!("+{}", controller.as_str()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Bounds the CPU time of a group.
+    pub(super) fn hold_cpu(&self, group: &str, cpu_millis: u32) -> Result<()> {
+        let folder = self.base.join(group);
+        let quota = (u64::from(cpu_millis) * CPU_PERIOD_US / 1000).max(CPU_QUOTA_US_MIN);
+        match self.version {
+            Version::One => {
+                write(&folder, "cpu.cfs_period_us", CPU_PERIOD_US)?;
+                write(&folder, "cpu.cfs_quota_us", quota)
+            }
+            Version::Two => write(&folder, "cpu.max", format!("{quota} {CPU_PERIOD_US}")),
+        }
+    }
+
+    pub(super) fn members(&self, group: &str) -> Vec<i32> {
+        let text = read(&self.base.join(group), "cgroup.procs").unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    pub(super) fn memory_used(&self, group: &str) -> Option<u64> {
+        let file = match self.version {
+            Version::One => "memory.usage_in_bytes",
+            Version::Two => "memory.current",
+        };
+        read(&self.base.join(group), file)?.trim().parse().ok()
+    }
+
+    pub(super) fn cpu_used(&self, group: &str) -> Option<Duration> {
+        let folder = self.base.join(group);
+        match self.version {
+            Version::One if self.has(Controller::CpuAccount) => {
+                Some(Duration::from_nanos(read(&folder, "cpuacct.usage")?.trim().parse().ok()?))
+            }
+            Version::One => None,
+            // Counted in every group, whether its controller is there or not.
+            Version::Two => Some(Duration::from_micros(field(&read(&folder, "cpu.stat")?, "usage_usec")?)),
+        }
+    }
+
+    pub(super) fn killed_for_memory(&self, group: &str) -> Option<u64> {
+        let file = match self.version {
+            Version::One => "memory.oom_control",
+            Version::Two => "memory.events",
+        };
+        field(&read(&self.base.join(group), file)?, "oom_kill")
+    }
+
+    pub(super) fn refused_processes(&self, group: &str) -> Option<u64> {
+        field(&read(&self.base.join(group), "pids.events")?, "max")
+    }
+
+    /// Removes an empty group. `false`: something lives in it.
+    pub(super) fn remove(&self, group: &str) -> Result<bool> {
+        let folder = self.base.join(group);
+        match fs::remove_dir(&folder) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(false),
+            Err(error) => Err(Problem::io("remove", &folder, error)),
+        }
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.base).into_iter().flatten().flatten();
+        let folders = entries.filter(|entry| entry.file_type().is_ok_and(|what| what.is_dir()));
+        folders.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+}
+
+/// What version 1 counts a CPU as.
+fn shares(cpu_millis: u32) -> u64 {
+    (u64::from(cpu_millis) * 1024 / 1000).clamp(2, 262_144)
+}
+
+/// The same for version 2, which counts from 1 to 10,000: as container runtimes convert it.
+fn weight(cpu_millis: u32) -> u64 {
+    1 + (shares(cpu_millis) - 2) * 9_999 / 262_142
+}
+
+/// A number in a file of lines `NAME NUMBER`.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    line.trim().parse().ok()
+}
+
+fn read(folder: &Path, file: &str) -> Option<String> {
+    fs::read_to_string(folder.join(file)).ok()
+}
+
+fn write(folder: &Path, file: &str, value: impl ToString) -> Result<()> {
+    let path = folder.join(file);
+    fs::write(&path, value.to_string()).map_err(|error| Problem::io("write", &path, error))
+}
+
+fn write_if_there(folder: &Path, file: &str, value: impl ToString) -> Result<()> {
+    if folder.join(file).exists() { write(folder, file, value) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_read_once_each() {
+        let text = "\
+24 1 0:21 / /sys rw shared:1 - sysfs sysfs rw
+30 24 0:26 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory
+31 24 0:27 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+32 24 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
+33 24 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate
+34 24 0:26 / /elsewhere rw - cgroup cgroup rw,memory
+garbage - cgroup
+";
+        let mounts = parse_mounts(text);
+        let paths: Vec<_> = mounts.iter().map(|mount| mount.path.to_str().unwrap()).collect();
+        let expected = ["memory", "cpu,cpuacct", "systemd", "unified"].map(|name| format!("/sys/fs/cgroup/{name}"));
+        assert_eq!(paths, expected);
+        assert_eq!(mounts[3].version, Version::Two);
+        assert!(mounts[1].options.iter().any(|option| option == "cpuacct"));
+    }
+
+    #[test]
+    fn a_share_of_the_cpu_in_either_version() {
+        for (millis, expected) in [(0, (2, 1)), (250, (256, 10)), (1000, (1024, 39)), (u32::MAX, (262_144, 10_000))] {
+            assert_eq!((shares(millis), weight(millis)), expected, "{millis}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_found_by_its_whole_name() {
+        let text = "low 0\noom_kill_x 7\noom_kill 3\noom_group_kill 1\n";
+        assert_eq!(field(text, "oom_kill"), Some(3));
+        assert_eq!(field(text, "max"), None);
+        assert_eq!(field("max many", "max"), None);
+    }
+}

@@ -1,0 +1,144 @@
+//! Control groups: what bounds an instance as a whole, counts what it uses, and finds every process of it.
+//!
+//! Each instance has a group of its own, in version 2 or in the hierarchies of version 1, whichever this machine has (often
+//! both). They lie below one group at the top: not below the service that the control plane runs in, so that whoever stops
+//! that service does not stop the instances.
+//!
+//! What the files mean: <https://docs.kernel.org/admin-guide/cgroup-v2.html> and
+//! <https://docs.kernel.org/admin-guide/cgroup-v1/>.
+
+mod hierarchy;
+
+use std::{
+    fs::File,
+    time::{Duration, Instant},
+};
+
+use provisioner_core::{
+    ErrorKind,
+    types::{Size, Usage},
+};
+
+use rustix::process::{Pid, Signal};
+
+use self::hierarchy::{Controller, Hierarchy};
+use crate::error::{Problem, Result};
+
+/// How long a group may take to be empty after its last process was seen gone.
+const EMPTY_WAIT: Duration = Duration::from_secs(2);
+
+/// Where the groups of all instances are.
+#[derive(Debug, Default)]
+pub(crate) struct Groups(Vec<Hierarchy>);
+
+/// What an instance may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) size: Size,
+    pub(crate) processes: u32,
+}
+
+/// What the kernel did to an instance for its limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Incidents {
+    /// Processes killed because the memory was used up.
+    pub(crate) killed_for_memory: u64,
+    /// Processes that were refused because there were too many.
+    pub(crate) refused_processes: u64,
+}
+
+impl Groups {
+    /// Those of this machine under this name, as far as they may be written. Touches nothing.
+    pub(crate) fn find(name: &str) -> Self {
+        Self(hierarchy::find(name))
+    }
+
+    pub(crate) fn bounds_memory(&self) -> bool {
+        self.with(Controller::Memory).is_some()
+    }
+
+    pub(crate) fn bounds_cpu(&self) -> bool {
+        self.with(Controller::Cpu).is_some()
+    }
+
+    pub(crate) fn bounds_processes(&self) -> bool {
+        self.with(Controller::Pids).is_some()
+    }
+
+    /// Whether an instance is out of the reach of a service manager that stops the control plane's own group.
+    pub(crate) fn are_apart(&self) -> bool {
+        hierarchy::service_managers_watch().iter().all(|watched| self.0.iter().any(|own| own.is(watched)))
+    }
+
+    fn with(&self, controller: Controller) -> Option<&Hierarchy> {
+        self.0.iter().find(|hierarchy| hierarchy.has(controller))
+    }
+
+    /// Makes an empty group with these limits. Whoever writes `0` to each of the files is in it. CPU time is shared by
+    /// weight only, until [`hold_cpu`](Self::hold_cpu).
+    pub(crate) fn make(&self, group: &str, limits: &Limits) -> Result<Vec<File>> {
+        // Counters begin at zero for each start.
+        self.end(group)?;
+        self.0.iter().map(|hierarchy| hierarchy.make(group, limits)).collect()
+    }
+
+    /// Holds a group to its share of CPU time. Not before it is ready: a start takes more than the running product does, and
+    /// somebody waits for it.
+    pub(crate) fn hold_cpu(&self, group: &str, cpu_millis: u32) -> Result<()> {
+        self.with(Controller::Cpu).map_or(Ok(()), |hierarchy| hierarchy.hold_cpu(group, cpu_millis))
+    }
+
+    /// The living processes of a group.
+    pub(crate) fn members(&self, group: &str) -> Vec<i32> {
+        let mut members: Vec<i32> = self.0.iter().flat_map(|hierarchy| hierarchy.members(group)).collect();
+        members.sort_unstable();
+        members.dedup();
+        members
+    }
+
+    /// What a group uses; `None` where that is not counted.
+    pub(crate) fn usage(&self, group: &str) -> Option<Usage> {
+        let memory_bytes = self.with(Controller::Memory)?.memory_used(group)?;
+        let cpu = self.0.iter().find_map(|hierarchy| hierarchy.cpu_used(group))?;
+        Some(Usage { cpu, memory_bytes })
+    }
+
+    pub(crate) fn incidents(&self, group: &str) -> Incidents {
+        let memory = self.with(Controller::Memory).and_then(|hierarchy| hierarchy.killed_for_memory(group));
+        let pids = self.with(Controller::Pids).and_then(|hierarchy| hierarchy.refused_processes(group));
+        Incidents { killed_for_memory: memory.unwrap_or(0), refused_processes: pids.unwrap_or(0) }
+    }
+
+    /// Removes a group, and whatever still lives in it: nothing should, but a process may have left everything else that
+    /// told whose it is. Removing what is absent succeeds.
+    ///
+    /// # Errors
+    /// When something does not end, although killed.
+    pub(crate) fn end(&self, group: &str) -> Result<()> {
+        let deadline = Instant::now() + EMPTY_WAIT;
+        for hierarchy in &self.0 {
+            // A process that was seen gone may be counted for a moment more.
+            while !hierarchy.remove(group)? {
+                let members = hierarchy.members(group);
+                if Instant::now() > deadline {
+                    let message = format!("processes {members:?} of its control group do not end, although killed");
+                    return Err(Problem::new(ErrorKind::Unavailable, message));
+                }
+                for pid in members.into_iter().filter_map(Pid::from_raw) {
+                    // It may be gone meanwhile.
+                    let _ = rustix::process::kill_process(pid, Signal::KILL);
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    }
+
+    /// The names of all groups.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.0.iter().flat_map(Hierarchy::names).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+}

@@ -1,0 +1,134 @@
+//! Numbers that are given to one owner each: ports and users. A file `FOLDER/NUMBER` names the owner; all of it happens under
+//! the lock of the root.
+
+use std::{fs, io, ops::RangeInclusive, path::PathBuf};
+
+use crate::{
+    error::{Problem, Result},
+    layout::{self, make_folder, remove_file},
+};
+
+/// The numbers of one kind on a root.
+#[derive(Debug)]
+pub(crate) struct Reservations {
+    folder: PathBuf,
+}
+
+impl Reservations {
+    pub(crate) fn at(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
+    /// The number that this owner has, or one that is free: neither given away nor, by `usable`, in use by somebody who did
+    /// not ask. `None`: there is none left. The token decides where in the range the search begins, so that it is the same
+    /// on every attempt.
+    pub(crate) fn claim(
+        &self,
+        owner: &str,
+        token: &str,
+        range: &RangeInclusive<u32>,
+        usable: impl Fn(u32) -> bool,
+        owner_exists: impl Fn(&[u8]) -> Result<bool>,
+    ) -> Result<Option<u32>> {
+        make_folder(&self.folder)?;
+        let mut taken = Vec::new();
+        for number in starting_at(range, token) {
+            match layout::read(&self.file(number))? {
+                Some(of) if of == owner.as_bytes() => return Ok(Some(number)),
+                Some(of) => taken.push((number, of)),
+                None if usable(number) => return self.give(number, owner),
+                None => {}
+            }
+        }
+        // Full. What crashes have left behind is looked for only now, as it costs a look at every owner.
+        for (number, of) in taken {
+            if !owner_exists(&of)? && usable(number) {
+                return self.give(number, owner);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes the number back, if it is this owner's.
+    pub(crate) fn release(&self, owner: &str, number: u32) -> Result<()> {
+        let path = self.file(number);
+        match layout::read(&path)? {
+            Some(of) if of == owner.as_bytes() => remove_file(&path),
+            _ => Ok(()),
+        }
+    }
+
+    /// All that are given away, with their owners, in order.
+    pub(crate) fn all(&self) -> Result<Vec<(u32, Vec<u8>)>> {
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Problem::io("read", &self.folder, error)),
+        };
+        let mut all = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| Problem::io("read", &self.folder, error))?;
+            if let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok())
+                && let Some(owner) = layout::read(&entry.path())?
+            {
+                all.push((number, owner));
+            }
+        }
+        all.sort_unstable();
+        Ok(all)
+    }
+
+    /// Takes a number back, whoever has it.
+    pub(crate) fn remove(&self, number: u32) -> Result<()> {
+        remove_file(&self.file(number))
+    }
+
+    fn give(&self, number: u32, owner: &str) -> Result<Option<u32>> {
+        layout::write_durably(&self.file(number), owner.as_bytes())?;
+        Ok(Some(number))
+    }
+
+    fn file(&self, number: u32) -> PathBuf {
+        self.folder.join(number.to_string())
+    }
+}
+
+/// All numbers of the range, from one that the token decides, and so spread over the range.
+fn starting_at(range: &RangeInclusive<u32>, token: &str) -> impl Iterator<Item = u32> + use<> {
+    let (first, last) = (u64::from(*range.start()), u64::from(*range.end()));
+    let length = last - first + 1;
+    let offset = u64::from_str_radix(&token[..8], 16).unwrap_or(0) % length;
+    (0..length).map(move |i| u32::try_from(first + (offset + i) % length).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_has_one_owner_and_the_search_goes_round() {
+        let root = tempfile::tempdir().unwrap();
+        let numbers = Reservations::at(root.path().join("numbers"));
+        let range = 10..=11;
+        let claim = |owner: &str, gone: &'static str| {
+            numbers.claim(owner, "ffffffff", &range, |_| true, move |of| Ok(of != gone.as_bytes())).unwrap()
+        };
+        assert_eq!((claim("a", ""), claim("a", "")), (Some(11), Some(11)), "asking again changes nothing");
+        assert_eq!(claim("b", ""), Some(10));
+        assert_eq!(claim("c", ""), None);
+        numbers.release("a", 10).unwrap();
+        assert_eq!(claim("c", ""), None, "nobody gives away what is another's");
+        assert_eq!(claim("c", "b"), Some(10), "whose owner is gone");
+        assert_eq!(numbers.all().unwrap(), [(10, b"c".to_vec()), (11, b"a".to_vec())]);
+        numbers.release("a", 11).unwrap();
+        assert_eq!(numbers.all().unwrap(), [(10, b"c".to_vec())]);
+    }
+
+    #[test]
+    fn what_somebody_else_uses_is_passed_over() {
+        let root = tempfile::tempdir().unwrap();
+        let numbers = Reservations::at(root.path().join("numbers"));
+        let claimed = numbers.claim("a", "00000000", &(1..=3), |number| number == 3, |_| Ok(true));
+        assert_eq!(claimed.unwrap(), Some(3));
+    }
+}

@@ -1,0 +1,139 @@
+//! Users: one for each data set, for as long as it lives, so that nobody has to change the owner of its files when another
+//! making of the instance takes it up.
+//!
+//! `ROOT/.users/UID` names the data set. Group ids are the same numbers.
+
+use std::{
+    fs::{self, Permissions},
+    io,
+    ops::RangeInclusive,
+    os::unix::fs::{MetadataExt, PermissionsExt, lchown},
+    path::Path,
+};
+
+use provisioner_core::{
+    ErrorKind,
+    types::{ControlPlaneId, DataId},
+};
+
+use crate::{
+    error::{Problem, Result},
+    layout::{DataFolder, Layout},
+    reservations::Reservations,
+};
+
+/// Whether this process may give its children to other users.
+pub(crate) fn may_change_user() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The user of a data set: the one it has, or a free one. Call with the lock of the root held.
+pub(crate) fn claim(
+    layout: &Layout,
+    control_plane: &ControlPlaneId,
+    data: &DataId,
+    range: &RangeInclusive<u32>,
+) -> Result<u32> {
+    let owner = owner_text(control_plane, data);
+    // The end of an id is random.
+    let token: String =
+        data.as_str().chars().rev().filter(char::is_ascii_hexdigit).chain("0".repeat(8).chars()).collect();
+    let claimed = all(layout).claim(&owner, &token, range, |_| true, |owner| owner_exists(layout, owner))?;
+    claimed.ok_or_else(|| {
+        let message = format!("no free user in {} to {}", range.start(), range.end());
+        Problem::new(ErrorKind::CapacityExhausted, message)
+    })
+}
+
+/// Gives the user of a data set back.
+pub(crate) fn release(layout: &Layout, control_plane: &ControlPlaneId, data: &DataId, user: u32) -> Result<()> {
+    all(layout).release(&owner_text(control_plane, data), user)
+}
+
+/// The users of this control plane whose data is gone.
+pub(crate) fn stale(layout: &Layout, control_plane: &ControlPlaneId) -> Result<Vec<u32>> {
+    let mut stale = Vec::new();
+    for (user, owner) in all(layout).all()? {
+        let ours = owner_of(&owner).is_some_and(|(plane, _)| plane == *control_plane);
+        if ours && !owner_exists(layout, &owner)? {
+            stale.push(user);
+        }
+    }
+    Ok(stale)
+}
+
+/// Removes a reservation found by [`stale`].
+pub(crate) fn remove_stale(layout: &Layout, user: u32) -> Result<()> {
+    all(layout).remove(user)
+}
+
+fn all(layout: &Layout) -> Reservations {
+    Reservations::at(layout.users())
+}
+
+fn owner_text(control_plane: &ControlPlaneId, data: &DataId) -> String {
+    format!("{control_plane} {data}")
+}
+
+fn owner_of(text: &[u8]) -> Option<(ControlPlaneId, DataId)> {
+    let (control_plane, data) = std::str::from_utf8(text).ok()?.split_once(' ')?;
+    Some((ControlPlaneId::new(control_plane).ok()?, DataId::new(data).ok()?))
+}
+
+fn owner_exists(layout: &Layout, text: &[u8]) -> Result<bool> {
+    let Some((control_plane, data)) = owner_of(text) else { return Ok(false) };
+    let folder = layout.data(&control_plane, &data);
+    folder.path().try_exists().map_err(|error| Problem::io("look for", folder.path(), error))
+}
+
+/// Makes the data the user's own, and lets the user through to it. Changes nothing where it is so already.
+///
+/// # Errors
+/// When a folder above the root keeps users out: that is for an operator to change.
+pub(crate) fn hand_over(layout: &Layout, control_plane: &ControlPlaneId, data: &DataFolder, user: u32) -> Result<()> {
+    if let Some(closed) = layout.root().ancestors().skip(1).find(|folder| !lets_through(folder)) {
+        let message = format!("users of instances may not enter {}, which is above the root", closed.display());
+        return Err(Problem::new(ErrorKind::Unauthorized, message));
+    }
+    let all_data = layout.all_data(control_plane);
+    let above = [layout.root(), all_data.parent().unwrap_or(&all_data), &all_data, data.path()];
+    for folder in above {
+        if !lets_through(folder) {
+            // To pass through, not to look around: names in there hold random parts.
+            fs::set_permissions(folder, Permissions::from_mode(0o711))
+                .map_err(|error| Problem::io("open to users", folder, error))?;
+        }
+    }
+    let files = data.files();
+    let owner = fs::symlink_metadata(&files).map_err(|error| Problem::io("look at", &files, error))?.uid();
+    if owner == user { Ok(()) } else { give_all(&files, user) }
+}
+
+/// Gives a folder and all that is in it to a user; itself last, so that a cut change is seen and done again.
+fn give_all(path: &Path, user: u32) -> Result<()> {
+    let problem = |error: io::Error| Problem::io("give to its user", path, error);
+    let what = fs::symlink_metadata(path).map_err(problem)?;
+    if what.is_dir() {
+        for entry in fs::read_dir(path).map_err(problem)? {
+            give_all(&entry.map_err(problem)?.path(), user)?;
+        }
+    }
+    // Never through a link: whose file it names is the product's to choose.
+    lchown(path, Some(user), Some(user)).map_err(problem)
+}
+
+/// Whether everybody may enter this folder.
+fn lets_through(folder: &Path) -> bool {
+    fs::metadata(folder).is_ok_and(|folder| folder.mode() & 0o001 != 0)
+}
+
+/// What keeps a user who owns nothing from executing this program, if anything.
+pub(crate) fn keeps_from_executing(program: &Path) -> Option<String> {
+    // What links name counts, not the way there.
+    let program = program.canonicalize().ok()?;
+    if let Some(closed) = program.ancestors().skip(1).find(|folder| !lets_through(folder)) {
+        return Some(format!("users of instances may not enter {}", closed.display()));
+    }
+    let mode = program.metadata().ok()?.mode();
+    (mode & 0o001 == 0).then(|| "only some may execute it: expected a program that everybody may execute".into())
+}

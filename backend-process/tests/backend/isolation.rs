@@ -1,0 +1,207 @@
+//! What keeps one customer's instance from another's, and from the control plane.
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+};
+
+use provisioner_core::{
+    ErrorKind, Provisioner, Retry,
+    types::{DataDisposition, DataSource, Observed, Phase, Present, Target},
+};
+
+use crate::support::{Site, change, get};
+
+/// Users can be given to others by root alone. Says so where it is somebody else who runs the tests.
+fn is_root(site: &Site) -> bool {
+    let users = site.backend.capabilities().isolation.users;
+    assert_eq!(users, rustix::process::geteuid().is_root(), "capabilities say how it is");
+    if !users {
+        println!("not tried: only root can run instances as users of their own");
+    }
+    users
+}
+
+/// A line of `/proc/PID/status`.
+fn status(seen: &Present, name: &str) -> Vec<String> {
+    let status = get(seen, "/status");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
+    line.split_ascii_whitespace().map(str::to_owned).collect()
+}
+
+/// A folder that only its owner may enter.
+fn closed_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    folder
+}
+
+fn named(site: &Site, name: &str) -> Target {
+    let mut target = site.target(&[]);
+    target.id = name.parse().unwrap();
+    target
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_instance_is_a_user_of_its_own_that_cannot_reach_the_others() {
+    let site = Site::new();
+    if !is_root(&site) {
+        return;
+    }
+    let targets = [named(&site, "one"), named(&site, "two")];
+    let [one, two] = [site.running(&targets[0]).await, site.running(&targets[1]).await];
+    let users: Vec<u32> = [&one, &two].map(|seen| status(seen, "Uid")[0].parse().unwrap()).into();
+    let range = site.config.users.clone().unwrap();
+    assert!(users[0] != users[1] && users.iter().all(|user| range.contains(user)), "{users:?}");
+    for (seen, user) in [&one, &two].into_iter().zip(&users) {
+        let user = user.to_string();
+        assert_eq!(status(seen, "Uid"), vec![user.clone(); 4]);
+        assert_eq!(status(seen, "Gid"), vec![user; 4]);
+        assert_eq!(status(seen, "Groups"), Vec::<String>::new());
+        assert_eq!(status(seen, "CapEff"), ["0000000000000000"]);
+    }
+    // Its own data is its own.
+    assert_eq!(fs::metadata(site.files(&targets[0])).unwrap().mode() & 0o777, 0o700);
+    let own = site.files(&targets[0]).join("starts");
+    assert_eq!(get(&one, &format!("/write?{}", own.display())), "done");
+    // The other one's is not, nor what the control plane keeps.
+    let store = site.instance_folder(&targets[0]);
+    for path in [
+        site.files(&targets[1]).join("starts"),
+        site.files(&targets[1]),
+        site.instance_folder(&targets[1]).join("record.json"),
+        site.instance_folder(&targets[1]).join("log"),
+        store.join("record.json"),
+        store.join("pid"),
+        site.root().join(".lock"),
+        site.root().join("plane/data"),
+        format!("/proc/{}/environ", site.process(&targets[1])).into(),
+    ] {
+        for how in ["read", "write"] {
+            let told = get(&one, &format!("/{how}?{}", path.display()));
+            assert!(!told.is_empty() && told != "done", "{how} {}: {told}", path.display());
+        }
+    }
+    assert_eq!(get(&one, &format!("/kill?{}", site.process(&targets[0]))), "done", "itself it may");
+    for other in [site.process(&targets[1]), i32::try_from(std::process::id()).unwrap()] {
+        assert_eq!(get(&one, &format!("/kill?{other}")), "no");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_instance_gains_rights() {
+    let site = Site::new();
+    let seen = site.running(&site.target(&[])).await;
+    assert_eq!(status(&seen, "NoNewPrivs"), ["1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_keeps_its_user_for_as_long_as_it_lives_and_gives_it_back() {
+    let site = Site::new();
+    if !is_root(&site) {
+        return;
+    }
+    let reserved = || fs::read_dir(site.root().join(".users")).unwrap().count();
+    let first = site.target(&[]);
+    let user = status(&site.running(&first).await, "Uid");
+    site.backend.destroy(&site.cx, &first, DataDisposition::Retain).await.unwrap();
+    site.until_absent(&first).await;
+    assert_eq!(reserved(), 1, "the files are still somebody's");
+    let mut second = site.target(&[]);
+    second.id = "heir".parse().unwrap();
+    second.data = DataSource::Existing(first.data.id().clone());
+    let seen = site.running(&second).await;
+    assert_eq!(status(&seen, "Uid"), user);
+    assert_eq!(get(&seen, "/starts").lines().count(), 2);
+    site.backend.destroy(&site.cx, &second, DataDisposition::Delete).await.unwrap();
+    site.until_absent(&second).await;
+    assert_eq!(reserved(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_from_before_there_were_users_is_handed_over_once() {
+    let mut site = Site::with(|config| config.users = None);
+    let target = site.target(&[]);
+    let seen = site.running(&target).await;
+    assert_eq!(status(&seen, "Uid")[0], rustix::process::geteuid().as_raw().to_string());
+    let outside = tempfile::NamedTempFile::new().unwrap();
+    std::os::unix::fs::symlink(outside.path(), site.files(&target).join("link")).unwrap();
+    site.backend.scale_to_zero(&site.cx, &target).await.unwrap();
+    site.until_phase(&target, Phase::Zero).await;
+    site.config.users = Some(1_900_100_000..=1_900_100_009);
+    site.restart();
+    if !is_root(&site) {
+        return;
+    }
+    site.backend.resume(&site.cx, &target).await.unwrap();
+    let seen = site.until_phase(&target, Phase::Running).await;
+    let user: u32 = status(&seen, "Uid")[0].parse().unwrap();
+    assert!(site.config.users.as_ref().unwrap().contains(&user));
+    for entry in fs::read_dir(site.files(&target)).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().uid(), user, "{:?}", entry.file_name());
+    }
+    assert_eq!(outside.as_file().metadata().unwrap().uid(), 0, "what a link names is left alone");
+    assert_eq!(get(&seen, "/starts").lines().count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_there_are_no_more_users_it_is_told_and_nothing_is_left_behind() {
+    let site = Site::with(|config| config.users = Some(1_900_100_010..=1_900_100_010));
+    if !is_root(&site) {
+        return;
+    }
+    let first = named(&site, "one");
+    site.running(&first).await;
+    let before = site.all_files().len();
+    let error = site.backend.create(&site.cx, &named(&site, "two")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CapacityExhausted, "{error}");
+    assert_eq!(site.all_files().len(), before);
+    site.backend.destroy(&site.cx, &first, DataDisposition::Delete).await.unwrap();
+    site.until_absent(&first).await;
+    site.running(&named(&site, "two")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_not_everybody_may_execute_is_refused_before_anything_is_touched() {
+    let site = Site::new();
+    if !is_root(&site) {
+        return;
+    }
+    let closed = closed_folder();
+    let program = closed.path().join("product");
+    fs::copy(&*crate::support::PRODUCT, &program).unwrap();
+    let mut target = site.target(&[]);
+    change(&mut target, |spec| spec.workload.command = vec![program.display().to_string()]);
+    let error = site.backend.create(&site.cx, &target).await.unwrap_err();
+    assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidSpec, Some("workload.command[0]")));
+    assert_eq!(error.retry(), Retry::Never);
+    assert!(error.to_string().contains(&closed.path().display().to_string()), "{error}");
+    assert_eq!(site.observe(&target).await, Observed::Absent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_that_users_cannot_get_to_is_told() {
+    let closed = closed_folder();
+    let site = Site::with(|config| config.root = closed.path().join("root"));
+    if !is_root(&site) {
+        return;
+    }
+    let error = site.backend.create(&site.cx, &site.target(&[])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
+    assert!(error.to_string().contains("above the root"), "{error}");
+    assert!(!error.customer_message().contains("root"), "{}", error.customer_message());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_it_prints_can_be_opened_again_by_itself_alone() {
+    let site = Site::new();
+    let mut target = site.target(&[]);
+    let script = "echo first; echo second >>/dev/stdout; echo third >>/dev/stderr; exec \"$0\"";
+    change(&mut target, |spec| {
+        spec.workload.command = ["/bin/sh", "-c", script, &crate::support::PRODUCT].map(Into::into).into();
+    });
+    site.running(&target).await;
+    let log = fs::read_to_string(site.instance_folder(&target).join("log")).unwrap();
+    assert!(["first", "second", "third"].iter().all(|line| log.contains(line)), "{log}");
+}
