@@ -40,13 +40,15 @@ pub(crate) fn claim(layout: &Layout, key: &Key, address: IpAddr, range: &RangeIn
     Err(Problem::new(ErrorKind::CapacityExhausted, message))
 }
 
-/// Gives the port back, if it is this instance's.
-pub(crate) fn release(layout: &Layout, key: &Key, port: u16) -> Result<()> {
-    let path = reservation(layout, port);
-    match layout::read(&path)? {
-        Some(owner) if owner == owner_text(key).as_bytes() => remove_file(&path),
-        _ => Ok(()),
-    }
+/// Gives an instance's port back. With no port named, as nothing is left that tells it, all reservations are looked at.
+pub(crate) fn release(layout: &Layout, key: &Key, port: Option<u16>) -> Result<()> {
+    let mine = owner_text(key);
+    let reserved = match port {
+        Some(port) => layout::read(&reservation(layout, port))?.map(|owner| (port, owner)).into_iter().collect(),
+        None => reservations(layout)?,
+    };
+    let own = reserved.into_iter().filter(|(_, owner)| owner == mine.as_bytes());
+    own.map(|(port, _)| port).try_for_each(|port| remove_file(&reservation(layout, port)))
 }
 
 /// Whether nobody listens on the port.
@@ -60,21 +62,8 @@ pub(crate) fn is_free(address: IpAddr, port: u16) -> bool {
 
 /// The reservations of this control plane whose owner is gone.
 pub(crate) fn stale(layout: &Layout, control_plane: &ControlPlaneId) -> Result<Vec<u16>> {
-    let folder = layout.ports();
-    let entries = match fs::read_dir(&folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Problem::io("read", &folder, error)),
-    };
     let mut stale = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(|error| Problem::io("read", &folder, error))?;
-        let Some(port) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        let Some(owner) = layout::read(&entry.path())? else {
-            continue;
-        };
+    for (port, owner) in reservations(layout)? {
         let ours = owner_of(&owner).is_some_and(|key| key.control_plane == *control_plane);
         if ours && !owner_exists(layout, &owner)? {
             stale.push(port);
@@ -82,6 +71,27 @@ pub(crate) fn stale(layout: &Layout, control_plane: &ControlPlaneId) -> Result<V
     }
     stale.sort_unstable();
     Ok(stale)
+}
+
+/// Every reservation, with its owner.
+fn reservations(layout: &Layout) -> Result<Vec<(u16, Vec<u8>)>> {
+    let folder = layout.ports();
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Problem::io("read", &folder, error)),
+    };
+    let mut reservations = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| Problem::io("read", &folder, error))?;
+        let Some(port) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        if let Some(owner) = layout::read(&entry.path())? {
+            reservations.push((port, owner));
+        }
+    }
+    Ok(reservations)
 }
 
 /// Removes a reservation found by [`stale`].
@@ -151,12 +161,15 @@ mod tests {
         assert_ne!(first, second);
         let full = claim(&layout, &c, ADDRESS, &range).unwrap_err().during("create", None);
         assert_eq!(full.kind(), ErrorKind::CapacityExhausted);
-        release(&layout, &a, second).unwrap();
+        release(&layout, &a, Some(second)).unwrap();
+        release(&layout, &c, None).unwrap();
         assert!(claim(&layout, &c, ADDRESS, &range).is_err(), "nobody gives away what is another's");
         layout::remove_folder(layout.instance(&b).path()).unwrap();
         assert!(stale(&layout, &a.control_plane).unwrap().is_empty());
         assert_eq!(stale(&layout, &b.control_plane).unwrap(), [second]);
         assert_eq!(claim(&layout, &c, ADDRESS, &range).unwrap(), second);
+        release(&layout, &c, None).unwrap();
+        assert_eq!(claim(&layout, &b, ADDRESS, &range).unwrap(), second, "what was given back is free");
     }
 
     #[test]
