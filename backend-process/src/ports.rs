@@ -29,9 +29,9 @@ pub(crate) fn claim(layout: &Layout, key: &Key, address: IpAddr, range: &RangeIn
     })
 }
 
-/// Gives the port back, if it is this instance's.
-pub(crate) fn release(layout: &Layout, key: &Key, port: u16) -> Result<()> {
-    all(layout).release(&owner_text(key), port.into())
+/// Gives an instance's port back. With no port named, as nothing is left that tells it, all reservations are looked at.
+pub(crate) fn release(layout: &Layout, key: &Key, port: Option<u16>) -> Result<()> {
+    all(layout).release(&owner_text(key), port.map(u32::from))
 }
 
 /// Whether nobody listens on the port.
@@ -110,12 +110,15 @@ mod tests {
         assert_ne!(first, second);
         let full = claim(&layout, &c, ADDRESS, &range).unwrap_err().during("create", None);
         assert_eq!(full.kind(), ErrorKind::CapacityExhausted);
-        release(&layout, &a, second).unwrap();
+        release(&layout, &a, Some(second)).unwrap();
+        release(&layout, &c, None).unwrap();
         assert!(claim(&layout, &c, ADDRESS, &range).is_err(), "nobody gives away what is another's");
         layout::remove_folder(layout.instance(&b).path()).unwrap();
         assert!(stale(&layout, &a.control_plane).unwrap().is_empty());
         assert_eq!(stale(&layout, &b.control_plane).unwrap(), [u32::from(second)]);
         assert_eq!(claim(&layout, &c, ADDRESS, &range).unwrap(), second);
+        release(&layout, &c, None).unwrap();
+        assert_eq!(claim(&layout, &b, ADDRESS, &range).unwrap(), second, "what was given back is free");
     }
 
     #[test]

@@ -68,9 +68,9 @@ pub(crate) fn remove(shared: &Shared, instance: &Instance, removal: &Removal) ->
     let removed = layout.removed(&key.control_plane).join(key.folder_name());
     remove_folder(&removed)?;
     let _lock = layout.lock()?;
-    if let Ok(Some(record)) = Record::read(&instance.folder, key) {
-        ports::release(layout, key, record.port)?;
-    }
+    // The record may have been lost, with its folder or alone, or was not written yet when a start was cut.
+    let port = Record::read(&instance.folder, key).ok().flatten().map(|record| record.port);
+    ports::release(layout, key, port)?;
     make_folder(&layout.removed(&key.control_plane))?;
     match fs::rename(instance.folder.path(), &removed) {
         Ok(()) => remove_folder(&removed),

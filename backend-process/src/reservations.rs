@@ -49,13 +49,14 @@ impl Reservations {
         Ok(None)
     }
 
-    /// Takes the number back, if it is this owner's.
-    pub(crate) fn release(&self, owner: &str, number: u32) -> Result<()> {
-        let path = self.file(number);
-        match layout::read(&path)? {
-            Some(of) if of == owner.as_bytes() => remove_file(&path),
-            _ => Ok(()),
-        }
+    /// Takes an owner's number back. With none named, as nothing is left that tells it, all are looked at.
+    pub(crate) fn release(&self, owner: &str, number: Option<u32>) -> Result<()> {
+        let given = match number {
+            Some(number) => layout::read(&self.file(number))?.map(|of| (number, of)).into_iter().collect(),
+            None => self.all()?,
+        };
+        let own = given.into_iter().filter(|(_, of)| of == owner.as_bytes());
+        own.map(|(number, _)| number).try_for_each(|number| self.remove(number))
     }
 
     /// All that are given away, with their owners, in order.
@@ -116,11 +117,11 @@ mod tests {
         assert_eq!((claim("a", ""), claim("a", "")), (Some(11), Some(11)), "asking again changes nothing");
         assert_eq!(claim("b", ""), Some(10));
         assert_eq!(claim("c", ""), None);
-        numbers.release("a", 10).unwrap();
+        numbers.release("a", Some(10)).unwrap();
         assert_eq!(claim("c", ""), None, "nobody gives away what is another's");
         assert_eq!(claim("c", "b"), Some(10), "whose owner is gone");
         assert_eq!(numbers.all().unwrap(), [(10, b"c".to_vec()), (11, b"a".to_vec())]);
-        numbers.release("a", 11).unwrap();
+        numbers.release("a", None).unwrap();
         assert_eq!(numbers.all().unwrap(), [(10, b"c".to_vec())]);
     }
 

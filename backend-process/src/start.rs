@@ -168,9 +168,8 @@ fn undo(shared: &Shared, instance: &Instance, source: &DataSource) -> Result<()>
         // It was there before, and has to be there for the next try, empty or not.
         DataSource::Existing(id) => data::retain(layout, key, id)?,
     }
-    if let Ok(Some(record)) = Record::read(&instance.folder, key) {
-        ports::release(layout, key, record.port)?;
-    }
+    let port = Record::read(&instance.folder, key).ok().flatten().map(|record| record.port);
+    ports::release(layout, key, port)?;
     remove_folder(instance.folder.path())
 }
 

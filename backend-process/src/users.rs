@@ -47,7 +47,7 @@ pub(crate) fn claim(
 
 /// Gives the user of a data set back.
 pub(crate) fn release(layout: &Layout, control_plane: &ControlPlaneId, data: &DataId, user: u32) -> Result<()> {
-    all(layout).release(&owner_text(control_plane, data), user)
+    all(layout).release(&owner_text(control_plane, data), Some(user))
 }
 
 /// The users of this control plane whose data is gone.

@@ -87,7 +87,7 @@ async fn two_control_planes_on_one_root_do_not_see_each_other() {
     site.backend.destroy(&other, &target, DataDisposition::Delete).await.unwrap();
     let still = site.until_phase(&target, Phase::Running).await;
     assert_eq!((still.endpoint, still.incarnation), (ours.endpoint, ours.incarnation));
-    assert_eq!(site.processes().len(), 1);
+    crate::support::eventually(|| site.processes().len() == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

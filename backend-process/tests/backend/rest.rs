@@ -173,11 +173,43 @@ async fn a_folder_deleted_by_outsiders_does_not_hide_its_process() {
     let site = Site::new();
     let target = site.target(&[]);
     site.running(&target).await;
-    fs::remove_dir_all(site.instance_folder(&target)).unwrap();
+    site.delete_instance_folder(&target);
     assert_eq!(site.observe(&target).await.phase(), Some(Phase::Failed));
     site.backend.destroy(&site.cx, &target, DataDisposition::Delete).await.unwrap();
     site.until_absent(&target).await;
     eventually(|| site.processes().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn destroy_of_what_outsiders_deleted_gives_its_port_back() {
+    let ways = [
+        ("running", DataDisposition::Delete),
+        ("asleep", DataDisposition::Delete),
+        ("asleep", DataDisposition::Retain),
+        ("without its record", DataDisposition::Delete),
+    ];
+    for (state, data) in ways {
+        let site = Site::new();
+        let (target, other) = (site.target(&[]), site.target_called("other"));
+        site.running(&target).await;
+        site.running(&other).await;
+        if state != "running" {
+            site.backend.scale_to_zero(&site.cx, &target).await.unwrap();
+            site.until_phase(&target, Phase::Zero).await;
+        }
+        if state == "without its record" {
+            fs::remove_file(site.instance_folder(&target).join("record.json")).unwrap();
+        } else {
+            site.delete_instance_folder(&target);
+        }
+        assert_eq!(site.port_owners().len(), 2, "{state}");
+        site.backend.destroy(&site.cx, &target, data).await.unwrap();
+        site.until_absent(&target).await;
+        let owners = site.port_owners();
+        assert!(owners.len() == 1 && owners[0].contains("other"), "{state}: {owners:?}");
+        assert!(site.backend.maintain(&site.cx, true).await.unwrap().is_empty(), "{state}");
+        assert_eq!(site.files(&target).exists(), data == DataDisposition::Retain, "{state}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -187,7 +219,7 @@ async fn a_process_whose_folder_and_control_plane_are_gone_never_runs_beside_its
         let mut target = site.target(&[]);
         site.running(&target).await;
         let old = site.processes();
-        fs::remove_dir_all(site.instance_folder(&target)).unwrap();
+        site.delete_instance_folder(&target);
         site.restart();
         assert_eq!(site.observe(&target).await, Observed::Absent, "nothing names it any more");
         let data = target.data.id().clone();

@@ -123,6 +123,11 @@ impl Site {
         }
     }
 
+    /// A target beside the one that [`target`](Self::target) makes.
+    pub(crate) fn target_called(&self, id: &str) -> Target {
+        Target { id: InstanceId::new(id).unwrap(), ..self.target(&[]) }
+    }
+
     pub(crate) async fn running(&self, target: &Target) -> Present {
         let seen = self.backend.create_and_wait(&self.cx, target, SOON).await.unwrap();
         seen.present().cloned().unwrap()
@@ -188,6 +193,20 @@ impl Site {
 
     pub(crate) fn instance_folder(&self, target: &Target) -> PathBuf {
         self.root().join("plane/instances").join(format!("{}.{}", target.id, target.incarnation))
+    }
+
+    /// Deletes an instance's folder as an outsider does.
+    pub(crate) fn delete_instance_folder(&self, target: &Target) {
+        // Out of the way first: the backend may be writing into it at this moment.
+        let gone = self.root().join(".gone");
+        fs::rename(self.instance_folder(target), &gone).unwrap();
+        fs::remove_dir_all(gone).unwrap();
+    }
+
+    /// Who has the ports that are reserved.
+    pub(crate) fn port_owners(&self) -> Vec<String> {
+        let reserved = fs::read_dir(self.root().join(".ports")).unwrap();
+        reserved.map(|port| fs::read_to_string(port.unwrap().path()).unwrap()).collect()
     }
 
     pub(crate) fn files(&self, target: &Target) -> PathBuf {

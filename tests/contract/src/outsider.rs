@@ -87,7 +87,7 @@ pub enum Refusal {
         /// How long.
         after: Duration,
     },
-    /// No room for anything that runs.
+    /// No room for anything that runs, except for sleepers where the provider keeps their place.
     Capacity,
     /// Neither read nor write is allowed.
     Rights,

@@ -88,16 +88,21 @@ async fn refuse_each(
         check(verb, &error)?;
         let none = error.effect() == Effect::None || refusal == Refusal::Unreachable;
         ensure!(none, "{error} may have acted, and was refused");
-        ensure!(error.instance() == Some(&target.id), "a refused {verb} is on {:?}", error.instance());
-        ensure!(error.operation() == verb.operation(), "a refused {verb} calls itself {}", error.operation());
-        subject.settle().await;
-        let after = subject.at_rest(&target).await?;
-        ensure!(after == before, "a refused {verb} left it {}, before {}", shown(&after), shown(&before));
-        subject.expect_things(&target, usize::from(before.present().is_some())).await.during(verb)?;
-        subject.reach(verb, &target).await.during(format_args!("{verb} after a refusal"))?;
-        subject.expect_things(&target, usize::from(verb.end().is_some())).await.during(verb)?;
+        expect_caught_up(subject, verb, &target, &before, &error).await?;
     }
     Ok(())
+}
+
+/// Fails unless a refused call says whose it was and changed nothing, and the next one goes through.
+async fn expect_caught_up(subject: &Subject, verb: Verb, target: &Target, before: &Observed, error: &Error) -> Outcome {
+    ensure!(error.instance() == Some(&target.id), "a refused {verb} is on {:?}", error.instance());
+    ensure!(error.operation() == verb.operation(), "a refused {verb} calls itself {}", error.operation());
+    subject.settle().await;
+    let after = subject.at_rest(target).await?;
+    ensure!(after == *before, "a refused {verb} left it {}, before {}", shown(&after), shown(before));
+    subject.expect_things(target, usize::from(before.present().is_some())).await.during(verb)?;
+    subject.reach(verb, target).await.during(format_args!("{verb} after a refusal"))?;
+    subject.expect_things(target, usize::from(verb.end().is_some())).await.during(verb)
 }
 
 /// When to come back is handed on.
@@ -114,15 +119,22 @@ pub(super) async fn a_throttled_verb_says_when_to_come_back_and_does_nothing(sub
     .await
 }
 
-/// No room is told as such; nothing is half made; with room it goes on.
+fn check_without_room(verb: Verb, error: &Error) -> Outcome {
+    let kinds = [ErrorKind::CapacityExhausted, ErrorKind::QuotaExceeded];
+    ensure!(kinds.contains(&error.kind()), "{verb} without room is {error}");
+    ensure!(error.retry() != Retry::Never, "{verb} without room is never to be retried");
+    Ok(())
+}
+
+/// No room is told as such; nothing is half made; with room it goes on. A sleeper whose place is kept may wake in it.
 pub(super) async fn without_capacity_nothing_is_made_and_it_goes_on_when_there_is_room(subject: Subject) -> Outcome {
-    refuse_each(&subject, Refusal::Capacity, &[Verb::Create], |verb, error| {
-        let kinds = [ErrorKind::CapacityExhausted, ErrorKind::QuotaExceeded];
-        ensure!(kinds.contains(&error.kind()), "{verb} without room is {error}");
-        ensure!(error.retry() != Retry::Never, "{verb} without room is never to be retried");
-        Ok(())
-    })
-    .await?;
+    refuse_each(&subject, Refusal::Capacity, &[Verb::Create], check_without_room).await?;
+    for asleep in Verb::SLEEP {
+        for (wake, generation) in [(Verb::Resume, 1), (Verb::Create, 1), (Verb::Create, 2)] {
+            let part = format!("{wake} with generation {generation} after {asleep}");
+            wake_without_room(&subject, asleep, wake, generation).await.during(part)?;
+        }
+    }
     // What releases compute needs no room.
     for verb in [Verb::Suspend, Verb::Zero, Verb::DESTROY] {
         let target = subject.running().await?;
@@ -132,6 +144,26 @@ pub(super) async fn without_capacity_nothing_is_made_and_it_goes_on_when_there_i
         reached.during(format_args!("{verb} where there is no room"))?;
     }
     Ok(())
+}
+
+/// Wakes a sleeper where there is no room: it is refused as a create is, or it runs.
+async fn wake_without_room(subject: &Subject, asleep: Verb, wake: Verb, generation: u64) -> Outcome {
+    let sleeper = subject.after(&[Verb::Create, asleep]).await?;
+    let before = subject.at_rest(&sleeper).await?;
+    let target = subject.at(&sleeper, generation);
+    subject.outsider().refuse(Some(Refusal::Capacity)).await?;
+    let answer = subject.call(wake, &target).await;
+    let Err(error) = answer else {
+        // Its place was kept. That is tried with no room to the end.
+        let reached = subject.reach(wake, &target).await;
+        subject.outsider().refuse(None).await?;
+        reached.during("without room it is accepted")?;
+        return subject.expect_things(&target, 1).await;
+    };
+    subject.outsider().refuse(None).await?;
+    check_without_room(wake, &error)?;
+    ensure!(error.effect() == Effect::None, "{error} may have acted, and was refused");
+    expect_caught_up(subject, wake, &target, &before, &error).await
 }
 
 /// Rights that are missing are told as such, and nothing is touched.

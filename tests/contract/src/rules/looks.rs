@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::{StreamExt, future::try_join_all};
 use provisioner_core::{
     Error,
-    types::{Incarnation, Observed, Phase, Target},
+    types::{DataDisposition, Incarnation, Observed, Owned, OwnedKind, Phase, Target},
 };
 
 use crate::{
@@ -77,7 +77,7 @@ pub(super) async fn what_could_not_be_looked_at_is_never_absent(subject: Subject
 /// Right after a call the reads may be stale: that is said.
 pub(super) async fn within_the_settling_time_nothing_is_known(subject: Subject) -> Outcome {
     let settling = subject.profile.capabilities().settling;
-    for verb in [Verb::Create, Verb::Zero, Verb::DESTROY] {
+    for verb in Verb::ALL {
         let target = subject.ready_for(verb).await?;
         subject.call(verb, &target).await?;
         for since in [Duration::ZERO, settling / 2] {
@@ -140,33 +140,78 @@ pub(super) async fn observe_many_answers_in_the_order_of_its_targets(subject: Su
     Ok(())
 }
 
-/// What somebody deleted is absent, and is made again by `create`, on its data.
+/// The states that somebody may delete something in.
+const THERE: [&[Verb]; 3] = [&[Verb::Create], &[Verb::Create, Verb::Zero], &[Verb::Create, Verb::Suspend]];
+
+/// What somebody deleted is absent, is not made by what only moves, is made again by `create`, on its data, and leaves
+/// nothing when destroyed.
 pub(super) async fn what_an_outsider_deleted_is_absent_and_can_be_made_again(subject: Subject) -> Outcome {
-    for verbs in [&[Verb::Create][..], &[Verb::Create, Verb::Zero]] {
+    for verbs in THERE {
         let target = subject.after(verbs).await?;
         subject.outsider().delete(&subject.owner, &target).await?;
         let absent = || async { Ok(subject.look(&target).await? == Observed::Absent) };
         subject.until("what was deleted is seen as absent", absent).await?;
-        for verb in [Verb::Zero, Verb::Resume] {
+        for verb in [Verb::Suspend, Verb::Zero, Verb::Resume] {
             let seen = subject.call(verb, &target).await.during(verb)?;
             let absent = seen == Observed::Absent || matches!(seen, Observed::Unknown { .. });
             ensure!(absent, "{verb} of what was deleted is {}", shown(&seen));
+            subject.expect_things(&target, 0).await.during(format_args!("{verb} of what was deleted"))?;
         }
         subject.reach(Verb::Create, &target).await?;
         subject.expect_things(&target, 1).await?;
+        subject.reach(Verb::DESTROY, &target).await?;
+        for data in [DataDisposition::Delete, DataDisposition::Retain] {
+            let target = subject.after(verbs).await?;
+            subject.outsider().delete(&subject.owner, &target).await?;
+            // Nobody has looked: who destroys need not know.
+            destroy_the_deleted(&subject, &target, data).await.during("destroy of what was deleted")?;
+        }
     }
     Ok(())
 }
 
-/// What somebody stopped is not said to run, and runs again when a verb is called.
+/// Succeeds, and leaves nothing but the data that is to be retained.
+async fn destroy_the_deleted(subject: &Subject, target: &Target, data: DataDisposition) -> Outcome {
+    subject.call(Verb::Destroy(data), target).await?;
+    subject.reach(Verb::Destroy(data), target).await?;
+    subject.expect_things(target, 0).await?;
+    let listed = subject.list().await?;
+    let retained = |owned: &Owned| owned.kind == OwnedKind::Data && owned.data.as_ref() == Some(target.data.id());
+    match data {
+        DataDisposition::Delete => ensure!(listed.is_empty(), "it is still listed: {:?}", listed[0]),
+        DataDisposition::Retain => {
+            let alone = listed.len() == 1 && listed.iter().all(retained);
+            ensure!(alone, "listed is {listed:?}, expected the retained data alone");
+            subject.backend.delete_data(&subject.cx(), target.data.id()).await?;
+        }
+    }
+    if subject.profile.can(Ability::Inventory) {
+        let left = subject.outsider().inventory(&subject.owner).await?;
+        ensure!(left.is_empty(), "left behind: {}", left.join("; "));
+    }
+    Ok(())
+}
+
+/// What somebody stopped is not said to run, and every verb takes it to its end: it stays down unless it is waked.
 pub(super) async fn what_an_outsider_stopped_does_not_run(subject: Subject) -> Outcome {
-    for wake in Verb::WAKE {
+    for verb in Verb::ALL {
         let target = subject.running().await?;
         subject.outsider().stop(&subject.owner, &target).await?;
         let noticed = || async { Ok(subject.look(&target).await?.phase() != Some(Phase::Running)) };
         subject.until("that it was stopped is seen", noticed).await?;
-        subject.reach(wake, &target).await?;
-        subject.expect_things(&target, 1).await?;
+        let part = format!("{verb} of what was stopped");
+        if verb.end() != Some(Phase::Running) {
+            // Once only: the next call would put down again what this one started.
+            subject.call(verb, &target).await.during(&part)?;
+            let seen = subject.at_rest(&target).await.during(&part)?;
+            ensure!(seen.phase() != Some(Phase::Running), "{part} starts it");
+        }
+        subject.reach(verb, &target).await.during(&part)?;
+        subject.expect_things(&target, usize::from(verb.end().is_some())).await.during(&part)?;
+        if let Some(sight) = subject.sight(&target).await? {
+            let awake = usize::from(verb.end() == Some(Phase::Running));
+            ensure!(sight.awake == awake, "{part}: {} things of the instance run, expected {awake}", sight.awake);
+        }
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Which flaw each rule has to catch, and by which words.
 
+use provisioner_contract::Verb;
+
 use super::flaw::Flaw;
 
 /// What the flaw is put on.
@@ -69,10 +71,19 @@ pub(crate) const CASES: &[Case] = &[
     Case("observe_of_what_is_not_there_is_absent", On::Instant, Flaw::AbsentIsAnError, "observe of what never was"),
     Case("what_could_not_be_looked_at_is_never_absent", On::Instant, Flaw::AbsentOnError, "observe says absent"),
     Case("within_the_settling_time_nothing_is_known", On::Slow, Flaw::NeverUnknown, "reads lag by"),
+    Case("within_the_settling_time_nothing_is_known", On::Slow, Flaw::KnownRightAfter(Verb::Suspend), "after suspend, and reads lag by"),
+    Case("within_the_settling_time_nothing_is_known", On::Slow, Flaw::KnownRightAfter(Verb::Resume), "after resume, and reads lag by"),
     Case("observe_works_from_id_and_incarnation_alone", On::Instant, Flaw::ObserveNeedsASpec, "without absent"),
     Case("observe_many_answers_in_the_order_of_its_targets", On::Instant, Flaw::AnswersInReverse, "answer 2 is"),
     Case("what_an_outsider_deleted_is_absent_and_can_be_made_again", On::Instant, Flaw::BelievesItsCache, "what was deleted is seen as absent: not within"),
+    Case("what_an_outsider_deleted_is_absent_and_can_be_made_again", On::Instant, Flaw::SuspendMakes, "suspend of what was deleted is running"),
+    Case("what_an_outsider_deleted_is_absent_and_can_be_made_again", On::Instant, Flaw::DestroyOfAbsentFails, "destroy of what was deleted: destroy"),
+    Case("what_an_outsider_deleted_is_absent_and_can_be_made_again", On::Instant, Flaw::KeepsDeletedData, "destroy of what was deleted: it is still listed"),
+    Case("what_an_outsider_deleted_is_absent_and_can_be_made_again", On::Instant, Flaw::DeletesRetainedData, "expected the retained data alone"),
     Case("what_an_outsider_stopped_does_not_run", On::Instant, Flaw::BelievesItsCache, "that it was stopped is seen: not within"),
+    Case("what_an_outsider_stopped_does_not_run", On::Instant, Flaw::WakesWhatWasStopped(Verb::Suspend), "suspend of what was stopped starts it"),
+    Case("what_an_outsider_stopped_does_not_run", On::Instant, Flaw::WakesWhatWasStopped(Verb::Zero), "scale to zero of what was stopped starts it"),
+    Case("what_an_outsider_stopped_does_not_run", On::Instant, Flaw::DestroyLies, "destroy of what was stopped: list yields 1 things"),
     Case("reads_change_nothing", On::Instant, Flaw::ListWakes, "says running"),
     Case("list_yields_every_instance_as_it_is", On::Instant, Flaw::ListsOnlyWhatIsAwake, "1 things are listed, expected 3"),
     Case("what_list_yields_is_enough_to_remove_what_the_store_forgot", On::Instant, Flaw::ListsOnlyWhatIsAwake, "1 of three things"),
@@ -87,6 +98,10 @@ pub(crate) const CASES: &[Case] = &[
     Case("customer_messages_leak_no_internals", On::Instant, Flaw::TellsCustomersEverything, "the customer is told"),
     Case("a_throttled_verb_says_when_to_come_back_and_does_nothing", On::Instant, Flaw::ThrottledWithoutATime, "is to be retried Backoff"),
     Case("without_capacity_nothing_is_made_and_it_goes_on_when_there_is_room", On::Instant, Flaw::RefusedWithUnknownEffect, "may have acted, and was refused"),
+    Case("without_capacity_nothing_is_made_and_it_goes_on_when_there_is_room", On::Instant, Flaw::NoRoomToResumeIsForGood, "resume without room is never to be retried"),
+    Case("without_capacity_nothing_is_made_and_it_goes_on_when_there_is_room", On::Instant, Flaw::SleepsOnWithoutRoom(Verb::Resume), "without room it is accepted: resume did not reach its end"),
+    Case("without_capacity_nothing_is_made_and_it_goes_on_when_there_is_room", On::Instant, Flaw::SleepsOnWithoutRoom(Verb::Create), "without room it is accepted: create did not reach its end"),
+    Case("without_capacity_nothing_is_made_and_it_goes_on_when_there_is_room", On::Instant, Flaw::UpdatesWithoutRoom, "a refused create left it suspended at generation 2, before suspended at generation 1"),
     Case("without_rights_nothing_is_touched", On::Instant, Flaw::RightsAreUnavailable, "without rights is"),
     Case("a_provider_that_cannot_be_reached_is_told_as_such_and_caught_up_with", On::Instant, Flaw::UnreachableForGood, "is never to be retried"),
     Case("errors_carry_the_providers_code_and_request_id", On::Instant, Flaw::LosesCodes, "has no code"),

@@ -38,6 +38,7 @@ pub(crate) enum Flaw {
     WaitsForReadiness,
     AnswersAboutAnotherIncarnation,
     ResumeMakes,
+    SuspendMakes,
     RepeatedCreateMakesASecond,
     CreatesAtOnceMakeASecond,
     CrossedVerbsGetStuck,
@@ -47,6 +48,7 @@ pub(crate) enum Flaw {
     OlderGenerationsOverwrite,
     SleepWithNewerSpecWakes,
     NoZeroAfterSuspend,
+    WakesWhatWasStopped(Verb),
     TakesOtherData,
     SleepsNeighboursToo,
     TrimsValues,
@@ -73,6 +75,7 @@ pub(crate) enum Flaw {
     AbsentIsAnError,
     AbsentOnError,
     NeverUnknown,
+    KnownRightAfter(Verb),
     ObserveNeedsASpec,
     AnswersInReverse,
     BelievesItsCache,
@@ -88,6 +91,9 @@ pub(crate) enum Flaw {
     TellsCustomersEverything,
     ThrottledWithoutATime,
     RefusedWithUnknownEffect,
+    NoRoomToResumeIsForGood,
+    UpdatesWithoutRoom,
+    SleepsOnWithoutRoom(Verb),
     RightsAreUnavailable,
     LosesCodes,
     UnreachableForGood,
@@ -124,6 +130,7 @@ pub(super) struct State {
     /// What this backend, and not another on the same provider, was called with.
     pub(super) known: BTreeSet<Incarnation>,
     pub(super) first: BTreeMap<InstanceId, Incarnation>,
+    pub(super) last: BTreeMap<Incarnation, Verb>,
     pub(super) tenants: BTreeMap<DataId, TenantId>,
     pub(super) gone_in_name: BTreeSet<Incarnation>,
     pub(super) asleep_in_name: BTreeMap<Incarnation, Phase>,
@@ -236,6 +243,9 @@ impl Broken {
             }
             (Flaw::ThrottledWithoutATime, ErrorKind::Throttled) => error.with_retry(Retry::Backoff),
             (Flaw::UnreachableForGood, ErrorKind::Unavailable) => error.with_retry(Retry::Never),
+            (Flaw::NoRoomToResumeIsForGood, ErrorKind::CapacityExhausted) if error.operation() == "resume" => {
+                error.with_retry(Retry::Never)
+            }
             (Flaw::RefusedWithUnknownEffect, _) => error.with_effect(Effect::Unknown),
             (Flaw::RightsAreUnavailable, ErrorKind::Unauthorized) => again(ErrorKind::Unavailable),
             _ => error,
@@ -246,6 +256,9 @@ impl Broken {
         let (mut cx, mut looked) = (cx.clone(), target.clone());
         match self.flaw {
             Flaw::NeverUnknown => cx.since_last_call = None,
+            Flaw::KnownRightAfter(verb) if self.state().last.get(&target.incarnation) == Some(&verb) => {
+                cx.since_last_call = None;
+            }
             Flaw::ObserveNeedsASpec if target.spec.workload.version == "forgotten" => return Ok(Observed::Absent),
             Flaw::OneIncarnationIsAnother => {
                 let first = self.state().first.get(&target.id).copied();

@@ -44,6 +44,7 @@ impl Broken {
             let mut state = self.state();
             state.owners.insert(cx.control_plane.clone());
             state.known.insert(target.incarnation);
+            state.last.insert(target.incarnation, verb);
             state.cache.remove(&target.incarnation);
             if verb == Verb::Create {
                 state.first.entry(target.id.clone()).or_insert(target.incarnation);
@@ -150,6 +151,10 @@ impl Broken {
             }
             (Flaw::NoZeroAfterSuspend, Some(thing)) if call.verb == Verb::Zero && thing.phase == Phase::Suspended => {
                 return Some(self.provider.observe(&call.cx, &call.target).await);
+            }
+            (Flaw::SuspendMakes, None) if call.verb == Verb::Suspend => call.verb = Verb::Create,
+            (Flaw::WakesWhatWasStopped(verb), Some(thing)) if call.verb == verb && thing.phase == Phase::Zero => {
+                call.verb = Verb::Create;
             }
             (Flaw::SleepsNeighboursToo, _) if call.sleeps() => {
                 for other in self.provider.things(&owner) {
@@ -287,6 +292,15 @@ impl Broken {
             (Flaw::UpdatesBlank, answer) if runs && was_there.is_some() => {
                 self.provider.write_note(owner, data, "");
                 answer
+            }
+            (Flaw::UpdatesWithoutRoom, Err(error)) if asleep && error.kind() == ErrorKind::CapacityExhausted => {
+                self.state().generations.insert(target.incarnation, target.generation);
+                Err(error)
+            }
+            (Flaw::SleepsOnWithoutRoom(of), Err(error))
+                if *verb == of && asleep && error.kind() == ErrorKind::CapacityExhausted =>
+            {
+                self.provider.observe(&OpContext::new(owner.clone()), target).await
             }
             (Flaw::SharesDataInUse, Err(error)) if error.kind() == ErrorKind::Conflict => {
                 Ok(Observed::Unknown { again: Duration::ZERO })

@@ -371,8 +371,9 @@ impl Outsider for ProcessOutsider {
                 cut_off.map_err(|error| error.to_string())?;
             }
             Some(Refusal::Capacity) => {
-                let free = PORTS.filter_map(|port| TcpListener::bind((self.address, port)).ok());
-                refusing.listeners = free.collect();
+                // Not those of instances that sleep: they have theirs.
+                let free = PORTS.filter(|port| !self.root.join(".ports").join(port.to_string()).exists());
+                refusing.listeners = free.filter_map(|port| TcpListener::bind((self.address, port)).ok()).collect();
             }
             Some(Refusal::Hang) => refusing.locks = self.lock_all()?,
             Some(other) => return Err(format!("this machine cannot refuse by {other:?}")),
