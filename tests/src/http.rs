@@ -12,9 +12,25 @@ use tokio::{
 /// # Errors
 /// When nobody answers in HTTP.
 pub async fn get(endpoint: &str, path: &str) -> io::Result<(u16, String)> {
+    ask(endpoint, "GET", path, &[], "").await
+}
+
+/// The status and body of any request, of HTTP/1.0, so that the body ends with the connection.
+///
+/// # Errors
+/// When nobody answers in HTTP.
+pub async fn ask(
+    endpoint: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> io::Result<(u16, String)> {
     let address = endpoint.strip_prefix("http://").ok_or_else(|| io::Error::other("not http"))?;
     let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let request =
+        format!("{method} {path} HTTP/1.0\r\nhost: {address}\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len());
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;

@@ -5,8 +5,8 @@ use std::{
     fs,
     hash::{DefaultHasher, Hash, Hasher},
     net::Ipv4Addr,
-    ops::Deref,
-    os::unix::fs::symlink,
+    ops::{Deref, RangeInclusive},
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
 };
 
@@ -63,6 +63,9 @@ pub fn keyed(key: &str) -> Request {
     by().with_key(IdempotencyKey::new(key).expect("visible"))
 }
 
+/// The ports of most places.
+pub const PORTS: RangeInclusive<u16> = 20_000..=29_999;
+
 /// What a control plane is told of where it lives.
 #[derive(Debug, Clone)]
 pub struct Site {
@@ -72,16 +75,22 @@ pub struct Site {
     pub root: PathBuf,
     /// Where instances listen: no other site has it, so none can take another one's ports.
     pub address: Ipv4Addr,
+    /// The ports that instances get there.
+    pub ports: RangeInclusive<u16>,
     /// The program that instances run.
     pub product: PathBuf,
+    /// Whether instances are users of their own, where that can be. Then they must be let through to all they need.
+    pub users: bool,
 }
 
 impl Site {
     /// The backend's configuration.
     #[must_use]
     pub fn backend(&self) -> ProcessConfig {
-        // The product may lie where no other user is let in.
-        let mut config = ProcessConfig::new(&self.root).without_users();
+        let mut config = ProcessConfig::new(&self.root).with_ports(self.ports.clone());
+        if !self.users {
+            config.users = None;
+        }
         config.address = self.address.into();
         config
     }
@@ -166,6 +175,21 @@ impl Place {
         Self::with_store(product, folder, store)
     }
 
+    /// One whose instances are users of their own, and listen where products listen that were told nothing else. The program
+    /// is one that everybody may execute.
+    ///
+    /// # Panics
+    /// When no folder can be made.
+    #[must_use]
+    pub fn for_users(product: impl Into<PathBuf>) -> Self {
+        let mut place = Self::new(product);
+        fs::set_permissions(place.folder(), fs::Permissions::from_mode(0o755)).expect("a folder of ours");
+        place.site.users = true;
+        // No other test has these.
+        (place.site.address, place.site.ports) = (Ipv4Addr::LOCALHOST, 30_000..=30_999);
+        place
+    }
+
     /// One whose store is elsewhere.
     ///
     /// # Panics
@@ -182,7 +206,14 @@ impl Place {
         let [a, b, c, ..] = hasher.finish().to_be_bytes();
         // All of 127/8 is this machine; its first addresses are used by others.
         let address = Ipv4Addr::new(127, a.clamp(1, 254), b, c.clamp(1, 254));
-        let site = Site { store, root: folder.path().join("root"), address, product: product.into() };
+        let site = Site {
+            store,
+            root: folder.path().join("root"),
+            address,
+            ports: PORTS,
+            product: product.into(),
+            users: false,
+        };
         Self { site, folder }
     }
 

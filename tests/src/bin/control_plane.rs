@@ -13,7 +13,7 @@ use provisioner_core::{
 };
 use rustix::process::{Signal, getpid, kill_process};
 use tests::{
-    place::{Site, by, cell},
+    place::{PORTS, Site, by, cell},
     plane::{AheadClock, Options, Plane, done},
     until,
     verb::Verb,
@@ -24,7 +24,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [store, root, address, product, ahead, at, verb] = arguments.as_slice() else {
         return Err("expected seven arguments".into());
     };
-    let site = Site { store: store.into(), root: root.into(), address: address.parse()?, product: product.into() };
+    let (store, root, product, address) = (store.into(), root.into(), product.into(), address.parse()?);
+    let site = Site { store, root, address, ports: PORTS, product, users: false };
     let places = Arc::new(KillAt::new(at.parse()?, kill_this));
     let clock = AheadClock(Duration::from_secs(ahead.parse()?));
     let options = Options {
