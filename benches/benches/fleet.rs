@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use benches::{heading, row};
+use benches::{cpu_time, heading, resident_mib, row};
 use futures::{StreamExt, stream};
 use provisioner_core::{
     Cell, ControlPlane, Result,
@@ -114,20 +114,4 @@ async fn start(folder: std::path::PathBuf) -> Result<()> {
     ]);
     row(&["store on disk".into(), format!("{size} MiB"), String::new()]);
     plane.shutdown().await
-}
-
-/// Memory in use, by the kernel's account.
-fn resident_mib() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("the kernel tells");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("the kernel tells");
-    let kib: f64 = line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number");
-    kib / 1024.0
-}
-
-/// CPU time used so far, by the kernel's account, in clock ticks of 10 ms.
-fn cpu_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("the kernel tells");
-    let fields: Vec<&str> = stat.rsplit(") ").next().expect("the fields behind the name").split(' ').collect();
-    let ticks: u64 = [11, 12].into_iter().filter_map(|field| fields[field].parse::<u64>().ok()).sum();
-    Duration::from_millis(ticks * 10)
 }

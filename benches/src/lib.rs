@@ -1,9 +1,13 @@
 //! What the benchmarks share. Each of them prints its figures beside their floor, measured in the same run.
 
 mod bare;
+mod product;
 mod recording;
 mod report;
+mod this_process;
 
 pub use bare::Bare;
+pub use product::{ByHand, finish, product, spec, until_answered};
 pub use recording::RecordingStore;
 pub use report::{Samples, heading, row};
+pub use this_process::{cpu_time, resident_mib};

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
-use provisioner_core::types::{ControlPlaneId, DataId, Target};
+use provisioner_core::types::{ControlPlaneId, DataId, Isolation, Target};
 
 /// What an [`Outsider`] can do. Rules that need what it cannot are ignored, with that reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub enum Ability {
     Unreachable,
     /// The provider's refusals have a code and a request id.
     Codes,
+    /// [`Outsider::isolation`].
+    Isolation,
 }
 
 impl Ability {
@@ -75,6 +77,7 @@ impl Ability {
             Self::Hang => "have the provider hang",
             Self::Unreachable => "cut the provider off",
             Self::Codes => "have the provider answer with codes and request ids",
+            Self::Isolation => "tell how a running instance is kept from others",
         }
     }
 }
@@ -199,6 +202,12 @@ pub trait Outsider: Send + Sync + 'static {
     /// Has the next removal of the incarnation get stuck (`true`), or lets it go on (`false`).
     async fn block(&self, owner: &ControlPlaneId, target: &Target, blocked: bool) -> Told<()> {
         let _ = (owner, target, blocked);
+        cannot()
+    }
+
+    /// How a running instance is kept from others, by what is to be seen of it.
+    async fn isolation(&self, owner: &ControlPlaneId, target: &Target) -> Told<Isolation> {
+        let _ = (owner, target);
         cannot()
     }
 

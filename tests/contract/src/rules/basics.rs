@@ -22,6 +22,17 @@ pub(super) async fn capabilities_are_constant(subject: Subject) -> Outcome {
     Ok(())
 }
 
+/// Whoever trusts a bound relies on it.
+pub(super) async fn instances_are_kept_apart_as_capabilities_tell(subject: Subject) -> Outcome {
+    let told = subject.backend.capabilities().isolation;
+    for verbs in [&[Verb::Create][..], &[Verb::Create, Verb::Zero, Verb::Resume]] {
+        let target = subject.after(verbs).await?;
+        let seen = subject.outsider().isolation(&subject.owner, &target).await?;
+        ensure!(seen == told, "capabilities tell {told:?}, and it has {seen:?}");
+    }
+    Ok(())
+}
+
 /// Changes to a good spec that are wrong everywhere, and the field that each of them spoils.
 fn spoiled(subject: &Subject) -> Vec<(&'static str, InstanceSpec)> {
     type Spoil = fn(&mut InstanceSpec);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::{StreamExt, future::try_join_all};
 use provisioner_core::{
     Error,
-    types::{DataDisposition, Incarnation, Observed, Owned, OwnedKind, Phase, Target},
+    types::{DataDisposition, Incarnation, Observed, Owned, OwnedKind, Phase, Target, Usage},
 };
 
 use crate::{
@@ -232,4 +232,29 @@ pub(super) async fn reads_change_nothing(subject: Subject) -> Outcome {
         subject.expect_things(&target, 1).await?;
     }
     Ok(())
+}
+
+/// CPU time only rises while it runs; what does not run uses none, and no memory.
+pub(super) async fn what_is_used_is_told_of_what_runs_alone_and_rises(subject: Subject) -> Outcome {
+    let target = subject.running().await?;
+    let mut before = None;
+    for _ in 0..10 {
+        let now = used(&subject, &target).await?;
+        ensure!(before.is_none() || now.is_some(), "it runs, and what it uses is told at times only");
+        let fell = now.zip(before).is_some_and(|(now, before): (Usage, Usage)| now.cpu < before.cpu);
+        ensure!(!fell, "the CPU time of what runs falls from {before:?} to {now:?}");
+        before = now;
+    }
+    for verb in [Verb::Zero, Verb::Suspend] {
+        subject.reach(verb, &target).await?;
+        let asleep = used(&subject, &target).await?;
+        ensure!(asleep.is_none(), "after {verb} it uses {asleep:?}");
+    }
+    Ok(())
+}
+
+async fn used(subject: &Subject, target: &Target) -> Outcome<Option<Usage>> {
+    subject.settle().await;
+    let seen = subject.backend.observe(&subject.cx_of(target), target).await?;
+    Ok(seen.present().and_then(|present| present.usage))
 }

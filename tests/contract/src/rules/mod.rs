@@ -59,6 +59,7 @@ pub const RULES: &[Rule] = rules! {
     0 basics::capabilities_are_constant, nothing;
     0 basics::validate_names_the_field, nothing;
     0 basics::validate_and_capabilities_ask_nobody, to_refuse_or_count;
+    0 basics::instances_are_kept_apart_as_capabilities_tell, |profile| profile.needs(&[Ability::Isolation]);
     0 basics::maintain_plans_without_acting_and_hurts_nothing, nothing;
     1 moves::a_verb_returns_at_once_and_never_waits_for_readiness, a_slow_spec;
     1 moves::what_a_verb_answers_tells_incarnation_and_generation, nothing;
@@ -110,6 +111,7 @@ pub const RULES: &[Rule] = rules! {
     7 looks::what_an_outsider_deleted_is_absent_and_can_be_made_again, |profile| profile.needs(&[Ability::Delete]);
     7 looks::what_an_outsider_stopped_does_not_run, |profile| profile.needs(&[Ability::Stop]);
     7 looks::reads_change_nothing, nothing;
+    7 looks::what_is_used_is_told_of_what_runs_alone_and_rises, nothing;
     8 listing::list_yields_every_instance_as_it_is, nothing;
     8 listing::what_list_yields_is_enough_to_remove_what_the_store_forgot, nothing;
     8 listing::two_control_planes_do_not_see_each_other, nothing;

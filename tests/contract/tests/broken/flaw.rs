@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use futures::{
@@ -16,8 +17,8 @@ use provisioner_core::{
     memory::{MemoryProvisioner, Thing},
     secret::{SecretReference, SecretResolver, SecretString},
     types::{
-        Capabilities, ControlPlaneId, DataDisposition, DataId, DataSource, Generation, Incarnation, InstanceId,
-        InstanceSpec, Observed, Owned, OwnedKind, Phase, SecretSupport, Target, TenantId,
+        Bound, Capabilities, ControlPlaneId, DataDisposition, DataId, DataSource, Generation, Incarnation, InstanceId,
+        InstanceSpec, Observed, Owned, OwnedKind, Phase, SecretSupport, Target, TenantId, Usage,
     },
 };
 
@@ -26,12 +27,16 @@ use super::cases::On;
 /// The variable of a spec that never gets to run.
 pub(crate) const NEVER_RUNS: &str = "NEVER_RUNS";
 
+/// What is said to be used.
+const USAGE: Usage = Usage { cpu: Duration::from_secs(60), memory_bytes: 1 << 20 };
+
 /// One way of being wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flaw {
     /// None.
     Sound,
     CapabilitiesChange,
+    TellsOfBoundsThatAreNone,
     ValidateNamesNoField,
     ValidateAsksTheProvider,
     UpkeepActsWhenAskedForItsPlan,
@@ -80,6 +85,8 @@ pub(crate) enum Flaw {
     AnswersInReverse,
     BelievesItsCache,
     ListWakes,
+    TellsUsageAsleep,
+    UsageFalls,
     ListsOnlyWhatIsAwake,
     ListsEverybody,
     DestroysEverybodys,
@@ -123,6 +130,7 @@ pub(crate) struct Broken {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) calls: u64,
+    pub(super) looks: u32,
     /// How many verbs are on their way, by incarnation.
     pub(super) in_flight: BTreeMap<Incarnation, usize>,
     pub(super) watches: usize,
@@ -217,6 +225,12 @@ impl Broken {
             Flaw::WrongEndpoint => present.endpoint = present.endpoint.map(|_| "http://wrong".into()),
             Flaw::EndpointAsleep => present.endpoint = Some("memory://a/b".into()),
             Flaw::TellsNoReasons => present.reason = None,
+            Flaw::TellsUsageAsleep => present.usage = Some(USAGE),
+            Flaw::UsageFalls if present.phase == Phase::Running => {
+                // As of a part of it that has ended since.
+                state.looks += 1;
+                present.usage = Some(Usage { cpu: USAGE.cpu / state.looks, ..USAGE });
+            }
             _ => {}
         }
         present.generation = state.generations.get(&incarnation).copied().unwrap_or(present.generation);
@@ -317,6 +331,9 @@ impl Provisioner for Broken {
         let mut capabilities = self.provider.capabilities();
         if self.flaw == Flaw::CapabilitiesChange && !self.state().known.is_empty() {
             capabilities.call_max *= 2;
+        }
+        if self.flaw == Flaw::TellsOfBoundsThatAreNone {
+            capabilities.isolation.memory = Bound::Process;
         }
         if self.is_plain() {
             capabilities.watch = false;

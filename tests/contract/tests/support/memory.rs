@@ -7,7 +7,7 @@ use provisioner_core::{
     ErrorKind,
     layers::Fault,
     memory::{MemoryConfig, MemoryProvisioner, Thing},
-    types::{ControlPlaneId, DataId, InstanceSpec, Phase, Reason, SizeMax, Target, Workload},
+    types::{ControlPlaneId, DataId, InstanceSpec, Isolation, Phase, Reason, SizeMax, Target, Workload},
 };
 
 /// How long things take to start on the slow one.
@@ -104,6 +104,7 @@ impl Outsider for MemoryOutsider {
                 Hang,
                 Unreachable,
                 Codes,
+                Isolation,
             ];
             if self.is_slow { ALL } else { &ALL[1..] }
         }
@@ -114,6 +115,11 @@ impl Outsider for MemoryOutsider {
         let of: Vec<_> = things.iter().filter(|thing| thing.incarnation == target.incarnation).collect();
         let awake = of.iter().filter(|thing| matches!(thing.phase, Phase::Running | Phase::Provisioning)).count();
         Ok(Sight { made: of.len(), awake })
+    }
+
+    async fn isolation(&self, _owner: &ControlPlaneId, _target: &Target) -> Told<Isolation> {
+        // Rows of a map have nothing to share.
+        Ok(Isolation::FULL)
     }
 
     async fn inventory(&self, owner: &ControlPlaneId) -> Told<Vec<String>> {

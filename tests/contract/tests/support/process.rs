@@ -13,7 +13,7 @@ use std::{
 
 use backend_process::{ProcessConfig, SizeLimit};
 use provisioner_contract::{Ability, Outsider, Profile, Refusal, Setup, Sight, Told, async_trait};
-use provisioner_core::types::{ControlPlaneId, DataId, InstanceSpec, Target, VariableName, Workload};
+use provisioner_core::types::{Bound, ControlPlaneId, DataId, InstanceSpec, Isolation, Target, VariableName, Workload};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::product;
@@ -188,6 +188,39 @@ impl ProcessOutsider {
     }
 }
 
+/// What the kernel tells of a process: whose it is, which control groups it is in, and what it is limited to.
+fn isolation_of(pid: i32, incarnation: &str) -> Option<Isolation> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let user = status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_ascii_whitespace().next()?;
+    let users = user != rustix::process::geteuid().as_raw().to_string();
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let bounded = |controller: &str| {
+        groups.lines().filter(|line| line.contains(incarnation)).any(|line| {
+            let controllers = line.split(':').nth(1).unwrap_or_default();
+            // Version 2 has one group for all of them.
+            controllers.is_empty() && controllers_of_two().contains(controller)
+                || controllers.split(',').any(|name| name == controller)
+        })
+    };
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let limited = |name: &str| {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        !line.trim_start().starts_with("unlimited")
+    };
+    let bound = |controller, otherwise| if bounded(controller) { Bound::Instance } else { otherwise };
+    Some(Isolation {
+        users,
+        memory: bound("memory", if limited("Max data size") { Bound::Process } else { Bound::None }),
+        cpu: bound("cpu", Bound::None),
+        processes: bound("pids", if users { Bound::Instance } else { Bound::None }),
+    })
+}
+
+/// What is bounded in groups of version 2 on this machine.
+fn controllers_of_two() -> String {
+    fs::read_to_string("/sys/fs/cgroup/cgroup.subtree_control").unwrap_or_default()
+}
+
 fn entries(folder: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     paths.sort_unstable();
@@ -246,7 +279,13 @@ impl Outsider for ProcessOutsider {
             Capacity,
             Hang,
             Unreachable,
+            Isolation,
         ]
+    }
+
+    async fn isolation(&self, owner: &ControlPlaneId, target: &Target) -> Told<Isolation> {
+        isolation_of(self.only(owner, target)?, &target.incarnation.to_string())
+            .ok_or_else(|| "it has ended".to_owned())
     }
 
     async fn sight(&self, owner: &ControlPlaneId, target: &Target) -> Told<Sight> {
