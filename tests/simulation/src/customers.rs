@@ -7,7 +7,8 @@ use provisioner_core::{
     control_plane::{NewInstance, OperationHandle, Request},
     store::{DataRow, DataState},
     types::{
-        Actor, DataDisposition, DataId, Hold, IdempotencyKey, InstanceId, InstanceSpec, Power, TenantId, Workload,
+        Actor, CellName, DataDisposition, DataId, Hold, IdempotencyKey, InstanceId, InstanceSpec, Power, TenantId,
+        Workload,
     },
 };
 
@@ -23,6 +24,13 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 #[must_use]
 pub fn id(number: usize) -> InstanceId {
     InstanceId::new(format!("i{number}")).expect("a DNS label")
+}
+
+/// The cell of the n-th customer, who stays there: retained data is there.
+#[must_use]
+pub fn cell_of(world: &World, number: usize) -> CellName {
+    let cells: Vec<_> = world.providers.keys().collect();
+    cells[number % cells.len()].clone()
 }
 
 fn tenant(number: usize) -> TenantId {
@@ -121,10 +129,7 @@ async fn send(
     let id = id(number);
     match ask {
         Ask::Create(version, data) => {
-            let cells: Vec<_> = world.providers.keys().collect();
-            // A customer stays in one cell: retained data is there.
-            let cell = cells[number % cells.len()].clone();
-            let mut new = NewInstance::new(id, tenant(number), spec(version)).in_cell(cell);
+            let mut new = NewInstance::new(id, tenant(number), spec(version)).in_cell(cell_of(world, number));
             new.data.clone_from(data);
             plane.create(new, request).await
         }

@@ -14,6 +14,8 @@ use crate::{
     customers::{self, ask, id},
     gate::Life,
     ledger::Ledger,
+    scenario,
+    trouble::Coming,
     world::World,
 };
 
@@ -29,11 +31,12 @@ const DIES_WITHIN: u64 = 4000;
 const PAGE: usize = 1000;
 
 /// Drives the world until all that was to happen has happened, or something happened that must never.
-pub async fn drive(world: &Arc<World>, ledger: &Arc<Ledger>, instances: usize) {
+pub async fn drive(world: &Arc<World>, ledger: &Arc<Ledger>, request: &scenario::Request) {
     let scenario = &world.scenario;
     let happenings = scenario.requests + scenario.meddlings + scenario.crashes;
     let pause = scenario.duration / u32::try_from(happenings.max(1)).unwrap_or(u32::MAX);
     world.start(0).await;
+    let mut troubles = Coming::of(request, scenario.duration);
     let mut operator_at = tokio::time::Instant::now() + OPERATOR_INTERVAL;
     for count in 0..happenings {
         tokio::time::sleep(world.random.up_to(pause * 2)).await;
@@ -45,7 +48,8 @@ pub async fn drive(world: &Arc<World>, ledger: &Arc<Ledger>, instances: usize) {
             operate(world).await;
             operator_at = tokio::time::Instant::now() + OPERATOR_INTERVAL;
         }
-        happen(world, ledger, instances, count).await;
+        troubles.befall(world);
+        happen(world, ledger, request.instances, count).await;
     }
 }
 

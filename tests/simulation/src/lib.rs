@@ -17,6 +17,7 @@ mod run;
 pub mod scenario;
 pub mod signal;
 pub mod store;
+pub mod trouble;
 pub mod witness;
 pub mod world;
 

@@ -61,7 +61,7 @@ pub async fn check(world: &Arc<World>, ledger: &Ledger) -> Result<Rested, String
     Ok(Rested { settled_after: settled_after.as_secs() })
 }
 
-/// Waits until nobody asks for anything, nothing is on its way, and every row is settled.
+/// Waits until nobody asks for anything, nothing is on its way, and every row is settled, or parked for data that is gone.
 async fn until_settled(world: &Arc<World>, began: Instant) -> Result<Duration, String> {
     let mut looked = 0_u32;
     loop {
@@ -71,7 +71,8 @@ async fn until_settled(world: &Arc<World>, began: Instant) -> Result<Duration, S
         if let Some(violation) = world.witness.violation() {
             return Err(violation);
         }
-        let waiting = records.iter().find(|record| !record.row.settled);
+        let waiting =
+            records.iter().find(|record| !record.row.settled && !world.witness.is_parked_for_its_data(record));
         if waiting.is_none() && world.pending() == 0 && world.late_effects() == 0 {
             return Ok(began.elapsed());
         }
@@ -169,8 +170,16 @@ fn is_what_was_asked_for(world: &World, record: &Record, thing: Option<&Thing>) 
     let has_data = provider.has_data(&owner(), &row.data);
     let phase = thing.map(|thing| thing.phase);
     let wrong = |what: &str| Err(format!("{what}: {thing:?}, {row:?}"));
-    if row.data_made && !has_data {
+    // What runs on data that an outsider deleted goes on until it is stopped; what does not is never started blank.
+    let lost = world.witness.is_lost(&row.data);
+    if lost && has_data {
+        return wrong("it has blank data in place of what was deleted");
+    }
+    if row.data_made && !has_data && !lost {
         return wrong("its data is gone");
+    }
+    if world.witness.is_parked_for_its_data(record) {
+        return Ok(());
     }
     match row.intent.target_state() {
         TargetState::Running => {
@@ -201,7 +210,8 @@ async fn data_is_accounted_for(world: &World, process: &Process, records: &[Reco
         let last = page.len() < PAGE;
         for row in page {
             let there = world.providers[&row.cell].has_data(&owner(), &row.id);
-            if row.state == DataState::Retained && !there && world.witness.was_made(&row.id) {
+            let lost = world.witness.is_lost(&row.id);
+            if row.state == DataState::Retained && !there && !lost && world.witness.was_made(&row.id) {
                 return Err(format!("retained data is gone: {row:?}"));
             }
             if row.state == DataState::Used && !used.contains(&row.id) {

@@ -90,12 +90,14 @@ impl Witness {
                 (!gone).then(|| format!("{id} was forgotten, and nobody had asked for its removal"))
             }
         };
-        if let Some(row) = change.instance.as_ref().and_then(InstanceWrite::row)
-            && row.data_made
-        {
-            state.made.insert(row.data.clone());
+        let mut violation = violation.or(found);
+        if let Some(row) = change.instance.as_ref().and_then(InstanceWrite::row) {
+            violation = violation.or_else(|| self.check_blank(state, row));
+            if row.data_made {
+                state.made.insert(row.data.clone());
+            }
         }
-        violation.or(found)
+        violation
     }
 
     /// A making ends in the store: then it must have been looked for since the last call for it arrived, and not be there.

@@ -1,10 +1,12 @@
 //! Whoever sees everything: each commit and each call of every process, in order. What must never be ends the run.
 //!
 //! It knows the truth at the providers, which no control plane does, and it keeps a copy of the rows of its own. What is
-//! checked at a commit is in `commits`, what at a call in `calls`.
+//! checked at a commit is in `commits`, what at a call in `calls`; what others did is kept in
+//! `outsiders`.
 
 mod calls;
 mod commits;
+mod outsiders;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -67,6 +69,8 @@ struct State {
     data: BTreeMap<DataId, DataState>,
     /// Data that was seen in use.
     made: BTreeSet<DataId>,
+    /// Data that an outsider deleted.
+    lost: BTreeSet<DataId>,
     budget: Budget,
     counts: Counts,
 }
@@ -98,6 +102,7 @@ impl Witness {
             makings_of: BTreeMap::new(),
             data: BTreeMap::new(),
             made: BTreeSet::new(),
+            lost: BTreeSet::new(),
             budget: Budget::default(),
             counts: Counts::new(),
         };

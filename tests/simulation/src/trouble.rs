@@ -1,0 +1,177 @@
+//! Troubles that come now and then, besides failing calls, kills and the meddling that the driver does.
+//!
+//! Each draws from a stream of its own, and a run can be had without it. So a run without the troubles that were thought of
+//! later is the run that it was before, to the byte.
+
+use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
+
+use provisioner_core::{memory::MemoryProvisioner, seams::Random, types::CellName};
+use tokio::time::Instant;
+
+use crate::{
+    customers::cell_of,
+    scenario::Request,
+    world::{World, owner},
+};
+
+/// One kind of trouble.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trouble {
+    /// An outsider deletes data, in use or retained, and sometimes what runs on it as well.
+    DataLoss,
+}
+
+impl Trouble {
+    /// Every kind.
+    pub const ALL: [Self; 1] = [Self::DataLoss];
+
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::DataLoss => "data-loss",
+        }
+    }
+
+    /// How often it comes at most in a run of so many customers.
+    const fn times_max(self, instances: usize) -> usize {
+        match self {
+            Self::DataLoss => 4 + instances / 25,
+        }
+    }
+}
+
+/// Which troubles a run has: `all`, `none`, or some with commas between them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Troubles(BTreeSet<Trouble>);
+
+impl Troubles {
+    /// Every trouble there is.
+    #[must_use]
+    pub fn all() -> Self {
+        Self(Trouble::ALL.into())
+    }
+
+    /// None of them.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(BTreeSet::new())
+    }
+
+    /// Whether this one is among them.
+    #[must_use]
+    pub fn has(&self, trouble: Trouble) -> bool {
+        self.0.contains(&trouble)
+    }
+}
+
+impl fmt::Display for Troubles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::all() {
+            return f.write_str("all");
+        }
+        let names: Vec<_> = self.0.iter().map(|trouble| trouble.as_str()).collect();
+        f.write_str(if names.is_empty() { "none".into() } else { names.join(",") }.as_str())
+    }
+}
+
+impl FromStr for Troubles {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = |name: &str| {
+            let found = Trouble::ALL.into_iter().find(|trouble| trouble.as_str() == name);
+            found.ok_or_else(|| {
+                format!("no trouble {name:?}: expected one of {}", Trouble::ALL.map(Trouble::as_str).join(", "))
+            })
+        };
+        match text {
+            "all" => Ok(Self::all()),
+            "none" => Ok(Self::none()),
+            some => some.split(',').map(named).collect::<Result<_, _>>().map(Self),
+        }
+    }
+}
+
+/// A stream of random bits that nothing else draws from.
+#[must_use]
+pub fn stream(seed: u64, name: &str) -> Random {
+    let mixed = name.bytes().fold(seed ^ 0x9e37_79b9_7f4a_7c15, |mixed, byte| {
+        (mixed ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3).rotate_left(23)
+    });
+    Random::from_seed(mixed)
+}
+
+/// A trouble that comes again and again in a run.
+#[derive(Debug)]
+struct Recurring {
+    trouble: Trouble,
+    random: Random,
+    /// How long it is from one time to the next, on average.
+    pause: Duration,
+    next_at: Instant,
+}
+
+/// The troubles of one run, as they come.
+#[derive(Debug)]
+pub struct Coming {
+    instances: usize,
+    all: Vec<Recurring>,
+}
+
+impl Coming {
+    /// The troubles of a run of this length: each of those asked for comes in two of three seeds.
+    #[must_use]
+    pub fn of(request: &Request, duration: Duration) -> Self {
+        let asked_for = request.troubles.0.iter().filter(|_| !request.only_faults);
+        let recurring = asked_for.filter_map(|trouble| {
+            let random = stream(request.seed, trouble.as_str());
+            if random.bits().is_multiple_of(3) {
+                return None;
+            }
+            let times = 1 + below(&random, trouble.times_max(request.instances));
+            let pause = duration / u32::try_from(times).unwrap_or(u32::MAX);
+            let next_at = Instant::now() + random.up_to(pause * 2);
+            Some(Recurring { trouble: *trouble, random, pause, next_at })
+        });
+        Self { instances: request.instances, all: recurring.collect() }
+    }
+
+    /// Has whatever is due befall the world.
+    pub fn befall(&mut self, world: &World) {
+        for due in self.all.iter_mut().filter(|recurring| recurring.next_at <= Instant::now()) {
+            due.next_at = Instant::now() + due.random.up_to(due.pause * 2);
+            let (random, number) = (&due.random, below(&due.random, self.instances));
+            match due.trouble {
+                Trouble::DataLoss => lose_data(world, random, number),
+            }
+        }
+    }
+}
+
+fn below(random: &Random, bound: usize) -> usize {
+    usize::try_from(random.bits() % bound.max(1) as u64).unwrap_or(0)
+}
+
+/// This customer's cell.
+fn provider_of(world: &World, number: usize) -> (CellName, &MemoryProvisioner) {
+    let cell = cell_of(world, number);
+    let provider = &world.providers[&cell];
+    (cell, provider)
+}
+
+/// Deletes one of the data sets of a cell, and one time in three the thing that uses it.
+fn lose_data(world: &World, random: &Random, number: usize) {
+    let (cell, provider) = provider_of(world, number);
+    let all = provider.data(&owner());
+    let Some(data) = all.get(below(random, all.len())) else { return };
+    world.witness.note(&format!("an outsider deletes data {data} in {cell}"));
+    world.witness.data_is_lost(data);
+    provider.vanish_data(&owner(), data);
+    if random.bits().is_multiple_of(3)
+        && let Some(thing) = provider.things(&owner()).iter().find(|thing| thing.data == *data)
+    {
+        world.witness.note(&format!("and {}, which used it", thing.id));
+        provider.vanish(&owner(), &thing.id);
+    }
+}
