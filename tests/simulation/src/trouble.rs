@@ -19,17 +19,20 @@ use crate::{
 pub enum Trouble {
     /// An outsider deletes data, in use or retained, and sometimes what runs on it as well.
     DataLoss,
+    /// A cell's quota is used up for a while.
+    Quota,
 }
 
 impl Trouble {
     /// Every kind.
-    pub const ALL: [Self; 1] = [Self::DataLoss];
+    pub const ALL: [Self; 2] = [Self::DataLoss, Self::Quota];
 
     /// The word for it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::DataLoss => "data-loss",
+            Self::Quota => "quota",
         }
     }
 
@@ -37,6 +40,7 @@ impl Trouble {
     const fn times_max(self, instances: usize) -> usize {
         match self {
             Self::DataLoss => 4 + instances / 25,
+            Self::Quota => 4,
         }
     }
 }
@@ -144,6 +148,7 @@ impl Coming {
             let (random, number) = (&due.random, below(&due.random, self.instances));
             match due.trouble {
                 Trouble::DataLoss => lose_data(world, random, number),
+                Trouble::Quota => use_up_quota(world, random, number),
             }
         }
     }
@@ -174,4 +179,17 @@ fn lose_data(world: &World, random: &Random, number: usize) {
         world.witness.note(&format!("and {}, which used it", thing.id));
         provider.vanish(&owner(), &thing.id);
     }
+}
+
+/// Lets a cell have no more than it has, or less, for up to an hour.
+fn use_up_quota(world: &World, random: &Random, number: usize) {
+    let (cell, provider) = provider_of(world, number);
+    let quota = provider.things(&owner()).len() * (50 + below(random, 51)) / 100;
+    world.witness.note(&format!("the quota in {cell} is {quota}"));
+    provider.limit_quota(quota);
+    let (provider, spell) = (provider.clone(), random.up_to(Duration::from_secs(3600)));
+    world.spawn(async move {
+        tokio::time::sleep(spell).await;
+        provider.limit_quota(usize::MAX);
+    });
 }
