@@ -101,6 +101,7 @@ async fn crash(world: &Arc<World>, dice: u64) {
         }
         1 if !world.is_on_disk() => {
             world.witness.note(&format!("{} stands still and is replaced", process.gate.process));
+            world.witness.somebody_stands_still();
             process.gate.pause();
             world.current.replace(None);
             world.start(0).await;
@@ -116,6 +117,7 @@ async fn crash(world: &Arc<World>, dice: u64) {
         }
         _ => {
             world.witness.note(&format!("{} stands still", process.gate.process));
+            world.witness.somebody_stands_still();
             process.gate.pause();
             tokio::time::sleep(still / 20).await;
             process.gate.resume();

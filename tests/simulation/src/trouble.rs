@@ -21,11 +21,13 @@ pub enum Trouble {
     DataLoss,
     /// A cell's quota is used up for a while.
     Quota,
+    /// The clock of the control plane's machine is set forward or back.
+    Clock,
 }
 
 impl Trouble {
     /// Every kind.
-    pub const ALL: [Self; 2] = [Self::DataLoss, Self::Quota];
+    pub const ALL: [Self; 3] = [Self::DataLoss, Self::Quota, Self::Clock];
 
     /// The word for it.
     #[must_use]
@@ -33,6 +35,7 @@ impl Trouble {
         match self {
             Self::DataLoss => "data-loss",
             Self::Quota => "quota",
+            Self::Clock => "clock",
         }
     }
 
@@ -41,6 +44,7 @@ impl Trouble {
         match self {
             Self::DataLoss => 4 + instances / 25,
             Self::Quota => 4,
+            Self::Clock => 8,
         }
     }
 }
@@ -149,6 +153,7 @@ impl Coming {
             match due.trouble {
                 Trouble::DataLoss => lose_data(world, random, number),
                 Trouble::Quota => use_up_quota(world, random, number),
+                Trouble::Clock => set_clock(world, random),
             }
         }
     }
@@ -192,4 +197,22 @@ fn use_up_quota(world: &World, random: &Random, number: usize) {
         tokio::time::sleep(spell).await;
         provider.limit_quota(usize::MAX);
     });
+}
+
+/// The furthest that the clock is set forward at once. Idempotency keys are kept for a day, and customers ask again.
+const FORWARD_MAX: Duration = Duration::from_secs(4 * 3600);
+/// And back: so far that whoever waits for the clock to come back does so longer than the world lasts.
+const BACK_MAX: Duration = Duration::from_secs(3 * 24 * 3600);
+
+/// Sets the clock: one time in two by minutes, otherwise by hours.
+fn set_clock(world: &World, random: &Random) {
+    let dice = random.bits();
+    let (forward, by_minutes) = (dice & 1 == 0, dice & 2 == 0);
+    let most = match (forward, by_minutes) {
+        (_, true) => Duration::from_secs(1200),
+        (true, false) => FORWARD_MAX,
+        (false, false) => BACK_MAX,
+    };
+    let by = random.up_to(most);
+    world.set_clock(forward, by);
 }

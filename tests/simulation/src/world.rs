@@ -15,7 +15,7 @@ use provisioner_core::{
     Cell, ControlPlane,
     layers::{Chaos, RandomFaults},
     memory::{MemoryConfig, MemoryProvisioner},
-    seams::{KillPoints, Random, Seams, TokioClock},
+    seams::{Clock, KillPoints, Random, Seams, SettableClock},
     store::{CommitMode, MemoryStore, SqliteStore, Store},
     types::{CellName, ControlPlaneId, Timestamp},
 };
@@ -70,7 +70,8 @@ pub struct World {
     planted: Option<provisioner_core::engine::PlantedBug>,
     between: BTreeMap<CellName, Provider>,
     kept: Kept,
-    clock: TokioClock,
+    /// Of the control plane's machine; providers and the witness go by the true time.
+    clock: Arc<SettableClock>,
     processes: AtomicU64,
     /// How many go on by themselves and will end: customers who wait, troubles that last a while, processes left behind.
     pending: Arc<AtomicUsize>,
@@ -91,6 +92,7 @@ impl World {
         let providers: BTreeMap<_, _> =
             (0..scenario.cells).map(|number| provider(number, &scenario, &random)).collect();
         let witness = Witness::new(owner(), providers.clone(), scenario.calls_max);
+        witness.expect_deadlines(scenario.config.move_deadline);
         let between = providers.iter().map(|(name, provider)| {
             let chaos = Chaos::new(Arrivals::new(provider.clone(), Arc::clone(&witness)));
             let mut faults = RandomFaults::new(random.bits(), scenario.fault_percent);
@@ -115,7 +117,7 @@ impl World {
             planted: request.planted,
             between,
             kept,
-            clock: TokioClock::starting_at(BEGINNING),
+            clock: Arc::new(SettableClock::starting_at(BEGINNING)),
             processes: AtomicU64::new(0),
             pending: Arc::default(),
         }
@@ -142,7 +144,7 @@ impl World {
             builder = builder.cell(cell);
         }
         let seams = Seams {
-            clock: Arc::new(self.clock),
+            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             random: Random::from_seed(self.random.bits()),
             kill_points: Arc::clone(&gate) as Arc<dyn KillPoints>,
             #[cfg(feature = "planted-bugs")]
@@ -221,6 +223,16 @@ impl World {
         self.witness.note("calm");
         self.between.values().for_each(Chaos::stop);
         self.providers.values().for_each(MemoryProvisioner::calm);
+    }
+
+    /// Sets the clock of the control plane's machine forward or back.
+    pub fn set_clock(&self, forward: bool, by: Duration) {
+        self.witness.note(&format!("the clock is set {} by {by:?}", if forward { "forward" } else { "back" }));
+        self.witness.clock_is_set();
+        match forward {
+            true => self.clock.set_forward(by),
+            false => self.clock.set_back(by),
+        }
     }
 
     /// How many processes there were.

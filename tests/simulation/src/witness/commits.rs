@@ -93,6 +93,8 @@ impl Witness {
         let mut violation = violation.or(found);
         if let Some(row) = change.instance.as_ref().and_then(InstanceWrite::row) {
             violation = violation.or_else(|| self.check_blank(state, row));
+            let too_early = state.deadlines.check(row);
+            violation = violation.or(too_early);
             if row.data_made {
                 state.made.insert(row.data.clone());
             }

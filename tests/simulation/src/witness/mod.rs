@@ -6,6 +6,7 @@
 
 mod calls;
 mod commits;
+mod deadlines;
 mod outsiders;
 
 use std::{
@@ -24,6 +25,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 pub use self::calls::{Answer, Call};
+use self::deadlines::Deadlines;
 use crate::budget::Budget;
 
 /// What one process is known to do at this moment.
@@ -72,6 +74,7 @@ struct State {
     /// Data that an outsider deleted.
     lost: BTreeSet<DataId>,
     budget: Budget,
+    deadlines: Deadlines,
     counts: Counts,
 }
 
@@ -104,6 +107,7 @@ impl Witness {
             made: BTreeSet::new(),
             lost: BTreeSet::new(),
             budget: Budget::default(),
+            deadlines: Deadlines::default(),
             counts: Counts::new(),
         };
         Arc::new(Self { owner, providers, calls_max, began: Instant::now(), state: Mutex::new(state) })
