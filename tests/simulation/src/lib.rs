@@ -11,6 +11,7 @@ pub mod customers;
 pub mod driver;
 pub mod gate;
 pub mod ledger;
+pub mod operator;
 pub mod provider;
 pub mod rest;
 mod run;

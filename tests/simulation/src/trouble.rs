@@ -3,13 +3,18 @@
 //! Each draws from a stream of its own, and a run can be had without it. So a run without the troubles that were thought of
 //! later is the run that it was before, to the byte.
 
-use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
+use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc, time::Duration};
 
-use provisioner_core::{memory::MemoryProvisioner, seams::Random, types::CellName};
+use provisioner_core::{
+    OpContext, Provisioner,
+    memory::MemoryProvisioner,
+    seams::Random,
+    types::{CellName, DataDisposition, DataSource, Generation, Target},
+};
 use tokio::time::Instant;
 
 use crate::{
-    customers::cell_of,
+    customers::{cell_of, id, spec, tenant},
     scenario::Request,
     world::{World, owner},
 };
@@ -23,11 +28,13 @@ pub enum Trouble {
     Quota,
     /// The clock of the control plane's machine is set forward or back.
     Clock,
+    /// Something bears the control plane's mark that it never made.
+    Stranger,
 }
 
 impl Trouble {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::DataLoss, Self::Quota, Self::Clock];
+    pub const ALL: [Self; 4] = [Self::DataLoss, Self::Quota, Self::Clock, Self::Stranger];
 
     /// The word for it.
     #[must_use]
@@ -36,13 +43,14 @@ impl Trouble {
             Self::DataLoss => "data-loss",
             Self::Quota => "quota",
             Self::Clock => "clock",
+            Self::Stranger => "stranger",
         }
     }
 
     /// How often it comes at most in a run of so many customers.
     const fn times_max(self, instances: usize) -> usize {
         match self {
-            Self::DataLoss => 4 + instances / 25,
+            Self::DataLoss | Self::Stranger => 4 + instances / 25,
             Self::Quota => 4,
             Self::Clock => 8,
         }
@@ -146,7 +154,7 @@ impl Coming {
     }
 
     /// Has whatever is due befall the world.
-    pub fn befall(&mut self, world: &World) {
+    pub async fn befall(&mut self, world: &World) {
         for due in self.all.iter_mut().filter(|recurring| recurring.next_at <= Instant::now()) {
             due.next_at = Instant::now() + due.random.up_to(due.pause * 2);
             let (random, number) = (&due.random, below(&due.random, self.instances));
@@ -154,6 +162,7 @@ impl Coming {
                 Trouble::DataLoss => lose_data(world, random, number),
                 Trouble::Quota => use_up_quota(world, random, number),
                 Trouble::Clock => set_clock(world, random),
+                Trouble::Stranger => make_stranger(world, random, number).await,
             }
         }
     }
@@ -215,4 +224,33 @@ fn set_clock(world: &World, random: &Random) {
     };
     let by = random.up_to(most);
     world.set_clock(forward, by);
+}
+
+/// Makes something for this customer behind the control plane's back and under its mark, as a control plane does that works
+/// on a newer copy of the store. It runs, sleeps, or has left nothing but its data.
+async fn make_stranger(world: &World, random: &Random, number: usize) {
+    let (cell, provider) = provider_of(world, number);
+    let incarnation = random.incarnation(1 + u32::from(random.bits() & 1 == 0));
+    let target = Target {
+        id: id(number),
+        tenant: tenant(number),
+        incarnation,
+        generation: Generation(1 + random.bits() % 4),
+        spec: Arc::new(spec("unheard-of")),
+        data: DataSource::Fresh(random.data_id()),
+    };
+    world.witness.note(&format!("a stranger {incarnation} of {} in {cell}", target.id));
+    world.witness.stranger_appears(&target);
+    let cx = OpContext::new(owner());
+    // The provider may refuse all of this, as it does others.
+    let made = provider.create(&cx, &target).await;
+    let done = match random.bits() % 6 {
+        0 => provider.scale_to_zero(&cx, &target).await,
+        1 => provider.suspend(&cx, &target).await,
+        2 => provider.destroy(&cx, &target, DataDisposition::Retain).await,
+        _ => made,
+    };
+    if let Err(error) = done {
+        world.witness.note(&format!("it is not as it was to be: {error}"));
+    }
 }

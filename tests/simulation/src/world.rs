@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -27,6 +27,7 @@ use crate::{
     scenario::{Request, Scenario},
     signal::Signal,
     store::SeenStore,
+    trouble::{self, Trouble},
     witness::Witness,
 };
 
@@ -64,6 +65,8 @@ pub struct World {
     pub witness: Arc<Witness>,
     /// The providers, for the outsider.
     pub providers: BTreeMap<CellName, MemoryProvisioner>,
+    /// Where the operator's choices about strangers come from; none when there are no strangers in this run.
+    pub operators_dice: Option<Random>,
     /// The process at work; none while there is none.
     pub current: Signal<Option<Process>>,
     #[cfg(feature = "planted-bugs")]
@@ -75,6 +78,9 @@ pub struct World {
     processes: AtomicU64,
     /// How many go on by themselves and will end: customers who wait, troubles that last a while, processes left behind.
     pending: Arc<AtomicUsize>,
+    /// Whether the operator is adopting strangers, and whether nothing goes wrong any more.
+    adopting: AtomicBool,
+    calm: AtomicBool,
 }
 
 /// The control plane of every run.
@@ -112,6 +118,7 @@ impl World {
             random,
             witness,
             providers,
+            operators_dice: request.troubles.has(Trouble::Stranger).then(|| trouble::stream(request.seed, "operator")),
             current: Signal::new(None),
             #[cfg(feature = "planted-bugs")]
             planted: request.planted,
@@ -120,6 +127,8 @@ impl World {
             clock: Arc::new(SettableClock::starting_at(BEGINNING)),
             processes: AtomicU64::new(0),
             pending: Arc::default(),
+            adopting: AtomicBool::new(false),
+            calm: AtomicBool::new(false),
         }
     }
 
@@ -221,8 +230,26 @@ impl World {
     /// Has nothing go wrong any more.
     pub fn calm(&self) {
         self.witness.note("calm");
+        self.calm.store(true, Ordering::SeqCst);
         self.between.values().for_each(Chaos::stop);
         self.providers.values().for_each(MemoryProvisioner::calm);
+    }
+
+    /// Whether nothing goes wrong any more.
+    #[must_use]
+    pub fn is_calm(&self) -> bool {
+        self.calm.load(Ordering::SeqCst)
+    }
+
+    /// Begins adopting strangers; false: that is going on already.
+    #[must_use]
+    pub fn begin_adopting(&self) -> bool {
+        !self.adopting.swap(true, Ordering::SeqCst)
+    }
+
+    /// All that were to be adopted have been asked for.
+    pub fn end_adopting(&self) {
+        self.adopting.store(false, Ordering::SeqCst);
     }
 
     /// Sets the clock of the control plane's machine forward or back.

@@ -9,8 +9,9 @@ use provisioner_core::{
 
 use super::{State, Witness};
 
-/// How many calls of a cell are no instance's work: its identity, its listing, its upkeep, a remnant.
-const CALLS_BESIDE_MAX: usize = 4;
+/// How many calls of a cell are no instance's work: its identity, its listing, its upkeep, a remnant, a stranger to
+/// be adopted.
+const CALLS_BESIDE_MAX: usize = 5;
 /// How long a process whose session was lost may go on with what it had begun.
 const STOPPING_MAX: Duration = Duration::from_secs(1);
 
@@ -40,8 +41,9 @@ impl Witness {
             operation,
             Some((&target.id, target.incarnation)),
         );
+        let strange = state.check_stranger(operation, target, verb);
         let is_newest = process == state.newest;
-        let mut found = state.budget.spend(&target.id).or_else(|| self.check_bounds(&state, process, cell));
+        let mut found = strange.or(state.budget.spend(&target.id)).or_else(|| self.check_bounds(&state, process, cell));
         if is_newest {
             found = found.or_else(|| state.check_call(operation, target, verb));
             if matches!(operation, "create" | "resume") {
@@ -231,8 +233,11 @@ impl State {
         let row = self.rows.get(id);
         if !self.is_live(target) {
             // Whatever is not the instance's making may be looked at and removed, and nothing else.
-            let is_remnant = making.is_none_or(|making| making.ended) && matches!(operation, "destroy" | "observe");
-            return (!is_remnant).then(|| format!("{operation} of {id} for a making that is not on disk"));
+            let is_remnant = making.is_some_and(|making| making.ended) && matches!(operation, "destroy" | "observe");
+            // Who adopts a stranger looks at it first.
+            let is_looked_at = self.is_strange(target.incarnation) && operation == "observe";
+            return (!is_remnant && !is_looked_at)
+                .then(|| format!("{operation} of {id} for a making that is not on disk"));
         }
         let row = row?;
         if row.parked {

@@ -19,7 +19,7 @@ use std::{
 use provisioner_core::{
     memory::MemoryProvisioner,
     store::{DataState, InstanceRow},
-    types::{CellName, ControlPlaneId, DataId, Incarnation, InstanceId},
+    types::{CellName, ControlPlaneId, DataId, Incarnation, InstanceId, Target},
 };
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
@@ -73,6 +73,8 @@ struct State {
     made: BTreeSet<DataId>,
     /// Data that an outsider deleted.
     lost: BTreeSet<DataId>,
+    /// What others made under the control plane's mark, as they made it.
+    strangers: BTreeMap<Incarnation, Target>,
     budget: Budget,
     deadlines: Deadlines,
     counts: Counts,
@@ -106,6 +108,7 @@ impl Witness {
             data: BTreeMap::new(),
             made: BTreeSet::new(),
             lost: BTreeSet::new(),
+            strangers: BTreeMap::new(),
             budget: Budget::default(),
             deadlines: Deadlines::default(),
             counts: Counts::new(),
