@@ -5,8 +5,9 @@ use std::sync::Arc;
 use provisioner_core::{
     ControlPlane, Result,
     control_plane::Request,
+    seams::Random,
     store::{InstanceFilter, Stranger},
-    types::Actor,
+    types::{Actor, DataDisposition},
 };
 
 use crate::{
@@ -66,13 +67,23 @@ async fn decide(world: &World, plane: &ControlPlane) -> Result<Option<Vec<Strang
     Ok(world.begin_adopting().then_some(to_adopt))
 }
 
-/// Adopts strangers one after the other. That one is gone, or its id is taken, is an answer as well.
+/// Adopts strangers one after the other, and their customers go on with them. That one is gone, or its id is taken, is an answer
+/// as well.
 async fn adopt(world: Arc<World>, ledger: Arc<Ledger>, strangers: Vec<Stranger>) {
     for stranger in strangers {
         let (incarnation, number) = (stranger.incarnation, number_of(&stranger.instance));
         // The same words for the same stranger, however often it is asked for.
         let adoption = Ask::Adopt(incarnation, format!("adopted-{}", incarnation.nonce() % 1000));
         ask(Arc::clone(&world), Arc::clone(&ledger), number, format!("adopt-{incarnation}"), adoption).await;
+        let dice = world.operators_dice.as_ref().map_or(0, Random::bits);
+        let next = match dice % 8 {
+            0 => Ask::Destroy(DataDisposition::Delete),
+            1 => Ask::Destroy(DataDisposition::Retain),
+            2 | 3 => Ask::Sleep,
+            4 => Ask::Update(format!("{}.0", dice >> 48)),
+            _ => continue,
+        };
+        ask(Arc::clone(&world), Arc::clone(&ledger), number, format!("{number}-{dice}"), next).await;
     }
     world.end_adopting();
 }

@@ -162,11 +162,19 @@ impl Coming {
                 Trouble::DataLoss => lose_data(world, random, number),
                 Trouble::Quota => use_up_quota(world, random, number),
                 Trouble::Clock => set_clock(world, random),
-                Trouble::Stranger => make_stranger(world, random, number).await,
+                Trouble::Stranger => {
+                    // Of one of the customers, or of one of whom nobody knows any more.
+                    let unknown = self.instances + number % UNKNOWN;
+                    let number = if random.bits() & 1 == 0 { number } else { unknown };
+                    make_stranger(world, random, number).await;
+                }
             }
         }
     }
 }
+
+/// How many customers there are of whom only strangers tell.
+const UNKNOWN: usize = 10;
 
 fn below(random: &Random, bound: usize) -> usize {
     usize::try_from(random.bits() % bound.max(1) as u64).unwrap_or(0)
