@@ -75,6 +75,10 @@ async fn adopt(world: Arc<World>, ledger: Arc<Ledger>, strangers: Vec<Stranger>)
         // The same words for the same stranger, however often it is asked for.
         let adoption = Ask::Adopt(incarnation, format!("adopted-{}", incarnation.nonce() % 1000));
         ask(Arc::clone(&world), Arc::clone(&ledger), number, format!("adopt-{incarnation}"), adoption).await;
+        // Whatever is removed is looked for once more a while later, and when all is to be at rest it is too late for that.
+        if world.is_calm() {
+            continue;
+        }
         let dice = world.operators_dice.as_ref().map_or(0, Random::bits);
         let next = match dice % 8 {
             0 => Ask::Destroy(DataDisposition::Delete),

@@ -255,10 +255,30 @@ async fn make_stranger(world: &World, random: &Random, number: usize) {
     let done = match random.bits() % 6 {
         0 => provider.scale_to_zero(&cx, &target).await,
         1 => provider.suspend(&cx, &target).await,
-        2 => provider.destroy(&cx, &target, DataDisposition::Retain).await,
+        2 => return world.spawn(remove_in_the_end(provider.clone(), cx, target)),
         _ => made,
     };
     if let Err(error) = done {
         world.witness.note(&format!("it is not as it was to be: {error}"));
+    }
+}
+
+/// Removes a stranger, its data not, as often as it takes: whoever made it sees its removal through.
+async fn remove_in_the_end(provider: MemoryProvisioner, cx: OpContext, target: Target) {
+    while provider.destroy(&cx, &target, DataDisposition::Retain).await.is_err() {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn troubles_are_read_as_they_are_written() {
+        for text in ["all", "none", "quota", "data-loss,clock"] {
+            assert_eq!(text.parse::<Troubles>().unwrap().to_string(), text);
+        }
+        assert!("quota,weather".parse::<Troubles>().unwrap_err().contains("weather"));
     }
 }
