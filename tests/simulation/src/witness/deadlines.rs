@@ -29,18 +29,23 @@ pub(super) struct Deadlines {
 impl Deadlines {
     /// Takes in a row as it was committed.
     pub(super) fn check(&mut self, row: &InstanceRow) -> Option<String> {
-        if let Some(since) = row.moving_since {
-            let begun = self.begun.entry(row.id.clone()).or_insert((since, Instant::now()));
+        let too_late = row.parked && row.reason.as_ref().is_some_and(|reason| reason.code == DEADLINE);
+        self.moves(&row.id, row.moving_since, too_late)
+    }
+
+    /// An instance is moving since then, or no more; given up as too late, or not.
+    fn moves(&mut self, id: &InstanceId, since: Option<Timestamp>, too_late: bool) -> Option<String> {
+        if let Some(since) = since {
+            let begun = self.begun.entry(id.clone()).or_insert((since, Instant::now()));
             if begun.0 != since {
                 *begun = (since, Instant::now());
             }
             return None;
         }
-        let (_, begun) = self.begun.remove(&row.id)?;
-        let too_late = row.parked && row.reason.as_ref().is_some_and(|reason| reason.code == DEADLINE);
+        let (_, begun) = self.begun.remove(id)?;
         let (most, took) = (self.most?, begun.elapsed());
         (too_late && took + self.slack + ROUNDING < most)
-            .then(|| format!("{} was given up as too late after {took:?}, and it had {most:?}", row.id))
+            .then(|| format!("{} was given up as too late after {took:?}, and it had {most:?}", id))
     }
 }
 
@@ -58,5 +63,28 @@ impl Witness {
     /// A process stands still: from now on commits may be later than what they say, and nobody can tell when a move began.
     pub fn somebody_stands_still(&self) {
         self.state().deadlines.most = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_given_up_before_their_time_is_told_of() {
+        let minutes = |count: u64| Duration::from_secs(count * 60);
+        let mut deadlines = Deadlines { most: Some(minutes(10)), ..Deadlines::default() };
+        let id = InstanceId::new("acme").unwrap();
+        for (after, told) in [(minutes(9), true), (minutes(10), false)] {
+            assert_eq!(deadlines.moves(&id, Some(Timestamp::from_unix_ms(1)), false), None);
+            tokio::time::advance(after).await;
+            assert_eq!(deadlines.moves(&id, None, true).is_some(), told, "{after:?}");
+        }
+        // Another move has a time of its own.
+        for since in [2, 3] {
+            assert_eq!(deadlines.moves(&id, Some(Timestamp::from_unix_ms(since)), false), None);
+            tokio::time::advance(minutes(6)).await;
+        }
+        assert!(deadlines.moves(&id, None, true).is_some());
     }
 }

@@ -3,7 +3,7 @@
 use provisioner_core::{
     memory::Thing,
     store::{InstanceRow, Record},
-    types::{DataId, DataSource, Incarnation, Target},
+    types::{CellName, DataId, DataSource, Incarnation, Target},
 };
 
 use super::{State, Witness};
@@ -54,8 +54,12 @@ impl Witness {
 
     /// Lost data that is there again is blank.
     pub(super) fn check_blank(&self, state: &State, row: &InstanceRow) -> Option<String> {
-        let is_back = state.lost.contains(&row.data) && self.providers[&row.cell].has_data(&self.owner, &row.data);
+        let is_back = self.is_back(state, &row.cell, &row.data);
         is_back.then(|| format!("{} was started on blank data in place of what an outsider deleted", row.id))
+    }
+
+    fn is_back(&self, state: &State, cell: &CellName, data: &DataId) -> bool {
+        state.lost.contains(data) && self.providers[cell].has_data(&self.owner, data)
     }
 }
 
@@ -76,5 +80,82 @@ impl State {
         if let DataSource::Fresh(data) = &target.data {
             self.lost.remove(data);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use provisioner_core::{
+        OpContext, Provisioner,
+        memory::{MemoryConfig, MemoryProvisioner},
+        types::{DataDisposition, Generation},
+    };
+
+    use super::*;
+    use crate::{
+        customers::{id, spec, tenant},
+        world::owner,
+    };
+
+    fn target() -> Target {
+        Target {
+            id: id(1),
+            tenant: tenant(1),
+            incarnation: Incarnation::new(1, 7),
+            generation: Generation(1),
+            spec: Arc::new(spec("1.0")),
+            data: DataSource::Fresh(DataId::from_random(7)),
+        }
+    }
+
+    fn witness() -> (Arc<Witness>, CellName, MemoryProvisioner) {
+        let (cell, provider) = (CellName::new("cell").unwrap(), MemoryProvisioner::new(MemoryConfig::default()));
+        (Witness::new(owner(), [(cell.clone(), provider.clone())].into(), 4), cell, provider)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stranger_may_be_looked_at_and_nothing_else() {
+        for operation in ["observe", "create", "suspend", "scale to zero", "resume", "destroy"] {
+            let (witness, cell, _) = witness();
+            witness.stranger_appears(&target());
+            let _ = witness.calls(0, &cell, operation, &target());
+            let told = witness.violation().is_some_and(|told| told.contains("a stranger that nobody has adopted"));
+            assert_eq!(told, operation != "observe", "{operation}: {:?}", witness.violation());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_no_stranger_and_of_no_making_is_not_even_looked_at() {
+        for operation in ["observe", "destroy"] {
+            let (witness, cell, _) = witness();
+            let _ = witness.calls(0, &cell, operation, &target());
+            assert!(witness.violation().is_some(), "{operation}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stranger_that_was_touched_is_not_as_it_was() {
+        let (witness, _, provider) = witness();
+        witness.stranger_appears(&target());
+        let cx = OpContext::new(owner());
+        for (generation, same) in [(1, true), (2, false)] {
+            provider.create(&cx, &Target { generation: Generation(generation), ..target() }).await.unwrap();
+            let thing = provider.thing(&owner(), target().incarnation).unwrap();
+            assert_eq!(witness.is_stranger_as_it_was(&thing), same, "{thing:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn data_that_is_back_after_it_was_deleted_is_blank() {
+        let (witness, cell, provider) = witness();
+        let (cx, data) = (OpContext::new(owner()), target().data.id().clone());
+        provider.create(&cx, &target()).await.unwrap();
+        provider.destroy(&cx, &target(), DataDisposition::Retain).await.unwrap();
+        witness.data_is_lost(&data);
+        assert!(witness.is_back(&witness.state(), &cell, &data));
+        provider.vanish_data(&owner(), &data);
+        assert!(!witness.is_back(&witness.state(), &cell, &data) && witness.is_lost(&data));
     }
 }
