@@ -16,16 +16,19 @@ pub enum PlantedBug {
     IgnoresEpoch,
     /// Lets a newer request revive what is to be gone for ever.
     RevivesGone,
+    /// Gives a making up when the answer to the call that makes it is lost, without looking: the next one is a second thing.
+    EndsWithoutLooking,
 }
 
 impl PlantedBug {
     /// Every bug.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::SkipsUnsettledWrite,
         Self::TrustsOneAbsent,
         Self::ReusesIncarnation,
         Self::IgnoresEpoch,
         Self::RevivesGone,
+        Self::EndsWithoutLooking,
     ];
 
     /// The word for it, in kebab case.
@@ -37,6 +40,7 @@ impl PlantedBug {
             Self::ReusesIncarnation => "reuses-incarnation",
             Self::IgnoresEpoch => "ignores-epoch",
             Self::RevivesGone => "revives-gone",
+            Self::EndsWithoutLooking => "ends-without-looking",
         }
     }
 }

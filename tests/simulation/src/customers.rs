@@ -7,7 +7,8 @@ use provisioner_core::{
     control_plane::{NewInstance, OperationHandle, Request},
     store::{DataRow, DataState},
     types::{
-        Actor, DataDisposition, DataId, Hold, IdempotencyKey, InstanceId, InstanceSpec, Power, TenantId, Workload,
+        Actor, CellName, DataDisposition, DataId, Hold, IdempotencyKey, InstanceId, InstanceSpec, Power, TenantId,
+        Workload,
     },
 };
 
@@ -25,11 +26,31 @@ pub fn id(number: usize) -> InstanceId {
     InstanceId::new(format!("i{number}")).expect("a DNS label")
 }
 
-fn tenant(number: usize) -> TenantId {
+/// Which customer's instance this is.
+///
+/// # Panics
+/// When it is nobody's.
+#[must_use]
+pub fn number_of(id: &InstanceId) -> usize {
+    id.as_str().strip_prefix('i').and_then(|number| number.parse().ok()).expect("the name of a customer's instance")
+}
+
+/// The cell of the n-th customer, who stays there: retained data is there.
+#[must_use]
+pub fn cell_of(world: &World, number: usize) -> CellName {
+    let cells: Vec<_> = world.providers.keys().collect();
+    cells[number % cells.len()].clone()
+}
+
+/// The n-th customer.
+#[must_use]
+pub fn tenant(number: usize) -> TenantId {
     TenantId::new(format!("Tenant {number}")).expect("a name")
 }
 
-fn spec(version: &str) -> InstanceSpec {
+/// What an instance of this version should be.
+#[must_use]
+pub fn spec(version: &str) -> InstanceSpec {
     InstanceSpec::new(Workload::new(version))
 }
 
@@ -74,12 +95,13 @@ async fn retained(world: &World, number: usize, dice: u64) -> Option<DataId> {
     data.items.iter().find(retained).map(|row| row.id.clone())
 }
 
-/// Asks until the answer is yes or no.
-pub async fn ask(world: Arc<World>, ledger: Arc<Ledger>, number: usize, count: usize, ask: Ask) {
-    let key = IdempotencyKey::new(format!("{number}-{count}")).expect("visible");
+/// Asks under this key until the answer is yes or no.
+pub async fn ask(world: Arc<World>, ledger: Arc<Ledger>, number: usize, key: String, ask: Ask) {
+    let key = IdempotencyKey::new(key).expect("visible");
+    let actor = if matches!(ask, Ask::Adopt(..)) { "operator" } else { "customer" };
     loop {
         let process = world.process().await;
-        let request = Request::by(Actor::new("customer").expect("a name")).with_key(key.clone());
+        let request = Request::by(Actor::new(actor).expect("a name")).with_key(key.clone());
         let answer = tokio::select! {
             biased;
             answer = send(&process.plane, number, &ask, request, &world) => answer,
@@ -121,12 +143,12 @@ async fn send(
     let id = id(number);
     match ask {
         Ask::Create(version, data) => {
-            let cells: Vec<_> = world.providers.keys().collect();
-            // A customer stays in one cell: retained data is there.
-            let cell = cells[number % cells.len()].clone();
-            let mut new = NewInstance::new(id, tenant(number), spec(version)).in_cell(cell);
+            let mut new = NewInstance::new(id, tenant(number), spec(version)).in_cell(cell_of(world, number));
             new.data.clone_from(data);
             plane.create(new, request).await
+        }
+        Ask::Adopt(stranger, version) => {
+            plane.adopt(*stranger, NewInstance::new(id, tenant(number), spec(version)), request).await
         }
         Ask::Update(version) => plane.update(&id, spec(version), request).await,
         Ask::Restart => plane.restart(&id, request).await,

@@ -4,16 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use provisioner_core::{
     ErrorKind,
-    control_plane::Request,
     memory::Fault,
-    store::InstanceFilter,
-    types::{Actor, CellName, Reason},
+    types::{CellName, Reason},
 };
 
 use crate::{
     customers::{self, ask, id},
     gate::Life,
     ledger::Ledger,
+    operator::operate,
+    scenario,
+    trouble::Coming,
     world::World,
 };
 
@@ -25,15 +26,14 @@ const STILL_MAX: Duration = Duration::from_secs(2 * 3600);
 const OPERATOR_INTERVAL: Duration = Duration::from_secs(1800);
 /// A process that is to die by itself does so within so many kill points.
 const DIES_WITHIN: u64 = 4000;
-/// More instances than that are not looked at by the operator at once.
-const PAGE: usize = 1000;
 
 /// Drives the world until all that was to happen has happened, or something happened that must never.
-pub async fn drive(world: &Arc<World>, ledger: &Arc<Ledger>, instances: usize) {
+pub async fn drive(world: &Arc<World>, ledger: &Arc<Ledger>, request: &scenario::Request) {
     let scenario = &world.scenario;
     let happenings = scenario.requests + scenario.meddlings + scenario.crashes;
     let pause = scenario.duration / u32::try_from(happenings.max(1)).unwrap_or(u32::MAX);
     world.start(0).await;
+    let mut troubles = Coming::of(request, scenario.duration);
     let mut operator_at = tokio::time::Instant::now() + OPERATOR_INTERVAL;
     for count in 0..happenings {
         tokio::time::sleep(world.random.up_to(pause * 2)).await;
@@ -42,10 +42,11 @@ pub async fn drive(world: &Arc<World>, ledger: &Arc<Ledger>, instances: usize) {
         }
         see_to_the_process(world).await;
         if tokio::time::Instant::now() >= operator_at {
-            operate(world).await;
+            operate(world, ledger).await;
             operator_at = tokio::time::Instant::now() + OPERATOR_INTERVAL;
         }
-        happen(world, ledger, instances, count).await;
+        troubles.befall(world).await;
+        happen(world, ledger, request.instances, count).await;
     }
 }
 
@@ -82,7 +83,7 @@ async fn happen(world: &Arc<World>, ledger: &Arc<Ledger>, instances: usize, coun
         return outsider(world, number, dice).await;
     }
     let wish = customers::wish(world, number, count).await;
-    world.spawn(ask(Arc::clone(world), Arc::clone(ledger), number, count, wish));
+    world.spawn(ask(Arc::clone(world), Arc::clone(ledger), number, format!("{number}-{count}"), wish));
 }
 
 /// The control plane is killed, stands still, or is replaced while it stands still and goes on later.
@@ -97,6 +98,7 @@ async fn crash(world: &Arc<World>, dice: u64) {
         }
         1 if !world.is_on_disk() => {
             world.witness.note(&format!("{} stands still and is replaced", process.gate.process));
+            world.witness.somebody_stands_still();
             process.gate.pause();
             world.current.replace(None);
             world.start(0).await;
@@ -112,6 +114,7 @@ async fn crash(world: &Arc<World>, dice: u64) {
         }
         _ => {
             world.witness.note(&format!("{} stands still", process.gate.process));
+            world.witness.somebody_stands_still();
             process.gate.pause();
             tokio::time::sleep(still / 20).await;
             process.gate.resume();
@@ -181,31 +184,4 @@ fn for_a_spell(
         tokio::time::sleep(spell).await;
         end(&provider);
     });
-}
-
-/// An operator looks at what is parked or frozen, and has it tried again.
-pub async fn operate(world: &World) {
-    let Some(process) = world.current.get() else { return };
-    let request = || Request::by(Actor::new("operator").expect("a name"));
-    let work = async {
-        let plane = &process.plane;
-        for status in plane.cells().await? {
-            if status.drift_frozen {
-                plane.confirm_drift(&status.name, request()).await?;
-            }
-        }
-        let parked = InstanceFilter { parked: Some(true), ..InstanceFilter::default() };
-        for instance in plane.list(&parked, None, PAGE).await?.items {
-            // Somebody may have been faster.
-            let _ = plane.retry(&instance.id, request()).await;
-        }
-        Ok::<_, provisioner_core::Error>(())
-    };
-    tokio::select! {
-        biased;
-        done = work => if let Err(error) = done {
-            world.witness.note(&format!("the operator could not do it all: {error}"));
-        },
-        () = process.gate.died() => {}
-    }
 }

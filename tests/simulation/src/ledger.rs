@@ -7,7 +7,7 @@ use std::{
 
 use provisioner_core::{
     store::{Operation, Verb},
-    types::{DataDisposition, DataId, Hold, InstanceId, Intent, Power, Revision, Timestamp},
+    types::{DataDisposition, DataId, Hold, Incarnation, InstanceId, Intent, Power, Revision, Timestamp},
 };
 
 /// What a customer asks for.
@@ -15,6 +15,8 @@ use provisioner_core::{
 pub enum Ask {
     /// A new instance of this version, on this retained data or on fresh data.
     Create(String, Option<DataId>),
+    /// A stranger to be taken in, at this version. It is the operator who asks.
+    Adopt(Incarnation, String),
     /// Another version.
     Update(String),
     /// The same again.
@@ -71,7 +73,8 @@ impl Ledger {
         let mut state = self.state();
         state.accepted.push(operation.clone());
         let life = state.lives.entry(operation.instance.clone()).or_default();
-        if operation.verb == Verb::Create && life.born.is_none_or(|born| born < operation.accepted_at) {
+        let begins = matches!(operation.verb, Verb::Create | Verb::Adopt);
+        if begins && life.born.is_none_or(|born| born < operation.accepted_at) {
             life.born = Some(operation.accepted_at);
             life.asked.clear();
         }
@@ -109,7 +112,9 @@ impl Ledger {
         for (revision, ask) in &life.asked {
             expected.revision = *revision;
             match ask {
-                Ask::Create(version, _) | Ask::Update(version) => expected.version.clone_from(version),
+                Ask::Create(version, _) | Ask::Adopt(_, version) | Ask::Update(version) => {
+                    expected.version.clone_from(version)
+                }
                 Ask::Sleep => expected.intent.power = Power::Zero,
                 Ask::Wake => expected.intent.power = Power::Running,
                 Ask::Suspend(hold) => drop(expected.intent.holds.insert(hold.clone())),

@@ -11,12 +11,14 @@ pub mod customers;
 pub mod driver;
 pub mod gate;
 pub mod ledger;
+pub mod operator;
 pub mod provider;
 pub mod rest;
 mod run;
 pub mod scenario;
 pub mod signal;
 pub mod store;
+pub mod trouble;
 pub mod witness;
 pub mod world;
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use clap::Parser;
-use simulation::{Ends, Outcome, Request, run};
+use simulation::{Ends, Outcome, Request, run, trouble::Troubles};
 
 /// The real engine on a virtual clock, with everything going wrong.
 #[derive(Debug, Parser)]
@@ -32,6 +32,9 @@ struct Arguments {
     /// Nothing goes wrong but calls: no kills, no outsiders, no troubles of providers
     #[arg(long)]
     only_faults: bool,
+    /// Which troubles there are besides: all, none, or some with commas between them
+    #[arg(long, default_value_t = Troubles::all())]
+    troubles: Troubles,
     /// No new seed after so many minutes
     #[arg(long)]
     minutes: Option<f64>,
@@ -49,6 +52,7 @@ impl Arguments {
         Request {
             fault_percent: self.fault_percent,
             only_faults: self.only_faults,
+            troubles: self.troubles.clone(),
             #[cfg(feature = "planted-bugs")]
             planted: self.planted,
             ..Request::new(seed, self.instances)
@@ -106,12 +110,14 @@ fn run_all(arguments: &Arguments, first: u64, began: Instant) -> Vec<Outcome> {
 fn told(arguments: &Arguments, outcome: &Outcome) {
     if let Some(violation) = &outcome.violation {
         println!("seed {}: {violation}", outcome.seed);
-        let Arguments { instances, fault_percent, only_faults, .. } = arguments;
+        let Arguments { instances, fault_percent, only_faults, troubles, .. } = arguments;
         let only = if *only_faults { " --only-faults" } else { "" };
         #[cfg(feature = "planted-bugs")]
         let only = arguments.planted.map_or_else(|| only.to_owned(), |bug| format!("{only} --planted {bug}"));
-        let how =
-            format!("--instances {instances} --fault-percent {fault_percent}{only} --first-seed {}", outcome.seed);
+        let how = format!(
+            "--instances {instances} --fault-percent {fault_percent}{only} --troubles {troubles} --first-seed {}",
+            outcome.seed
+        );
         println!("  to run it again: cargo xtask sim --seeds 1 {how}");
     } else if arguments.each {
         println!(

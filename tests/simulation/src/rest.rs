@@ -15,8 +15,9 @@ use provisioner_core::{
 use tokio::time::Instant;
 
 use crate::{
-    driver::{operate, see_to_the_process},
+    driver::see_to_the_process,
     ledger::Ledger,
+    operator::operate,
     world::{Process, World, owner},
 };
 
@@ -41,19 +42,19 @@ pub struct Rested {
 ///
 /// # Errors
 /// What is not as it must be.
-pub async fn check(world: &Arc<World>, ledger: &Ledger) -> Result<Rested, String> {
+pub async fn check(world: &Arc<World>, ledger: &Arc<Ledger>) -> Result<Rested, String> {
     world.calm();
     let began = Instant::now();
-    let settled_after = until_settled(world, began).await?;
+    let settled_after = until_settled(world, ledger, began).await?;
     // What arrived too late to be known is found by looking once more, or by the next drift passes.
     let late = world.scenario.config.drift_interval * 3 + Duration::from_secs(3600);
     let still_late = Instant::now() + late;
     while Instant::now() < still_late {
         tokio::time::sleep(OPERATOR).await;
         see_to_the_process(world).await;
-        operate(world).await;
+        operate(world, ledger).await;
     }
-    until_settled(world, began).await?;
+    until_settled(world, ledger, began).await?;
     world.witness.note("settled");
     let process = world.process().await;
     compare(world, ledger, &process).await?;
@@ -61,8 +62,8 @@ pub async fn check(world: &Arc<World>, ledger: &Ledger) -> Result<Rested, String
     Ok(Rested { settled_after: settled_after.as_secs() })
 }
 
-/// Waits until nobody asks for anything, nothing is on its way, and every row is settled.
-async fn until_settled(world: &Arc<World>, began: Instant) -> Result<Duration, String> {
+/// Waits until nobody asks for anything, nothing is on its way, and every row is settled, or parked for data that is gone.
+async fn until_settled(world: &Arc<World>, ledger: &Arc<Ledger>, began: Instant) -> Result<Duration, String> {
     let mut looked = 0_u32;
     loop {
         see_to_the_process(world).await;
@@ -71,7 +72,8 @@ async fn until_settled(world: &Arc<World>, began: Instant) -> Result<Duration, S
         if let Some(violation) = world.witness.violation() {
             return Err(violation);
         }
-        let waiting = records.iter().find(|record| !record.row.settled);
+        let waiting =
+            records.iter().find(|record| !record.row.settled && !world.witness.is_parked_for_its_data(record));
         if waiting.is_none() && world.pending() == 0 && world.late_effects() == 0 {
             return Ok(began.elapsed());
         }
@@ -82,7 +84,7 @@ async fn until_settled(world: &Arc<World>, began: Instant) -> Result<Duration, S
         }
         looked += 1;
         if looked.is_multiple_of(30) {
-            operate(world).await;
+            operate(world, ledger).await;
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -118,9 +120,7 @@ async fn compare(world: &World, ledger: &Ledger, process: &Process) -> Result<()
         let thing = live.and_then(|live| things.remove(&live));
         is_what_was_asked_for(world, record, thing.as_ref().map(|(_, thing)| thing))?;
     }
-    if let Some((cell, thing)) = things.values().next() {
-        return Err(format!("an orphan in {cell}: {thing:?}"));
-    }
+    strangers_are_as_they_were(world, process, things).await?;
     data_is_accounted_for(world, process, &records).await?;
     events_have_no_gaps(process).await
 }
@@ -169,8 +169,16 @@ fn is_what_was_asked_for(world: &World, record: &Record, thing: Option<&Thing>) 
     let has_data = provider.has_data(&owner(), &row.data);
     let phase = thing.map(|thing| thing.phase);
     let wrong = |what: &str| Err(format!("{what}: {thing:?}, {row:?}"));
-    if row.data_made && !has_data {
+    // What runs on data that an outsider deleted goes on until it is stopped; what does not is never started blank.
+    let lost = world.witness.is_lost(&row.data);
+    if lost && has_data {
+        return wrong("it has blank data in place of what was deleted");
+    }
+    if row.data_made && !has_data && !lost {
         return wrong("its data is gone");
+    }
+    if world.witness.is_parked_for_its_data(record) {
+        return Ok(());
     }
     match row.intent.target_state() {
         TargetState::Running => {
@@ -190,6 +198,25 @@ fn is_what_was_asked_for(world: &World, record: &Record, thing: Option<&Thing>) 
     }
 }
 
+/// What is there and no instance's was never the control plane's: it is reported, and nothing was done to it.
+async fn strangers_are_as_they_were(
+    world: &World,
+    process: &Process,
+    things: BTreeMap<Incarnation, (CellName, Thing)>,
+) -> Result<(), String> {
+    let store = process.gate.enter().await;
+    let reported = store.strangers().await.map_err(|error| error.to_string())?;
+    for (incarnation, (cell, thing)) in things {
+        if !world.witness.is_stranger_as_it_was(&thing) {
+            return Err(format!("an orphan in {cell}: {thing:?}"));
+        }
+        if !reported.iter().any(|stranger| stranger.incarnation == incarnation) {
+            return Err(format!("a stranger in {cell} that is not reported: {thing:?}"));
+        }
+    }
+    Ok(())
+}
+
 /// Every data set at the providers is in the store, in use or retained, and what the store retains is there.
 async fn data_is_accounted_for(world: &World, process: &Process, records: &[Record]) -> Result<(), String> {
     let store = process.gate.enter().await;
@@ -201,7 +228,8 @@ async fn data_is_accounted_for(world: &World, process: &Process, records: &[Reco
         let last = page.len() < PAGE;
         for row in page {
             let there = world.providers[&row.cell].has_data(&owner(), &row.id);
-            if row.state == DataState::Retained && !there && world.witness.was_made(&row.id) {
+            let lost = world.witness.is_lost(&row.id);
+            if row.state == DataState::Retained && !there && !lost && world.witness.was_made(&row.id) {
                 return Err(format!("retained data is gone: {row:?}"));
             }
             if row.state == DataState::Used && !used.contains(&row.id) {
@@ -214,7 +242,8 @@ async fn data_is_accounted_for(world: &World, process: &Process, records: &[Reco
         }
     }
     for (cell, provider) in &world.providers {
-        if let Some(data) = provider.data(&owner()).into_iter().find(|data| !known.contains(data)) {
+        let mut orphans = provider.data(&owner()).into_iter();
+        if let Some(data) = orphans.find(|data| !known.contains(data) && !world.witness.is_strange_data(data)) {
             return Err(format!("data in {cell} that nobody knows of: {data}"));
         }
     }

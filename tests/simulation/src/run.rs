@@ -91,10 +91,9 @@ impl Outcome {
 
 async fn live(request: Request) -> Outcome {
     let began = Instant::now();
-    let (seed, instances) = (request.seed, request.instances);
     let world = Arc::new(World::new(&request));
     let ledger = Arc::new(Ledger::default());
-    drive(&world, &ledger, instances).await;
+    drive(&world, &ledger, &request).await;
     let mut violation = world.witness.violation();
     if violation.is_none() {
         violation = rest::check(&world, &ledger).await.err();
@@ -102,7 +101,7 @@ async fn live(request: Request) -> Outcome {
     let violation = violation.or_else(|| world.witness.violation());
     let ends = ends(&world, &ledger).await;
     Outcome {
-        seed,
+        seed: request.seed,
         steps: world.witness.steps(),
         accepted: ledger.count(),
         ends,

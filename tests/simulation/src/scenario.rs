@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use provisioner_core::{engine::EngineConfig, seams::Random};
 
+use crate::trouble::Troubles;
+
 /// How a run is asked for.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -15,6 +17,8 @@ pub struct Request {
     pub fault_percent: u64,
     /// Whether failing calls are all that goes wrong: no kills, no outsiders, no troubles of providers.
     pub only_faults: bool,
+    /// Which of the troubles there are that draw from streams of their own.
+    pub troubles: Troubles,
     /// A bug of the engine to be found.
     #[cfg(feature = "planted-bugs")]
     pub planted: Option<provisioner_core::engine::PlantedBug>,
@@ -29,6 +33,7 @@ impl Request {
             instances,
             fault_percent: 20,
             only_faults: false,
+            troubles: Troubles::all(),
             #[cfg(feature = "planted-bugs")]
             planted: None,
         }

@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -15,7 +15,7 @@ use provisioner_core::{
     Cell, ControlPlane,
     layers::{Chaos, RandomFaults},
     memory::{MemoryConfig, MemoryProvisioner},
-    seams::{KillPoints, Random, Seams, TokioClock},
+    seams::{Clock, KillPoints, Random, Seams, SettableClock},
     store::{CommitMode, MemoryStore, SqliteStore, Store},
     types::{CellName, ControlPlaneId, Timestamp},
 };
@@ -27,6 +27,7 @@ use crate::{
     scenario::{Request, Scenario},
     signal::Signal,
     store::SeenStore,
+    trouble::{self, Trouble},
     witness::Witness,
 };
 
@@ -64,16 +65,22 @@ pub struct World {
     pub witness: Arc<Witness>,
     /// The providers, for the outsider.
     pub providers: BTreeMap<CellName, MemoryProvisioner>,
+    /// Where the operator's choices about strangers come from; none when there are no strangers in this run.
+    pub operators_dice: Option<Random>,
     /// The process at work; none while there is none.
     pub current: Signal<Option<Process>>,
     #[cfg(feature = "planted-bugs")]
     planted: Option<provisioner_core::engine::PlantedBug>,
     between: BTreeMap<CellName, Provider>,
     kept: Kept,
-    clock: TokioClock,
+    /// Of the control plane's machine; providers and the witness go by the true time.
+    clock: Arc<SettableClock>,
     processes: AtomicU64,
     /// How many go on by themselves and will end: customers who wait, troubles that last a while, processes left behind.
     pending: Arc<AtomicUsize>,
+    /// Whether the operator is adopting strangers, and whether nothing goes wrong any more.
+    adopting: AtomicBool,
+    calm: AtomicBool,
 }
 
 /// The control plane of every run.
@@ -91,6 +98,7 @@ impl World {
         let providers: BTreeMap<_, _> =
             (0..scenario.cells).map(|number| provider(number, &scenario, &random)).collect();
         let witness = Witness::new(owner(), providers.clone(), scenario.calls_max);
+        witness.expect_deadlines(scenario.config.move_deadline);
         let between = providers.iter().map(|(name, provider)| {
             let chaos = Chaos::new(Arrivals::new(provider.clone(), Arc::clone(&witness)));
             let mut faults = RandomFaults::new(random.bits(), scenario.fault_percent);
@@ -110,14 +118,17 @@ impl World {
             random,
             witness,
             providers,
+            operators_dice: request.troubles.has(Trouble::Stranger).then(|| trouble::stream(request.seed, "operator")),
             current: Signal::new(None),
             #[cfg(feature = "planted-bugs")]
             planted: request.planted,
             between,
             kept,
-            clock: TokioClock::starting_at(BEGINNING),
+            clock: Arc::new(SettableClock::starting_at(BEGINNING)),
             processes: AtomicU64::new(0),
             pending: Arc::default(),
+            adopting: AtomicBool::new(false),
+            calm: AtomicBool::new(false),
         }
     }
 
@@ -142,7 +153,7 @@ impl World {
             builder = builder.cell(cell);
         }
         let seams = Seams {
-            clock: Arc::new(self.clock),
+            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             random: Random::from_seed(self.random.bits()),
             kill_points: Arc::clone(&gate) as Arc<dyn KillPoints>,
             #[cfg(feature = "planted-bugs")]
@@ -219,8 +230,36 @@ impl World {
     /// Has nothing go wrong any more.
     pub fn calm(&self) {
         self.witness.note("calm");
+        self.calm.store(true, Ordering::SeqCst);
         self.between.values().for_each(Chaos::stop);
         self.providers.values().for_each(MemoryProvisioner::calm);
+    }
+
+    /// Whether nothing goes wrong any more.
+    #[must_use]
+    pub fn is_calm(&self) -> bool {
+        self.calm.load(Ordering::SeqCst)
+    }
+
+    /// Begins adopting strangers; false: that is going on already.
+    #[must_use]
+    pub fn begin_adopting(&self) -> bool {
+        !self.adopting.swap(true, Ordering::SeqCst)
+    }
+
+    /// All that were to be adopted have been asked for.
+    pub fn end_adopting(&self) {
+        self.adopting.store(false, Ordering::SeqCst);
+    }
+
+    /// Sets the clock of the control plane's machine forward or back.
+    pub fn set_clock(&self, forward: bool, by: Duration) {
+        self.witness.note(&format!("the clock is set {} by {by:?}", if forward { "forward" } else { "back" }));
+        self.witness.clock_is_set();
+        match forward {
+            true => self.clock.set_forward(by),
+            false => self.clock.set_back(by),
+        }
     }
 
     /// How many processes there were.

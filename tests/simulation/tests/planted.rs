@@ -18,6 +18,7 @@ fn told_as(bug: PlantedBug) -> &'static str {
         PlantedBug::ReusesIncarnation => "is used again",
         PlantedBug::IgnoresEpoch => "had the session",
         PlantedBug::RevivesGone => "was revived",
+        PlantedBug::EndsWithoutLooking => "was given up, and it is there",
     }
 }
 
@@ -55,4 +56,9 @@ fn a_write_of_a_session_that_is_over_is_found() {
 #[test]
 fn a_gone_instance_that_is_revived_is_found() {
     is_found(PlantedBug::RevivesGone);
+}
+
+#[test]
+fn a_making_that_is_given_up_without_a_look_is_found() {
+    is_found(PlantedBug::EndsWithoutLooking);
 }

@@ -5,19 +5,23 @@ use std::collections::BTreeMap;
 
 use simulation::{Request, run};
 
-fn regressions() -> Vec<(u64, usize)> {
+/// Seed, customers, troubles, and whatever the line says besides.
+fn regressions() -> Vec<Request> {
     let lines = include_str!("../regressions.txt").lines().filter(|line| !line.starts_with('#') && !line.is_empty());
-    lines
-        .map(|line| line.split_once(' ').unwrap())
-        .map(|(seed, n)| (seed.parse().unwrap(), n.parse().unwrap()))
-        .collect()
+    let requests = lines.map(|line| {
+        let mut words = line.split_whitespace();
+        let mut word = || words.next().unwrap_or_else(|| panic!("seed, customers and troubles are expected: {line}"));
+        let (seed, instances) = (word().parse().unwrap(), word().parse().unwrap());
+        Request { troubles: word().parse().unwrap(), ..Request::new(seed, instances) }
+    });
+    requests.collect()
 }
 
 #[test]
 fn what_was_found_once_is_not_found_again() {
-    for (seed, instances) in regressions() {
-        let outcome = run(&Request::new(seed, instances));
-        assert_eq!(outcome.violation, None, "seed {seed} of {instances} instances");
+    for request in regressions() {
+        let outcome = run(&request);
+        assert_eq!(outcome.violation, None, "{request:?}");
     }
 }
 

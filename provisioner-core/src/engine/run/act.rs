@@ -8,7 +8,7 @@ use super::{Flow, Next, Run, describe};
 use crate::{
     context::OpContext,
     engine::plan::Step,
-    error::{Chain, Result},
+    error::{Chain, Effect, Result},
     store::{EventKind, Lane, StoreError},
     types::{DataDisposition, DataSource, Incarnation, Observed, Target, TargetState},
 };
@@ -64,6 +64,12 @@ impl Run<'_> {
             }
             Err(error) => {
                 warn!(instance = %self.draft.row.id, step = step.as_str(), error = %Chain(&error), "a step failed");
+                if is_planted!(self.engine, EndsWithoutLooking)
+                    && step == Step::Create
+                    && error.effect() == Effect::Unknown
+                {
+                    self.end_incarnation(self.engine.now());
+                }
                 self.fail(error.to_reason(), Some(&error)).await.map(Flow::End)
             }
         }
