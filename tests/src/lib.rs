@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 pub mod http;
+pub mod machine;
 pub mod place;
 pub mod plane;
 pub mod processes;
@@ -36,3 +37,9 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl 
 #[doc = include_str!("../../README.md")]
 #[derive(Debug)]
 pub struct Readme;
+
+/// And that of the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+#[derive(Debug)]
+pub struct OwnReadme;

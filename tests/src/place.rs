@@ -81,6 +81,8 @@ pub struct Site {
     pub product: PathBuf,
     /// Whether instances are users of their own, where that can be. Then they must be let through to all they need.
     pub users: bool,
+    /// Whether instances have control groups, where that can be.
+    pub groups: bool,
 }
 
 impl Site {
@@ -88,6 +90,9 @@ impl Site {
     #[must_use]
     pub fn backend(&self) -> ProcessConfig {
         let mut config = ProcessConfig::new(&self.root).with_ports(self.ports.clone());
+        if !self.groups {
+            config.cgroup = None;
+        }
         if !self.users {
             config.users = None;
         }
@@ -213,6 +218,7 @@ impl Place {
             ports: PORTS,
             product: product.into(),
             users: false,
+            groups: true,
         };
         Self { site, folder }
     }

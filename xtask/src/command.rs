@@ -60,10 +60,10 @@ pub(crate) fn read(command: &mut Command) -> Result<String, String> {
     String::from_utf8(output.stdout).map_err(|error| format!("{} answers no text: {error}", shown(command)))
 }
 
-/// A program on PATH or in `/usr/bin`, which is where the tests look.
+/// A program on PATH, in `/usr/bin` or in `/usr/sbin`, which is where the tests look.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let folders = env::split_paths(&path).chain([PathBuf::from("/usr/bin")]);
+    let folders = env::split_paths(&path).chain(["/usr/bin", "/usr/sbin"].map(PathBuf::from));
     folders.map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 

@@ -10,19 +10,27 @@ use std::{
 use crate::command;
 
 /// Every peer that a test wants. A test whose peer is missing shows as ignored, with the reason.
-const PEERS: &[Peer] = &[Peer {
-    name: "chromium",
-    programs: &["chromium", "chromedriver"],
-    packages: &["chromium", "chromium-driver"],
-    wanted_by: &["examples, target browser: the page of the signup service in a real browser"],
-}];
+const PEERS: &[Peer] = &[
+    Peer {
+        name: "chromium",
+        programs: &["chromium", "chromedriver"],
+        packages: &["chromium", "chromium-driver"],
+        wanted_by: &["examples, target browser: the page of the signup service in a real browser"],
+    },
+    Peer {
+        name: "user-mode-linux",
+        programs: &["linux.uml", "mkfs.ext4", "systemctl"],
+        packages: &["user-mode-linux", "e2fsprogs", "systemd"],
+        wanted_by: &["tests, target machine: the process backend under real systemd, through restarts and power cuts"],
+    },
+];
 
 /// Something to have before the tests run.
 #[derive(Debug)]
 struct Peer {
     /// As in the variable `REQUIRED_PEERS`.
     name: &'static str,
-    /// What has to be on PATH or in `/usr/bin`.
+    /// What has to be on PATH, in `/usr/bin` or in `/usr/sbin`.
     programs: &'static [&'static str],
     /// The Debian packages that bring them.
     packages: &'static [&'static str],
@@ -188,6 +196,7 @@ mod tests {
         let names = |text| required_peers(text).map(|peers| peers.iter().map(|peer| peer.name).collect::<Vec<_>>());
         assert_eq!(names(""), Ok(vec![]));
         assert_eq!(names(" chromium ,"), Ok(vec!["chromium"]));
+        assert_eq!(names("user-mode-linux,chromium"), Ok(vec!["user-mode-linux", "chromium"]));
         let error = names("chromium,chrome").unwrap_err();
         assert!(error.contains("\"chrome\""), "{error}");
     }

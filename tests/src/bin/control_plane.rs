@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("expected seven arguments".into());
     };
     let (store, root, product, address) = (store.into(), root.into(), product.into(), address.parse()?);
-    let site = Site { store, root, address, ports: PORTS, product, users: false };
+    let site = Site { store, root, address, ports: PORTS, product, users: false, groups: true };
     let places = Arc::new(KillAt::new(at.parse()?, kill_this));
     let clock = AheadClock(Duration::from_secs(ahead.parse()?));
     let options = Options {

@@ -10,7 +10,8 @@
 //! | `IGNORE_TERM` | ignores SIGTERM |
 //! | `CRASH_AFTER_MS` | exits so long after it was first found ready |
 //!
-//! It answers `/healthz`, `/version`, `/note`, `/write/TEXT` and `/variable/NAME`. Each start leaves a line in the file
+//! It answers `/healthz`, `/version`, `/note`, `/write/TEXT`, `/variable/NAME` and `/take/MIB` (memory,
+//! for as long as it lives). Each start leaves a line in the file
 //! `starts` of its data; two of them on the same data leave a file `doubled`.
 
 use std::{
@@ -93,6 +94,12 @@ fn answer(mut stream: TcpStream) {
         ("/", "version") => ("200".into(), env::var("VERSION").unwrap_or_default()),
         ("/", "note") => ("200".into(), fs::read_to_string("note").unwrap_or_default()),
         ("/variable/", name) => ("200".into(), env::var(name).unwrap_or_default()),
+        ("/take/", mib) => {
+            let taken = vec![1_u8; mib.parse::<usize>().unwrap_or(0) << 20];
+            std::hint::black_box(&taken);
+            std::mem::forget(taken);
+            ("200".into(), "taken".into())
+        }
         ("/write/", text) => {
             let mut note = File::create("note").expect("note");
             note.write_all(text.as_bytes()).and_then(|()| note.sync_all()).expect("note");
