@@ -1,5 +1,7 @@
 //! Software that nobody here wrote and that tests talk to.
 
+mod python;
+
 use std::{
     env, fs,
     os::unix::fs::MetadataExt,
@@ -7,6 +9,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use self::python::Environment;
 use crate::command;
 
 /// Every peer that a test wants. A test whose peer is missing shows as ignored, with the reason.
@@ -15,13 +18,35 @@ const PEERS: &[Peer] = &[
         name: "chromium",
         programs: &["chromium", "chromedriver"],
         packages: &["chromium", "chromium-driver"],
+        environment: None,
         wanted_by: &["examples, target browser: the page of the signup service in a real browser"],
     },
     Peer {
         name: "user-mode-linux",
         programs: &["linux.uml", "mkfs.ext4", "systemctl"],
         packages: &["user-mode-linux", "e2fsprogs", "systemd"],
+        environment: None,
         wanted_by: &["tests, target machine: the process backend under real systemd, through restarts and power cuts"],
+    },
+    Peer {
+        name: "datasette",
+        programs: &["python3"],
+        packages: &["python3", "python3-venv"],
+        environment: Some(Environment {
+            name: "datasette",
+            requirements: include_str!("../../tests/peers/datasette.txt"),
+        }),
+        wanted_by: &["tests, target products: a product from PyPI as an instance, by its spec alone"],
+    },
+    Peer {
+        name: "radicale",
+        programs: &["python3"],
+        packages: &["python3", "python3-venv"],
+        environment: Some(Environment {
+            name: "radicale",
+            requirements: include_str!("../../tests/peers/radicale.txt"),
+        }),
+        wanted_by: &["tests, target products: the same"],
     },
 ];
 
@@ -34,12 +59,21 @@ struct Peer {
     programs: &'static [&'static str],
     /// The Debian packages that bring them.
     packages: &'static [&'static str],
+    /// What it is installed into, where that is no Debian package.
+    environment: Option<Environment>,
     wanted_by: &'static [&'static str],
 }
 
 impl Peer {
     /// Programs that are not here.
     fn missing(&self) -> Vec<&'static str> {
+        let mut missing = self.missing_programs();
+        missing.extend(self.environment.as_ref().filter(|environment| !environment.is_here()).map(|it| it.name));
+        missing
+    }
+
+    /// Programs that packages bring and that are not here.
+    fn missing_programs(&self) -> Vec<&'static str> {
         self.programs.iter().copied().filter(|name| command::program(name).is_none()).collect()
     }
 }
@@ -81,7 +115,7 @@ pub(crate) fn list() -> String {
 pub(crate) fn prepare() -> Result<(), String> {
     let required = env::var("REQUIRED_PEERS").unwrap_or_default();
     let required = required_peers(&required)?;
-    let missing: Vec<_> = PEERS.iter().filter(|peer| !peer.missing().is_empty()).collect();
+    let missing: Vec<_> = PEERS.iter().filter(|peer| !peer.missing_programs().is_empty()).collect();
     match plan(&missing, Machine::this()) {
         Plan::Nothing => {}
         Plan::Tell(text) => println!("{text}"),
@@ -89,6 +123,11 @@ pub(crate) fn prepare() -> Result<(), String> {
             if let Err(error) = install(&packages) {
                 println!("{error}; the tests that want {} are ignored", packages.join(" "));
             }
+        }
+    }
+    for environment in PEERS.iter().filter_map(|peer| peer.environment.as_ref()) {
+        if let Err(error) = environment.prepare() {
+            println!("{error}; the tests that want {} are ignored", environment.name);
         }
     }
     print!("{}", list());
@@ -127,7 +166,8 @@ fn required_peers(names: &str) -> Result<Vec<&'static Peer>, String> {
 }
 
 fn plan(missing: &[&Peer], machine: Machine) -> Plan {
-    let packages: Vec<_> = missing.iter().flat_map(|peer| peer.packages).copied().collect();
+    let mut packages: Vec<_> = missing.iter().flat_map(|peer| peer.packages).copied().collect();
+    packages.dedup();
     let shown = packages.join(" ");
     match machine {
         _ if missing.is_empty() => Plan::Nothing,
@@ -136,7 +176,8 @@ fn plan(missing: &[&Peer], machine: Machine) -> Plan {
             Plan::Tell(format!("To install, as root: apt-get install {shown}"))
         }
         Machine { has_apt: false, .. } => {
-            let programs: Vec<_> = missing.iter().flat_map(|peer| peer.programs).copied().collect();
+            let mut programs: Vec<_> = missing.iter().flat_map(|peer| peer.programs).copied().collect();
+            programs.dedup();
             let programs = programs.join(", ");
             Plan::Tell(format!("To install, so that they are on PATH: {programs} (on Debian: the packages {shown})"))
         }
