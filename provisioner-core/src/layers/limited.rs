@@ -62,6 +62,13 @@ impl<P: Provisioner> Limited<P> {
     pub fn new(backend: P, calls_max: usize) -> Self {
         Self { backend, places: Places::new(calls_max) }
     }
+
+    /// Another backend with the same places, such as another cell of the same account: so many calls at once on all of them
+    /// together.
+    #[must_use]
+    pub fn share<Q: Provisioner>(&self, backend: Q) -> Limited<Q> {
+        Limited { backend, places: Arc::clone(&self.places) }
+    }
 }
 
 /// Waits for a place: until the deadline, or until the caller gives up.

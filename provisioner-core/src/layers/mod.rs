@@ -38,8 +38,8 @@
 //!
 //! The engine does without them, and they go around a cell's backend as above. It works on so many instances of a cell at once
 //! ([`Cell::with_calls_max`](crate::Cell::with_calls_max)), each with one call under way, and gives up a call after
-//! [`call_timeout`](crate::engine::EngineConfig::call_timeout). `Limited` is of use where several cells share one account (a
-//! clone has the same places), or where others than the engine call the backend. Keep the limits of `Timed` below
+//! [`call_timeout`](crate::engine::EngineConfig::call_timeout). `Limited` is of use where several cells belong to one
+//! account ([`Limited::share`]), or where others than the engine call the backend. Keep the limits of `Timed` below
 //! `call_timeout`: then errors name what took too long, reads that hang are known to be without effect, and a wait for a place
 //! has time of its own.
 

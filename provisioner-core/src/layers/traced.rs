@@ -3,7 +3,10 @@
 use std::{fmt, future::Future, slice::from_ref, time::Duration};
 
 use async_trait::async_trait;
-use futures::{StreamExt, stream::BoxStream};
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use tracing::{Instrument, Span, debug_span, field::Empty};
 
 use super::around::{Answer, Around, BackendCall, Listing, Underway, Witness, forward_around, send_around};
@@ -84,14 +87,13 @@ impl<P: Provisioner> Around for Traced<P> {
         Underway::new(span.clone()).answer(sent.instrument(span), outcome).await
     }
 
-    fn around_list(&self, cx: &OpContext, listed: Listing) -> Listing {
+    fn around_list(&self, cx: &OpContext, mut listed: Listing) -> Listing {
         let span = self.span(&BackendCall::read("list", cx, &[]));
         if span.is_disabled() {
             return listed;
         }
         let within = span.clone();
-        let mut listed = listed;
-        let inside = futures::stream::poll_fn(move |cx| within.in_scope(|| listed.poll_next_unpin(cx)));
+        let inside = stream::poll_fn(move |cx| within.in_scope(|| listed.poll_next_unpin(cx)));
         Underway::new(span).listing(inside.boxed())
     }
 }

@@ -149,6 +149,16 @@ async fn a_watch_has_no_place() {
     assert_eq!(tokio::time::timeout(SECOND, events.next()).await.unwrap(), Some(target(1).id));
 }
 
+#[tokio::test(start_paused = true)]
+async fn backends_can_share_their_places() {
+    let (limited, _chaos, hanging) = taken().await;
+    let other = limited.share(memory());
+    let late = other.create(&cx().with_timeout(SECOND), &target(1)).await.unwrap_err();
+    assert_eq!((late.kind(), late.effect()), (ErrorKind::Timeout, Effect::None));
+    hanging.abort();
+    other.create(&cx().with_timeout(SECOND), &target(1)).await.unwrap();
+}
+
 /// Has so many of a line come for a place.
 fn come(
     places: &Arc<Places>,
