@@ -1,47 +1,13 @@
 use tokio::time::Instant;
 
-use super::*;
+use super::{
+    super::fixture::{VERBS, cx, memory, plane, target, verb},
+    *,
+};
 use crate::{
     error::{Effect, ErrorKind, Retry},
-    memory::{MemoryConfig, MemoryProvisioner},
-    types::{ControlPlaneId, DataSource, Generation, Incarnation, Phase, TenantId, Workload},
+    types::Phase,
 };
-
-fn plane() -> ControlPlaneId {
-    ControlPlaneId::new("test").unwrap()
-}
-
-fn cx() -> OpContext {
-    OpContext::new(plane())
-}
-
-fn target(n: u32) -> Target {
-    Target {
-        id: InstanceId::new(format!("i{n}")).unwrap(),
-        tenant: TenantId::new("acme").unwrap(),
-        incarnation: Incarnation::new(1, n.into()),
-        generation: Generation(1),
-        spec: Arc::new(InstanceSpec::new(Workload::new("1.0"))),
-        data: DataSource::Fresh(DataId::from_random(u128::from(n))),
-    }
-}
-
-fn memory() -> MemoryProvisioner {
-    MemoryProvisioner::new(MemoryConfig::default())
-}
-
-async fn verb(backend: &dyn Provisioner, operation: &str, cx: &OpContext, target: &Target) -> Result<Observed> {
-    match operation {
-        "create" => backend.create(cx, target).await,
-        "suspend" => backend.suspend(cx, target).await,
-        "scale to zero" => backend.scale_to_zero(cx, target).await,
-        "resume" => backend.resume(cx, target).await,
-        "destroy" => backend.destroy(cx, target, DataDisposition::Delete).await,
-        _ => backend.observe(cx, target).await,
-    }
-}
-
-const VERBS: [&str; 6] = ["create", "suspend", "scale to zero", "resume", "destroy", "observe"];
 
 #[tokio::test(start_paused = true)]
 async fn what_was_not_sent_has_no_effect_and_says_so() {
