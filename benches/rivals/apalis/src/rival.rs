@@ -11,7 +11,11 @@ use apalis::prelude::{BackendExt, BoxDynError, PollWith, Strategy, TaskSink, Wor
 use apalis_sqlite::{Config, SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteStorage};
 use apalis_workflow::{SteppedFlow, WorkflowSink};
 use provisioner_core::seams::Random;
-use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sqlx::{
+    Sqlite,
+    pool::PoolConnection,
+    sqlite::{SqliteJournalMode, SqliteSynchronous},
+};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -43,7 +47,10 @@ pub async fn run(folder: &Path, lives: usize, setup: &Setup) -> Result<Measured,
     // Not counted: rows for the statistics to be of, and everything warm.
     callers(&world, &push, setup.mode, 0..1).await?;
     if setup.analyze {
-        sqlx::query("ANALYZE").execute(&pool).await?;
+        // On each, as a connection does not hear of statistics that another one made.
+        for connection in &mut all(&pool).await? {
+            sqlx::query("ANALYZE").execute(&mut **connection).await?;
+        }
     }
     let (began, cpu) = (Instant::now(), cpu_seconds());
     let samples = callers(&world, &push, setup.mode, 1..lives + 1).await?;
@@ -97,13 +104,18 @@ async fn open(file: &Path, connections: u32) -> Result<SqlitePool, sqlx::Error> 
     pool.acquire_timeout(Duration::from_secs(120)).connect_with(options).await
 }
 
-/// What every connection says of its durability, when all say the same.
-async fn durability(pool: &SqlitePool) -> Result<String, BoxDynError> {
+/// All connections at once, as otherwise the pool gives the same one again.
+async fn all(pool: &SqlitePool) -> Result<Vec<PoolConnection<Sqlite>>, sqlx::Error> {
     let mut connections = Vec::new();
     for _ in 0..pool.options().get_max_connections() {
-        // All at once, as otherwise the pool gives the same one again.
         connections.push(pool.acquire().await?);
     }
+    Ok(connections)
+}
+
+/// What every connection says of its durability, when all say the same.
+async fn durability(pool: &SqlitePool) -> Result<String, BoxDynError> {
+    let mut connections = all(pool).await?;
     for connection in &mut connections {
         let journal: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut **connection).await?;
         let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut **connection).await?;
