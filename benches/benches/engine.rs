@@ -4,7 +4,7 @@
 
 use std::{path::Path, sync::Arc, time::Instant};
 
-use benches::{Bare, RecordingStore, Samples, heading, row};
+use benches::{Bare, RecordingStore, Samples, empty_copy, heading, row};
 use provisioner_core::{
     Cell, ControlPlane, Result,
     control_plane::{NewInstance, Request},
@@ -170,7 +170,9 @@ fn print(
     folder: &Path,
 ) {
     let batch = changes.len().div_ceil(usize::try_from(transactions).unwrap_or(1).max(1));
-    let bare = Bare::new(changes).write(&floor_file(folder), batch).expect("the floor is written");
+    let floor = folder.join("floor.db");
+    empty_copy(&folder.join("store.db"), &floor).expect("a file with the same tables");
+    let bare = Bare::new(changes).write(&floor, batch).expect("the floor is written");
     row(&[
         what.into(),
         format!("{:.0}", count as f64 / took.as_secs_f64()),
@@ -179,17 +181,4 @@ fn print(
         format!("{:.0}", count as f64 / bare.as_secs_f64()),
         format!("{:.2}", took.as_secs_f64() / bare.as_secs_f64()),
     ]);
-}
-
-/// A file with the store's own tables and indexes, and nothing in them.
-fn floor_file(folder: &Path) -> std::path::PathBuf {
-    let file = folder.join("floor.db");
-    let source = rusqlite::Connection::open(folder.join("store.db")).expect("the store's file");
-    let tables: Vec<String> = source
-        .prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid")
-        .and_then(|mut tables| tables.query_map([], |row| row.get(0))?.collect())
-        .expect("the store's tables");
-    let floor = rusqlite::Connection::open(&file).expect("a new file");
-    floor.execute_batch(&tables.join(";\n")).expect("the same tables");
-    file
 }

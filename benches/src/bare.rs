@@ -60,6 +60,17 @@ impl Bare {
     }
 }
 
+/// Makes a file with a store's tables and indexes, and nothing in them.
+///
+/// # Errors
+/// What SQLite answers.
+pub fn empty_copy(of: &Path, file: &Path) -> rusqlite::Result<()> {
+    let tables: Vec<String> = Connection::open(of)?
+        .prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid")
+        .and_then(|mut tables| tables.query_map([], |row| row.get(0))?.collect())?;
+    Connection::open(file)?.execute_batch(&tables.join(";\n"))
+}
+
 fn text(value: impl ToString) -> Value {
     Value::Text(value.to_string())
 }

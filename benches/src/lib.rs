@@ -1,12 +1,14 @@
 //! What the benchmarks share. Each of them prints its figures beside their floor, measured in the same run.
 
 mod bare;
+mod measured;
 mod product;
 mod recording;
 mod report;
 mod this_process;
 
-pub use bare::Bare;
+pub use bare::{Bare, empty_copy};
+pub use measured::{Measured, cpu_seconds};
 pub use product::{ByHand, finish, product, spec, until_answered};
 pub use recording::RecordingStore;
 pub use report::{Samples, heading, row};

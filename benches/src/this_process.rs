@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::cpu_seconds;
+
 /// Memory in use, by the kernel's account.
 ///
 /// # Panics
@@ -14,14 +16,11 @@ pub fn resident_mib() -> f64 {
     kib / 1024.0
 }
 
-/// CPU time used so far, by the kernel's account, in clock ticks of 10 ms.
+/// CPU time used so far, by the kernel's account, which is kept in hundredths of a second.
 ///
 /// # Panics
 /// When it does not tell.
 #[must_use]
 pub fn cpu_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("the kernel tells");
-    let fields: Vec<&str> = stat.rsplit(") ").next().expect("the fields behind the name").split(' ').collect();
-    let ticks: u64 = [11, 12].into_iter().filter_map(|field| fields[field].parse::<u64>().ok()).sum();
-    Duration::from_millis(ticks * 10)
+    Duration::from_secs_f64(cpu_seconds())
 }

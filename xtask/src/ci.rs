@@ -33,12 +33,16 @@ const STEPS: &[Step] = &[
             command::run(&mut command::outside(&clippy)).map(|()| None)
         },
     },
+    Step { name: "format and lock file of rivals", run: rivals },
     Step { name: "documentation", run: documentation },
     Step { name: "who depends on what", run: || dependencies::check().map(|()| None) },
     Step { name: "oldest Rust", run: || msrv::check().map(|()| None) },
     Step { name: "licences, sources, duplicates", run: deny },
     Step { name: "peers", run: || peers::prepare().map(|()| None) },
 ];
+
+/// What the benchmarks are compared with, each in a workspace of its own.
+const RIVALS: [&str; 1] = ["benches/rivals/apalis/Cargo.toml"];
 
 struct Step {
     name: &'static str,
@@ -82,6 +86,16 @@ fn shown(time: Duration) -> String {
 
 fn cargo_run(arguments: &[&str]) -> Result<Skipped, String> {
     command::run(&mut cargo(arguments)).map(|()| None)
+}
+
+/// Not compiled here: that is another SQLite and two hundred packages that nothing else needs.
+fn rivals() -> Result<Skipped, String> {
+    for manifest in RIVALS {
+        cargo_run(&["fmt", "--manifest-path", manifest, "--check"])?;
+        // Fails where Cargo.lock would have to change.
+        command::read(&mut cargo(&["metadata", "--locked", "--format-version", "1", "--manifest-path", manifest]))?;
+    }
+    Ok(None)
 }
 
 fn documentation() -> Result<Skipped, String> {
