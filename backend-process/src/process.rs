@@ -206,11 +206,11 @@ pub(crate) fn started_last(folder: &InstanceFolder) -> Result<Option<Process>> {
 }
 
 /// What lives of the instance in this folder, whose data is mounted at `data_path`. `grouped` tells the processes of its
-/// control group.
+/// control group, if it has one.
 pub(crate) fn life(
     folder: &InstanceFolder,
     data_path: Option<&str>,
-    grouped: impl FnOnce() -> Vec<i32>,
+    grouped: impl FnOnce() -> Option<Vec<i32>>,
 ) -> Result<Life> {
     let leader = started_last(folder)?;
     if let Some(process) = leader
@@ -223,7 +223,7 @@ pub(crate) fn life(
     if leader.is_none() && !locked {
         return Ok(Life::Dead);
     }
-    if !members(folder, leader, data_path, &grouped())?.is_empty() {
+    if !members(folder, leader, data_path, grouped())?.is_empty() {
         return Ok(Life::Leftovers(leader));
     }
     Ok(if locked { Life::Starting } else { Life::Dead })
@@ -248,18 +248,23 @@ pub(crate) fn is_locked(folder: &InstanceFolder) -> Result<bool> {
     }
 }
 
-/// Every living process of the instance: those of its control group, those of the leader's session, and those that left it
-/// but hold the lock.
+/// Every living process of the instance: those of its control group, as nobody but us puts anything there, and nothing in
+/// there gets out. Without one, all processes of the machine are looked through: for those of the leader's session, and
+/// those that left it but hold the lock.
 ///
-/// Nobody but us puts anything into the group. A number alone proves nothing once the leader is dead, and a holder of the lock may be a control plane that is just
+/// A number alone proves nothing once the leader is dead, and a holder of the lock may be a control plane that is just
 /// starting a process. So a process counts when two things say so: the session with its leader alive, or two of the
 /// session, the lock and the environment it was started with.
 pub(crate) fn members(
     folder: &InstanceFolder,
     leader: Option<Process>,
     data_path: Option<&str>,
-    grouped: &[i32],
+    grouped: Option<Vec<i32>>,
 ) -> Result<Vec<Process>> {
+    if let Some(grouped) = grouped {
+        let living = grouped.into_iter().filter_map(Stat::of).filter(Stat::lives);
+        return Ok(living.map(|stat| stat.process).collect());
+    }
     let entries = fs::read_dir("/proc").map_err(|error| Problem::io("read", "/proc".as_ref(), error))?;
     let stats: Vec<Stat> = entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -274,10 +279,6 @@ pub(crate) fn members(
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let mut members = Vec::new();
     for stat in stats.iter().filter(|stat| stat.process.pid != own) {
-        if grouped.contains(&stat.process.pid) {
-            members.push(stat.process);
-            continue;
-        }
         let in_session =
             !recycled && leader.is_some_and(|leader| stat.session == leader.pid && stat.process.start >= leader.start);
         if !in_session && !locked {

@@ -153,7 +153,7 @@ impl Stop {
         let data_path = self.data_path.clone();
         blocking(move || {
             let grouped = shared.groups.members(&shared.group(&instance.key));
-            for member in process::members(&instance.folder, leader, data_path.as_deref(), &grouped)? {
+            for member in process::members(&instance.folder, leader, data_path.as_deref(), grouped)? {
                 member.kill();
             }
             // Also when the folder is gone and there is nothing to find others by.

@@ -76,12 +76,14 @@ async fn measure() -> Result<()> {
     let made_in = began.elapsed();
 
     let (mut each, mut all) = (Samples::default(), Samples::default());
+    let mut wake_cpu = Duration::ZERO;
     for _ in 0..ROUNDS {
         try_join_all((0..WOKEN).map(|number| sleep(&plane, number))).await?;
-        let began = Instant::now();
+        let (began, cpu) = (Instant::now(), cpu_time());
         let woken = (0..WOKEN).map(|number| wake(&plane, number));
         try_join_all(woken).await?.into_iter().for_each(|time| each.push(time));
         all.push(began.elapsed());
+        wake_cpu += cpu_time().saturating_sub(cpu);
     }
     let cpu = cpu_time();
     tokio::time::sleep(AT_REST).await;
@@ -94,6 +96,9 @@ async fn measure() -> Result<()> {
     println!();
     heading(&["200 instances that run", "figure"]);
     row(&["made one after the other, 16 at once".into(), format!("{:.1} s", made_in.as_secs_f64())]);
+    row(&["CPU time of the control plane for one wake of 100".into(), {
+        format!("{:.1} ms", wake_cpu.as_secs_f64() * 1e3 / (ROUNDS * WOKEN) as f64)
+    }]);
     let memory = format!("{:.0} MiB (before anything: {empty:.0})", resident_mib());
     row(&["resident memory of the control plane".into(), memory]);
     row(&[format!("its CPU time in {} s at rest", AT_REST.as_secs()), format!("{} ms", rest_cpu.as_millis())]);

@@ -219,9 +219,10 @@ impl Hierarchy {
         }
     }
 
-    pub(super) fn members(&self, group: &str) -> Vec<i32> {
-        let text = read(&self.base.join(group), "cgroup.procs").unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).collect()
+    /// `None`: there is no such group.
+    pub(super) fn members(&self, group: &str) -> Option<Vec<i32>> {
+        let text = read(&self.base.join(group), "cgroup.procs")?;
+        Some(text.lines().filter_map(|line| line.parse().ok()).collect())
     }
 
     pub(super) fn memory_used(&self, group: &str) -> Option<u64> {

@@ -88,11 +88,16 @@ impl Groups {
         self.with(Controller::Cpu).map_or(Ok(()), |hierarchy| hierarchy.hold_cpu(group, cpu_millis))
     }
 
-    /// The living processes of a group.
-    pub(crate) fn members(&self, group: &str) -> Vec<i32> {
-        let mut members: Vec<i32> = self.0.iter().flat_map(|hierarchy| hierarchy.members(group)).collect();
-        members.sort_unstable();
-        members.dedup();
+    /// The living processes of a group; `None`: there is no such group.
+    pub(crate) fn members(&self, group: &str) -> Option<Vec<i32>> {
+        let mut members: Option<Vec<i32>> = None;
+        for of_one in self.0.iter().filter_map(|hierarchy| hierarchy.members(group)) {
+            members.get_or_insert_default().extend(of_one);
+        }
+        members.iter_mut().for_each(|members| {
+            members.sort_unstable();
+            members.dedup();
+        });
         members
     }
 
@@ -119,7 +124,7 @@ impl Groups {
         for hierarchy in &self.0 {
             // A process that was seen gone may be counted for a moment more.
             while !hierarchy.remove(group)? {
-                let members = hierarchy.members(group);
+                let members = hierarchy.members(group).unwrap_or_default();
                 if Instant::now() > deadline {
                     let message = format!("processes {members:?} of its control group do not end, although killed");
                     return Err(Problem::new(ErrorKind::Unavailable, message));
