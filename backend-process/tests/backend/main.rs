@@ -4,6 +4,7 @@
 
 mod crash;
 mod data;
+mod disk;
 mod isolation;
 mod limits;
 mod rest;
