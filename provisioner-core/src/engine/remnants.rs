@@ -29,9 +29,8 @@ pub(crate) async fn look(engine: &Engine, cell: &CellHandle) {
             }
         };
         let all = rows.len() < PAGE;
-        // After a jump of time, calls that were to be over by now may still be under way. What the clock did before this
-        // process was started is not known.
-        let over_at = engine.jumped_at().max(engine.started_at).after(engine.longest_call(cell));
+        // After a jump of time, calls that were to be over by now may still be under way.
+        let over_at = engine.jumped_at().after(engine.longest_call(cell));
         if over_at > engine.now() && !rows.is_empty() {
             return cell.note_due(over_at);
         }
