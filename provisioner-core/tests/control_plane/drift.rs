@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use provisioner_core::{
     ErrorKind, OpContext, Provisioner,
-    memory::{Fault, MemoryConfig},
+    memory::MemoryConfig,
     store::EventKind,
-    types::{DataDisposition, DataSource, Generation, IdempotencyKey, Incarnation, Phase, Target},
+    types::{DataSource, Generation, IdempotencyKey, Incarnation, Phase, Target},
 };
 
 use crate::harness::{World, by, cell, config, done, hold, id, new, plane_id, spec, tenant};
@@ -215,28 +215,4 @@ async fn a_provider_that_becomes_another_one_is_left_alone_until_it_is_itself_ag
     world.provider.become_another("memory");
     done(&slept).await;
     assert_eq!(world.get("acme").await.phase, Some(Phase::Zero));
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_is_stuck_is_looked_at_less_and_less_often() {
-    let provider = MemoryConfig { watch: false, stop: Duration::from_secs(1), ..MemoryConfig::default() };
-    let mut config = config();
-    config.move_deadline = Duration::from_secs(500);
-    let world = World::with(provider, config).await;
-    let before = world.create("acme").await;
-    // An outsider's removal stops half-way, and nobody takes it further.
-    world.provider.script("destroy", Fault::HalfWay);
-    let target = Target {
-        data: DataSource::Existing(before.data),
-        ..made_behind_our_back("acme", before.incarnation.unwrap(), &world)
-    };
-    let cut = world.provider.destroy(&OpContext::new(plane_id()), &target, DataDisposition::Retain).await;
-    assert!(cut.is_err(), "{cut:?}");
-    world.plane.check_drift(&cell()).await.unwrap();
-    let calls = world.calls();
-    let parked = world.until("acme", |now| now.parked).await;
-    assert_eq!(parked.reason.unwrap().code, "deadline");
-    let calls = world.calls() - calls;
-    // Every two seconds would be 250.
-    assert!((20..100).contains(&calls), "{calls}");
 }

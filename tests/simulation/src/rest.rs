@@ -10,7 +10,7 @@ use std::{
 use provisioner_core::{
     memory::Thing,
     store::{DataState, InstanceFilter, Record},
-    types::{CellName, DataId, Incarnation, InstanceId, Phase, TargetState},
+    types::{CellName, DataId, Incarnation, InstanceId, Phase, TargetState, Timestamp},
 };
 use tokio::time::Instant;
 
@@ -74,7 +74,8 @@ async fn until_settled(world: &Arc<World>, ledger: &Arc<Ledger>, began: Instant)
         }
         let waiting =
             records.iter().find(|record| !record.row.settled && !world.witness.is_parked_for_its_data(record));
-        if waiting.is_none() && world.pending() == 0 && world.late_effects() == 0 {
+        let quiet = world.pending() == 0 && world.late_effects() == 0 && !looks_for_remnants(world, &process).await?;
+        if waiting.is_none() && quiet {
             return Ok(began.elapsed());
         }
         if began.elapsed() > SETTLING_MAX {
@@ -88,6 +89,19 @@ async fn until_settled(world: &Arc<World>, ledger: &Arc<Ledger>, began: Instant)
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Whether a making that ended is still to be looked for.
+async fn looks_for_remnants(world: &World, process: &Process) -> Result<bool, String> {
+    let store = process.gate.enter().await;
+    let ever = Timestamp::from_unix_ms(i64::MAX);
+    for cell in world.providers.keys() {
+        let due = store.due_incarnations(cell, ever, 1).await;
+        if !due.map_err(|error| format!("the store cannot be read: {error}"))?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 async fn read(process: &Process) -> Result<Vec<Record>, String> {
