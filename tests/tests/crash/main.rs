@@ -62,7 +62,12 @@ impl Drop for Round {
 
 /// Has the request count its places, kills it at each of them, and then kills what takes it up as well.
 async fn at_every_place(verb: Verb) {
-    let places = uncut(verb).await;
+    // The fewest of several: a run that was held up looks more often, and others never come to its last places. Those that
+    // they do come to are tried at the end.
+    let mut places = uncut(verb).await;
+    for _ in 0..2 {
+        places = places.min(uncut(verb).await);
+    }
     assert!(places >= 10, "{verb:?} has only {places} places to be killed at");
     let kills = try_all(verb, (1..=places).map(|at| vec![at])).await;
     // Timing lets one run look once more than another. So every place is tried until it killed, and so are those that
