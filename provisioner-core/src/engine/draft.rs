@@ -270,6 +270,12 @@ impl Draft {
         Change { epoch, instance: Some(write), specs: Vec::new(), keep_specs: None, ..self.change.clone() }
     }
 
+    /// Drops what was not written yet, of a row that is in the store.
+    pub(crate) fn drop_change(&mut self) {
+        self.row = self.before.as_ref().clone();
+        self.change = Change::default();
+    }
+
     /// After the change was committed at this version: the next change starts from there.
     pub(crate) fn committed(&mut self, row: Arc<InstanceRow>, version: u64) {
         self.before = row;

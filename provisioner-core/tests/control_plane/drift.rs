@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use provisioner_core::{
     ErrorKind, OpContext, Provisioner,
-    memory::MemoryConfig,
+    memory::{Fault, MemoryConfig},
     store::EventKind,
-    types::{DataSource, Generation, IdempotencyKey, Incarnation, Phase, Target},
+    types::{DataDisposition, DataSource, Generation, IdempotencyKey, Incarnation, Phase, Reason, Target},
 };
 
 use crate::harness::{World, by, cell, config, done, hold, id, new, plane_id, spec, tenant};
@@ -140,6 +140,49 @@ async fn when_too_much_vanishes_at_once_nothing_is_done_until_somebody_confirms(
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_differs_in_a_frozen_cell_is_not_looked_at_until_somebody_confirms() {
+    let mut cautious = config();
+    cautious.vanished_max = 0;
+    cautious.drift_interval = Duration::from_secs(24 * 3600);
+    // Slow, so that what is waited for comes due, and with it whatever else the store says is.
+    let slow = MemoryConfig { start: Duration::from_secs(30), ..MemoryConfig::default() };
+    let world = World::with(slow, cautious).await;
+    for name in ["gone", "failed", "awake"] {
+        world.create(name).await;
+    }
+    let looks = || world.provider.calls().get("observe").copied().unwrap_or_default();
+    let looks_at_others = async || {
+        let before = looks();
+        for _ in 0..20 {
+            world.sleep("awake").await;
+            world.wake("awake").await;
+        }
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        looks() - before
+    };
+    let usual = looks_at_others().await;
+    world.provider.vanish(&plane_id(), &id("gone"));
+    assert!(world.plane.check_drift(&cell()).await.unwrap().frozen);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    // A look that fails is due again, and that one finds what it may not mend.
+    world.provider.script("observe", Fault::BeforeSend(ErrorKind::Unavailable));
+    world.provider.fail(&plane_id(), &id("failed"), &Reason::new("exited", "with status 3"));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let later = looks_at_others().await;
+    assert!(later <= usual, "{later} looks, and {usual} before there was anything to be left alone");
+    for name in ["gone", "failed"] {
+        assert!(world.get(name).await.settled, "{name} waits");
+    }
+    world.plane.confirm_drift(&cell(), by()).await.unwrap();
+    for name in ["gone", "failed"] {
+        world.until(name, |now| now.settled && now.endpoint.is_some() && now.incarnation.is_some()).await;
+    }
+    while world.things().iter().filter(|thing| thing.phase == Phase::Running).count() < 3 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_listing_that_hangs_ends_and_does_not_keep_a_shutdown_waiting() {
     let world = World::new().await;
     world.create("acme").await;
@@ -215,4 +258,28 @@ async fn a_provider_that_becomes_another_one_is_left_alone_until_it_is_itself_ag
     world.provider.become_another("memory");
     done(&slept).await;
     assert_eq!(world.get("acme").await.phase, Some(Phase::Zero));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_stuck_is_looked_at_less_and_less_often() {
+    let provider = MemoryConfig { watch: false, stop: Duration::from_secs(1), ..MemoryConfig::default() };
+    let mut config = config();
+    config.move_deadline = Duration::from_secs(500);
+    let world = World::with(provider, config).await;
+    let before = world.create("acme").await;
+    // An outsider's removal stops half-way, and nobody takes it further.
+    world.provider.script("destroy", Fault::HalfWay);
+    let target = Target {
+        data: DataSource::Existing(before.data),
+        ..made_behind_our_back("acme", before.incarnation.unwrap(), &world)
+    };
+    let cut = world.provider.destroy(&OpContext::new(plane_id()), &target, DataDisposition::Retain).await;
+    assert!(cut.is_err(), "{cut:?}");
+    world.plane.check_drift(&cell()).await.unwrap();
+    let calls = world.calls();
+    let parked = world.until("acme", |now| now.parked).await;
+    assert_eq!(parked.reason.unwrap().code, "deadline");
+    let calls = world.calls() - calls;
+    // Every two seconds would be 250.
+    assert!((20..100).contains(&calls), "{calls}");
 }

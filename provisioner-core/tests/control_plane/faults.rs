@@ -370,6 +370,29 @@ async fn a_request_during_a_call_does_not_make_a_lagging_read_believed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_look_whose_answer_comes_late_is_no_second_look() {
+    let lag = Duration::from_secs(2);
+    let misses = MemoryConfig { lag, blink_percent: 100, ..MemoryConfig::default() };
+    let world = World::with(misses, config()).await;
+    let made = world.create("acme").await;
+    // Long enough for the provider to miss it once more.
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    world.plane.sleep(&id("acme"), by()).await.unwrap();
+    let missed = async || {
+        let record = world.store.instance(&id("acme")).await.unwrap().unwrap();
+        record.row.live.as_ref().is_some_and(|live| live.absent_since.is_some())
+    };
+    while !missed().await {
+        tokio::task::yield_now().await;
+    }
+    // The next one is sent at once, and answered when the first is two seconds ago.
+    world.provider.script("observe", Fault::Late { after_ms: 3000 });
+    world.wake("acme").await;
+    assert_eq!(world.get("acme").await.incarnation, made.incarnation, "it was there all the time");
+    assert_eq!(world.things().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_busy_provider_counts_against_nobody() {
     let world = World::new().await;
     for kind in [ErrorKind::Unavailable, ErrorKind::Unavailable, ErrorKind::Throttled, ErrorKind::Internal] {

@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use provisioner_core::types::InstanceId;
 use tokio::time::Instant;
 
-/// In one second, and in one hour: looks, verbs and all. A run is sixteen steps at most. What is stuck is looked at every
-/// two seconds until its deadline, and two such moves may begin within an hour.
+/// In one second, and in one hour: looks, verbs and all. A run is sixteen steps at most. What is stuck is looked at less and
+/// less often until its deadline, and some such moves may begin within an hour.
 const PER_SECOND_MAX: u32 = 32;
-const PER_HOUR_MAX: u32 = 700;
+const PER_HOUR_MAX: u32 = 400;
 
 /// What each instance has cost so far.
 #[derive(Debug, Default)]

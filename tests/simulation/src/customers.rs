@@ -111,7 +111,8 @@ pub async fn ask(world: Arc<World>, ledger: Arc<Ledger>, number: usize, key: Str
         match answer {
             Ok(operation) => {
                 world.witness.note(&format!("{number} is told of {} for {ask:?}", operation.operation().id));
-                return ledger.accepted(operation.operation(), ask);
+                let commit = world.witness.accepted_with(&operation.operation().id);
+                return ledger.accepted(operation.operation(), commit, ask);
             }
             Err(error) if is_final(error.kind()) => {
                 return world.witness.note(&format!("{number} is refused {ask:?}: {error}"));

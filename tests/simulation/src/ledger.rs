@@ -6,8 +6,8 @@ use std::{
 };
 
 use provisioner_core::{
-    store::{Operation, Verb},
-    types::{DataDisposition, DataId, Hold, Incarnation, InstanceId, Intent, Power, Revision, Timestamp},
+    store::Operation,
+    types::{DataDisposition, DataId, Hold, Incarnation, InstanceId, Intent, Power, Revision},
 };
 
 /// What a customer asks for.
@@ -35,20 +35,14 @@ pub enum Ask {
     Retry,
 }
 
-/// What was accepted of one instance since it was created.
-#[derive(Debug, Default)]
-struct Life {
-    born: Option<Timestamp>,
-    asked: BTreeMap<Revision, Ask>,
-}
-
 /// What the customers know.
 #[derive(Debug, Default)]
 pub struct Ledger(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    lives: BTreeMap<InstanceId, Life>,
+    /// What was accepted of each instance, in the order of the commits, with the revision that it made.
+    asked: BTreeMap<InstanceId, BTreeMap<u64, (Revision, Ask)>>,
     accepted: Vec<Operation>,
 }
 
@@ -68,20 +62,12 @@ impl Ledger {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A customer was told that this is accepted.
-    pub fn accepted(&self, operation: &Operation, ask: Ask) {
+    /// A customer was told that this is accepted, and was with this commit. That tells its place among others: answers come in
+    /// any order, and clocks are set.
+    pub fn accepted(&self, operation: &Operation, commit: u64, ask: Ask) {
         let mut state = self.state();
         state.accepted.push(operation.clone());
-        let life = state.lives.entry(operation.instance.clone()).or_default();
-        let begins = matches!(operation.verb, Verb::Create | Verb::Adopt);
-        if begins && life.born.is_none_or(|born| born < operation.accepted_at) {
-            life.born = Some(operation.accepted_at);
-            life.asked.clear();
-        }
-        // An answer of an earlier life may come when the next one has begun.
-        if life.born.is_some_and(|born| born <= operation.accepted_at) {
-            life.asked.insert(operation.revision, ask);
-        }
+        state.asked.entry(operation.instance.clone()).or_default().insert(commit, (operation.revision, ask));
     }
 
     /// Every operation that somebody was told of.
@@ -99,17 +85,18 @@ impl Ledger {
     /// Every instance that somebody was told of.
     #[must_use]
     pub fn instances(&self) -> Vec<InstanceId> {
-        self.state().lives.keys().cloned().collect()
+        self.state().asked.keys().cloned().collect()
     }
 
     /// What the customer of this instance expects; none when its creation was never accepted.
     #[must_use]
     pub fn expected(&self, id: &InstanceId) -> Option<Expected> {
         let state = self.state();
-        let life = state.lives.get(id)?;
-        life.born?;
+        let asked = state.asked.get(id)?;
+        let begins = |(_, ask): &(Revision, Ask)| matches!(ask, Ask::Create(..) | Ask::Adopt(..));
+        let (born, _) = asked.iter().rev().find(|(_, asked)| begins(asked))?;
         let mut expected = Expected { intent: Intent::running(), version: String::new(), revision: Revision::FIRST };
-        for (revision, ask) in &life.asked {
+        for (revision, ask) in asked.range(born..).map(|(_, asked)| asked) {
             expected.revision = *revision;
             match ask {
                 Ask::Create(version, _) | Ask::Adopt(_, version) | Ask::Update(version) => {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tracing::{info, warn};
 
-use super::{Flow, Next, Run, describe};
+use super::{Flow, Run, describe};
 use crate::{
     context::OpContext,
     engine::plan::Step,
@@ -14,22 +14,30 @@ use crate::{
 };
 
 impl Run<'_> {
+    /// Begins the move back of an instance that was settled, and is not as it was. `false`: what differs in this cell waits
+    /// for somebody's word.
+    pub(super) fn take_up_drift(&mut self) -> bool {
+        if self.cell.guard.is_frozen() {
+            return false;
+        }
+        let row = &self.draft.row;
+        let found = self.known.present().map_or_else(|| "absent".to_owned(), describe);
+        info!(instance = %row.id, found, "drifted");
+        if row.settled_at.is_none_or(|at| self.engine.now().since(at) >= self.engine.config.stable_after) {
+            self.draft.row.attempts = 0;
+            self.draft.row.busy = 0;
+        }
+        self.draft.event(EventKind::Drifted { found });
+        self.draft.begin_move(Lane::Background);
+        true
+    }
+
     pub(super) async fn act(&mut self, step: Step) -> Result<Flow, StoreError> {
         // A mutating call is made only for a row that is unsettled on disk.
         let row = &self.draft.row;
         let new_incarnation = step == Step::Create && row.live.is_none();
-        if row.settled {
-            if self.cell.guard.is_frozen() {
-                return Ok(Flow::End(Next::Rest));
-            }
-            let found = self.known.present().map_or_else(|| "absent".to_owned(), describe);
-            info!(instance = %row.id, found, "drifted");
-            if row.settled_at.is_none_or(|at| self.engine.now().since(at) >= self.engine.config.stable_after) {
-                self.draft.row.attempts = 0;
-                self.draft.row.busy = 0;
-            }
-            self.draft.event(EventKind::Drifted { found });
-            self.draft.begin_move(Lane::Background);
+        if row.settled && !self.take_up_drift() {
+            return self.leave().await.map(Flow::End);
         }
         if new_incarnation {
             // The name of what is about to be made is on disk before the call that makes it.

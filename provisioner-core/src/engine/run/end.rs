@@ -159,6 +159,17 @@ impl Run<'_> {
         Ok(self.draft.row.due_at.map_or(Next::Rest, Next::Due))
     }
 
+    /// Leaves a settled instance as it is until somebody says that what differs in its cell is true: the drift pass after that
+    /// takes it up, so the row tells what it did before. Nothing else is to come back to it.
+    pub(super) async fn leave(&mut self) -> Result<Next, StoreError> {
+        self.draft.drop_change();
+        self.draft.row.due_at = self.draft.row.expires_at;
+        if !self.draft.is_unchanged() {
+            self.write().await?;
+        }
+        Ok(self.draft.row.due_at.map_or(Next::Rest, Next::Due))
+    }
+
     /// Suspends an instance whose time is over. What is written next writes this too.
     pub(super) fn expire(&mut self) {
         let now = self.engine.now();

@@ -20,13 +20,17 @@ impl Run<'_> {
             return self.look_again(again).await.map(Flow::End);
         }
         let target = self.target();
+        let asked_at = self.engine.now();
         let observed = self.engine.call(self.cell, self.context(), "observe", &target.id, |cx, provisioner| {
             let target = target.clone();
             Box::pin(async move { provisioner.observe(&cx, &target).await })
         });
         match observed.await {
             Ok(observed) => {
-                self.known = self.confirmed(observed).await;
+                let Some(known) = self.confirmed(asked_at, observed).await else {
+                    return self.leave().await.map(Flow::End);
+                };
+                self.known = known;
                 // An answer of "unknown, look at once" would be asked for ever.
                 if let Observed::Unknown { again } = &mut self.known
                     && again.is_zero()
@@ -74,14 +78,15 @@ impl Run<'_> {
         is_new && self.called.is_none() && accepted_here.is_some_and(|since| last_call.is_none_or(|at| at < since))
     }
 
-    /// Believes an absence of what was once there only after two looks, a settling time apart. Where reads lag behind
-    /// writes, that goes also for what was never seen and should not be there: it would be left behind.
-    pub(super) async fn confirmed(&mut self, observed: Observed) -> Observed {
+    /// Believes an absence of what was once there only after two looks, the second asked for a settling time after the answer
+    /// to the first. Where reads lag behind writes, that goes also for what was never seen and should not be there: it would be
+    /// left behind. `None`: it is gone, and whether that is true waits for somebody's word.
+    pub(super) async fn confirmed(&mut self, asked_at: Timestamp, observed: Observed) -> Option<Observed> {
         let now = self.engine.now();
         let settling = self.cell.capabilities.settling;
         let target = self.target_state();
         let gone = matches!(target, TargetState::Gone(_));
-        let Some(live) = &mut self.draft.row.live else { return observed };
+        let Some(live) = &mut self.draft.row.live else { return Some(observed) };
         let once_is_enough = match (live.seen, target) {
             // It is called for again under the same name, whatever has become of it.
             (false, TargetState::Running) => true,
@@ -91,7 +96,7 @@ impl Run<'_> {
         if observed != Observed::Absent || once_is_enough {
             live.absent_since = None;
             self.draft.absorb(&observed);
-            return observed;
+            return Some(observed);
         }
         if is_planted!(self.engine, TrustsOneAbsent) {
             live.absent_since = Some(now.before(settling));
@@ -100,28 +105,29 @@ impl Run<'_> {
         let known_since = self.engine.jumped_at().max(self.engine.started_at);
         let Some(since) = live.absent_since.filter(|since| *since >= known_since) else {
             live.absent_since = Some(now);
-            return Observed::Unknown { again: settling };
+            return Some(Observed::Unknown { again: settling });
         };
-        if now.since(since) < settling {
-            return Observed::Unknown { again: settling.saturating_sub(now.since(since)) };
+        // An answer that comes late may tell how it was when it was asked for.
+        if asked_at.since(since) < settling {
+            return Some(Observed::Unknown { again: settling.saturating_sub(now.since(since)) });
         }
         live.absent_since = None;
         if gone || !live.seen {
             self.draft.absorb(&Observed::Absent);
-            return Observed::Absent;
+            return Some(Observed::Absent);
         }
         warn!(instance = %self.draft.row.id, incarnation = %live.incarnation, "what was there is gone");
         if self.draft.row.settled {
             drift::note_vanished(self.engine, self.cell).await;
             if self.cell.guard.is_frozen() {
-                return Observed::Unknown { again: LOOK_AGAIN_WATCHED };
+                return None;
             }
             self.draft.event(EventKind::Drifted { found: "absent".into() });
             self.draft.begin_move(Lane::Background);
         }
         self.draft.absorb(&Observed::Absent);
         self.end_incarnation(now);
-        Observed::Absent
+        Some(Observed::Absent)
     }
 
     /// A making is over. What a late call of it makes is looked for once no call can be under way any more.

@@ -31,6 +31,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const LOOK_AGAIN_WATCHED: Duration = Duration::from_secs(30);
 /// And the least, when the backend asks for less.
 const LOOK_AGAIN_LEAST: Duration = Duration::from_millis(250);
+/// What takes long is looked at less and less often: a sixteenth of the time that it has taken may pass unnoticed.
+const LOOK_AGAIN_SHARE: u32 = 16;
 /// How long a move that was called for may go on before it is called for again.
 const CALL_AGAIN: Duration = Duration::from_secs(60);
 /// The hold that an expired instance gets.
@@ -168,12 +170,18 @@ impl<'a> Run<'a> {
 
     /// Something is on its way by itself.
     async fn wait(&mut self) -> Result<Next, StoreError> {
+        // Somebody else has set it in motion: from here on a deadline counts, as for any move.
+        if self.draft.row.settled && !self.take_up_drift() {
+            return self.leave().await;
+        }
         let again = self.known.present().and_then(|present| present.again);
         // Who is told of changes need not look every moment: each look is a durable write.
         let (usual, least) = match self.cell.capabilities.watch {
             true => (LOOK_AGAIN_WATCHED, LOOK_AGAIN_LEAST),
             false => (LOOK_AGAIN, Duration::ZERO),
         };
+        let taken = self.moved_since().map_or(Duration::ZERO, |since| self.engine.now().since(since));
+        let least = least.max((taken / LOOK_AGAIN_SHARE).min(LOOK_AGAIN_WATCHED));
         self.look_again(again.unwrap_or(usual).max(least)).await
     }
 
@@ -231,7 +239,7 @@ impl<'a> Run<'a> {
         let reason = present.reason.clone().unwrap_or_else(|| Reason::new("failed", "no reason given"));
         if self.draft.row.settled {
             if self.cell.guard.is_frozen() {
-                return Ok(Next::Rest);
+                return self.leave().await;
             }
             self.draft.event(EventKind::Drifted { found: describe(present) });
             self.draft.begin_move(Lane::Background);
@@ -268,18 +276,20 @@ impl<'a> Run<'a> {
         self.park(Reason::new("deadline", message)).await
     }
 
-    /// When the move counts as failed: time during which no control plane was at work, all was frozen, or the cell was
-    /// unavailable, does not count, nor does what was before a jump of time. A removal never counts as failed, as what is left would go on costing money.
+    /// When the move counts as failed. A removal never does, as what is left would go on costing money.
     fn deadline(&self) -> Option<Timestamp> {
         match self.target_state() {
             TargetState::Gone(_) => None,
-            _ => {
-                let since = self.draft.row.moving_since?;
-                let since = since.max(self.engine.working_since()).max(self.cell.available_since());
-                let since = since.max(self.engine.jumped_at());
-                Some(since.after(self.engine.config.move_deadline))
-            }
+            _ => Some(self.moved_since()?.after(self.engine.config.move_deadline)),
         }
+    }
+
+    /// Since when the move is worked on: time during which no control plane was at work, all was frozen, or the cell was
+    /// unavailable, does not count, nor does what was before a jump of time.
+    fn moved_since(&self) -> Option<Timestamp> {
+        let since = self.draft.row.moving_since?;
+        let since = since.max(self.engine.working_since()).max(self.cell.available_since());
+        Some(since.max(self.engine.jumped_at()))
     }
 }
 

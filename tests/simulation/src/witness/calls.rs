@@ -151,7 +151,7 @@ impl Witness {
         let line = format!("{operation} of {} {} arrives", target.id, target.incarnation);
         state.note(self.began.elapsed(), &line);
         state.steps += 1;
-        state.data_is_made(target);
+        self.data_is_made(&mut state, target);
         let step = state.steps;
         let newest = state.newest;
         let waited_for =

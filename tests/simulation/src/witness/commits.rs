@@ -70,6 +70,10 @@ impl Witness {
             };
             violation = violation.or(found);
         }
+        for operation in &change.operations {
+            let step = state.steps;
+            state.operations.entry(operation.id.clone()).or_insert(step);
+        }
         for data in &change.data {
             state.data.insert(data.id.clone(), data.state);
         }

@@ -19,7 +19,7 @@ use std::{
 use provisioner_core::{
     memory::MemoryProvisioner,
     store::{DataState, InstanceRow},
-    types::{CellName, ControlPlaneId, DataId, Incarnation, InstanceId, Target},
+    types::{CellName, ControlPlaneId, DataId, Incarnation, InstanceId, OperationId, Target},
 };
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
@@ -68,6 +68,8 @@ struct State {
     rows: BTreeMap<InstanceId, Arc<InstanceRow>>,
     makings: BTreeMap<Incarnation, Making>,
     makings_of: BTreeMap<InstanceId, Vec<Incarnation>>,
+    /// The step of the commit that each operation was accepted with.
+    operations: BTreeMap<OperationId, u64>,
     data: BTreeMap<DataId, DataState>,
     /// Data that was seen in use.
     made: BTreeSet<DataId>,
@@ -105,6 +107,7 @@ impl Witness {
             rows: BTreeMap::new(),
             makings: BTreeMap::new(),
             makings_of: BTreeMap::new(),
+            operations: BTreeMap::new(),
             data: BTreeMap::new(),
             made: BTreeSet::new(),
             lost: BTreeSet::new(),
@@ -156,6 +159,15 @@ impl Witness {
     #[must_use]
     pub fn row(&self, id: &InstanceId) -> Option<Arc<InstanceRow>> {
         self.state().rows.get(id).cloned()
+    }
+
+    /// The step of the commit that this operation was accepted with.
+    ///
+    /// # Panics
+    /// When it never was, or not in this run.
+    #[must_use]
+    pub fn accepted_with(&self, operation: &OperationId) -> u64 {
+        self.state().operations[operation]
     }
 
     /// Whether this data was ever seen in use.

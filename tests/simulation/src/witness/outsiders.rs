@@ -52,6 +52,16 @@ impl Witness {
         of.any(|target| state.is_strange(target.incarnation))
     }
 
+    /// Fresh data is made, unless what runs on it is there already: that had its data. Whether it may be was checked when the
+    /// call was sent: nobody had seen any in use then.
+    pub(super) fn data_is_made(&self, state: &mut State, target: &Target) {
+        let cell = state.makings.get(&target.incarnation).map(|making| &making.cell);
+        let there = cell.and_then(|cell| self.providers[cell].thing(&self.owner, target.incarnation));
+        if let (DataSource::Fresh(data), None) = (&target.data, there) {
+            state.lost.remove(data);
+        }
+    }
+
     /// Lost data that is there again is blank.
     pub(super) fn check_blank(&self, state: &State, row: &InstanceRow) -> Option<String> {
         let is_back = self.is_back(state, &row.cell, &row.data);
@@ -73,13 +83,6 @@ impl State {
     pub(super) fn check_stranger(&self, operation: &str, target: &Target, verb: bool) -> Option<String> {
         (verb && self.is_strange(target.incarnation))
             .then(|| format!("{operation} of {} {}, a stranger that nobody has adopted", target.id, target.incarnation))
-    }
-
-    /// Fresh data is made: whether it may be was checked when the call was sent. Nobody had seen any in use then.
-    pub(super) fn data_is_made(&mut self, target: &Target) {
-        if let DataSource::Fresh(data) = &target.data {
-            self.lost.remove(data);
-        }
     }
 }
 
