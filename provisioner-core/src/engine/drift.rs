@@ -171,10 +171,11 @@ async fn is_known_data(engine: &Engine, owned: &Owned) -> Result<bool> {
 }
 
 async fn remnant(engine: &Engine, cell: &CellHandle, mut row: IncarnationRow) -> Result<()> {
-    let target = remnants::target(&row);
-    remnants::remove(engine, cell, &mut row, &target).await.map_err(|error| error.into_error("drift"))?;
-    // From here on its own timer sees to it.
-    cell.note_due(engine.now());
+    if !engine.is_frozen() {
+        remnants::mark(engine, &mut row).await.map_err(|error| error.into_error("drift"))?;
+        // Its own timer sees to it, so that nobody else calls for it at the same time.
+        cell.note_due(engine.now());
+    }
     Ok(())
 }
 
@@ -239,7 +240,7 @@ async fn compare_rows(
             total += u64::from(live.seen && before);
             let found = match seen.get(&live.incarnation.nonce()) {
                 // At a generation that the store never gave, its spec is anybody's guess.
-                Some(seen) if seen.is_none_or(|(phase, at)| Some(phase) == row.phase && at <= row.in_force) => continue,
+                Some(seen) if seen.is_none_or(|seen| is_as_told(row, seen)) => continue,
                 Some(_) => (&mut differing, &mut report.differing),
                 None if live.seen && before => (&mut vanished, &mut report.vanished),
                 None => continue,
@@ -281,6 +282,13 @@ fn offer_all(cell: &CellHandle, ids: Vec<InstanceId>) {
 /// Whether an instance is at rest. What is in motion is looked at anyway.
 fn is_at_rest(row: &InstanceRow) -> bool {
     row.settled && !row.parked
+}
+
+/// Whether what a listing saw is what the row tells. Asleep it may be of an older generation: it is brought up to date when it
+/// wakes.
+fn is_as_told(row: &InstanceRow, (phase, at): (Phase, Generation)) -> bool {
+    let up_to_date = at == row.in_force || (at < row.in_force && phase.is_asleep());
+    Some(phase) == row.phase && up_to_date
 }
 
 /// Whether so many instances gone at once look like a fault of the cell rather than of theirs.

@@ -7,7 +7,7 @@ use tracing::{info, warn};
 use super::{Engine, cells::CellHandle};
 use crate::{
     context::Priority,
-    error::{Chain, Error},
+    error::{Chain, Error, Result, Retry},
     store::{Change, EventKind, IncarnationRow, IncarnationState, NewEvent, StoreError},
     types::{DataDisposition, DataSource, Generation, InstanceSpec, Observed, Target},
 };
@@ -58,7 +58,6 @@ async fn look_for(engine: &Engine, cell: &CellHandle, mut row: IncarnationRow) -
             move |cx, provisioner| Box::pin(async move { provisioner.observe(&cx, &target).await })
         })
         .await;
-    let again = engine.config.backoff_min * 4;
     match observed {
         Ok(Observed::Absent) => {
             row.state = IncarnationState::Ended;
@@ -67,7 +66,17 @@ async fn look_for(engine: &Engine, cell: &CellHandle, mut row: IncarnationRow) -
         }
         Ok(Observed::Unknown { again }) => later(engine, cell, row, again).await,
         Ok(Observed::Present(_)) => {
-            remove(engine, cell, &mut row, &target).await?;
+            mark(engine, &mut row).await?;
+            let again = match remove(engine, cell, &row, target).await? {
+                Ok(_) => engine.config.backoff_min * 4,
+                Err(error) => {
+                    report(&row, &error);
+                    match error.retry() {
+                        Retry::After(after) => engine.config.backoff_max.max(after),
+                        Retry::Backoff | Retry::Never => engine.config.backoff_max,
+                    }
+                }
+            };
             later(engine, cell, row, again).await
         }
         Err(error) => {
@@ -77,43 +86,40 @@ async fn look_for(engine: &Engine, cell: &CellHandle, mut row: IncarnationRow) -
     }
 }
 
-/// Removes a remnant. That it is being removed is on disk before the call.
-pub(crate) async fn remove(
-    engine: &Engine,
-    cell: &CellHandle,
-    row: &mut IncarnationRow,
-    target: &Target,
-) -> Result<(), StoreError> {
-    if engine.is_frozen() {
+/// Writes down that a remnant is being removed, unless that is known.
+pub(crate) async fn mark(engine: &Engine, row: &mut IncarnationRow) -> Result<(), StoreError> {
+    if row.state == IncarnationState::Ending {
         return Ok(());
     }
-    if row.state != IncarnationState::Ending {
-        info!(instance = %row.instance, incarnation = %row.incarnation, "removing a remnant");
-        row.state = IncarnationState::Ending;
-        row.due_at = Some(engine.now());
-        let event = NewEvent {
-            instance: Some(row.instance.clone()),
-            at: engine.now(),
-            revision: None,
-            actor: None,
-            reason: None,
-            what: EventKind::RemnantFound { incarnation: row.incarnation },
-        };
-        write(engine, row.clone(), vec![event]).await?;
-    }
+    info!(instance = %row.instance, incarnation = %row.incarnation, "removing a remnant");
+    row.state = IncarnationState::Ending;
+    row.due_at = Some(engine.now());
+    let event = NewEvent {
+        instance: Some(row.instance.clone()),
+        at: engine.now(),
+        revision: None,
+        actor: None,
+        reason: None,
+        what: EventKind::RemnantFound { incarnation: row.incarnation },
+    };
+    write(engine, row.clone(), vec![event]).await
+}
+
+/// Removes a remnant. That it is being removed is on disk before the call.
+async fn remove(
+    engine: &Engine,
+    cell: &CellHandle,
+    row: &IncarnationRow,
+    target: Target,
+) -> Result<Result<Observed>, StoreError> {
     // Data that somebody still has a right to stays; what nobody knows of any more goes with its remnant.
     let kept = engine.store.data_set(&row.data).await?;
     let disposition = if kept.is_some() { DataDisposition::Retain } else { DataDisposition::Delete };
-    let target = target.clone();
-    let removed = engine
+    Ok(engine
         .call(cell, engine.context(Priority::Background), "destroy", &row.instance, move |cx, provisioner| {
             Box::pin(async move { provisioner.destroy(&cx, &target, disposition).await })
         })
-        .await;
-    if let Err(error) = removed {
-        report(row, &error);
-    }
-    Ok(())
+        .await)
 }
 
 /// What the verbs need to know of a making whose spec is forgotten.

@@ -259,7 +259,10 @@ impl State {
                 self.keys.remove(&key);
             }
         }
-        let ended = self.incarnations.values().filter(|making| making.state == IncarnationState::Ended);
+        let ended = self
+            .incarnations
+            .values()
+            .filter(|making| making.state == IncarnationState::Ended && making.due_at.is_none());
         let old_makings =
             oldest(ended.filter_map(|making| Some((making.ended_at?, making.incarnation))), before, limit);
         for incarnation in &old_makings {

@@ -183,6 +183,43 @@ async fn what_differs_in_a_frozen_cell_is_not_looked_at_until_somebody_confirms(
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_absence_from_before_a_freeze_is_no_first_look_later() {
+    let lag = Duration::from_secs(2);
+    let mut cautious = config();
+    cautious.vanished_max = 0;
+    let world = World::with(MemoryConfig { lag, blink_percent: 100, ..MemoryConfig::default() }, cautious).await;
+    world.create("acme").await;
+    world.create("gone").await;
+    tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
+    world.provider.vanish(&plane_id(), &id("gone"));
+    assert!(world.plane.check_drift(&cell()).await.unwrap().frozen);
+    // It is missed once, and then seen, failed: that waits for a word.
+    world.provider.fail(&plane_id(), &id("acme"), &Reason::new("exited", "with status 3"));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let record = world.store.instance(&id("acme")).await.unwrap().unwrap();
+    assert!(record.row.settled && record.row.due_at.is_none(), "{:?}", record.row);
+    assert_eq!(record.row.live.as_ref().unwrap().absent_since, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_remnant_that_cannot_be_removed_is_not_tried_every_moment() {
+    let world = World::new().await;
+    let instance = world.create("acme").await;
+    world.destroy("acme").await;
+    // The call that made it arrives once more, after everybody has stopped waiting.
+    let target = made_behind_our_back("acme", instance.incarnation.unwrap(), &world);
+    world.provider.create(&OpContext::new(plane_id()), &target).await.unwrap();
+    for _ in 0..1000 {
+        world.provider.script("destroy", Fault::BeforeSend(ErrorKind::Unauthorized));
+    }
+    assert_eq!(world.plane.check_drift(&cell()).await.unwrap().remnants, 1);
+    let before = world.calls();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let calls = world.calls() - before;
+    assert!((2..200).contains(&calls), "{calls} calls in an hour: {:?}", world.provider.calls());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_listing_that_hangs_ends_and_does_not_keep_a_shutdown_waiting() {
     let world = World::new().await;
     world.create("acme").await;

@@ -163,6 +163,10 @@ impl Run<'_> {
     /// takes it up, so the row tells what it did before. Nothing else is to come back to it.
     pub(super) async fn leave(&mut self) -> Result<Next, StoreError> {
         self.draft.drop_change();
+        if let Some(live) = &mut self.draft.row.live {
+            // Nobody looks for a long time: no later absence may count as the second one.
+            live.absent_since = None;
+        }
         self.draft.row.due_at = self.draft.row.expires_at;
         if !self.draft.is_unchanged() {
             self.write().await?;

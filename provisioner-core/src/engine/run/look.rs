@@ -36,7 +36,8 @@ impl Run<'_> {
                     && again.is_zero()
                     && self.draft.row.live.as_ref().is_none_or(|live| live.absent_since.is_none())
                 {
-                    *again = LOOK_AGAIN;
+                    // What was fine when it was looked at last has no deadline that would end this.
+                    *again = if self.draft.row.settled { LOOK_AGAIN_WATCHED } else { LOOK_AGAIN };
                 }
                 self.overtake_newer().await?;
                 Ok(Flow::Continue)

@@ -54,7 +54,7 @@ pub(super) fn prune(connection: &Connection, before: Timestamp, limit: usize) ->
     let incarnations = connection
         .prepare_cached(
             "DELETE FROM incarnations WHERE incarnation IN
-                 (SELECT incarnation FROM incarnations WHERE state = 'ended' AND ended_at < ?1
+                 (SELECT incarnation FROM incarnations WHERE state = 'ended' AND due_at IS NULL AND ended_at < ?1
                   ORDER BY ended_at LIMIT ?2)",
         )?
         .execute(params![before, limit])?;
