@@ -27,6 +27,11 @@ const STAT: &CStr = c"/proc/self/stat";
 const PID: &CStr = c"pid";
 const PID_NEW: &CStr = c"pid.new";
 
+/// The first descriptor after input, output and error.
+const FIRST_INHERITED: u32 = 3;
+/// Where one by one has to do, descriptors are looked for up to here.
+const DESCRIPTORS_MAX: u64 = 65_536;
+
 /// All that a start needs, opened and made beforehand: after the fork nothing may be allocated.
 #[derive(Debug)]
 pub(crate) struct Start<'a> {
@@ -63,6 +68,7 @@ pub(crate) fn spawn(start: Start<'_>) -> io::Result<Child> {
     command.args(arguments).env_clear().envs(environment).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let lock = OwnedFd::from(life_lock);
     let prepare = move || {
+        close_inherited();
         let prepared = join(&groups)
             .and_then(|()| prepare(folder.as_fd(), data.as_fd(), lock.as_fd(), boot_line.as_bytes()))
             .and_then(|()| confine(&limits, user));
@@ -75,7 +81,30 @@ pub(crate) fn spawn(start: Start<'_>) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Runs in the child, first of all: what it does from here on counts for the instance.
+/// Runs in the child, first of all: whatever this process has open beyond input, output and error ends where the program
+/// begins, also what it inherited itself and knows nothing of. Until then everything stays open, as it is still needed.
+fn close_inherited() {
+    // SAFETY: plain system calls on numbers. Marking a descriptor changes nothing for those who use it in the child, and
+    // nothing at all in the parent: after a fork the table of descriptors is the child's own.
+    let marked =
+        unsafe { libc::syscall(libc::SYS_close_range, FIRST_INHERITED, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if marked == 0 {
+        return;
+    }
+    // A kernel before 5.11, or a filter that does not know the call.
+    let bound = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(DESCRIPTORS_MAX).min(DESCRIPTORS_MAX);
+    for descriptor in FIRST_INHERITED..u32::try_from(bound).unwrap_or(0) {
+        mark_to_close(descriptor);
+    }
+}
+
+/// Has a descriptor closed where the program begins. One that is not open is left alone.
+fn mark_to_close(descriptor: u32) {
+    // SAFETY: as above.
+    unsafe { libc::fcntl(descriptor.cast_signed(), libc::F_SETFD, libc::FD_CLOEXEC) };
+}
+
+/// Runs in the child, next: what it does from here on counts for the instance.
 fn join(groups: &[File]) -> Result<(), Errno> {
     for group in groups {
         // Whoever writes it is meant.

@@ -163,6 +163,23 @@ async fn when_there_are_no_more_users_it_is_told_and_nothing_is_left_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_the_control_plane_inherited_is_handed_down() {
+    let site = Site::new();
+    let planted = tempfile::NamedTempFile::new().unwrap();
+    // A copy is inherited by whatever is started.
+    let inherited = rustix::io::dup(planted.as_file()).unwrap();
+    let target = site.target(&[]);
+    site.running(&target).await;
+    drop(inherited);
+    let open: Vec<_> = fs::read_dir(format!("/proc/{}/fd", site.process(&target)))
+        .unwrap()
+        .filter_map(|descriptor| fs::read_link(descriptor.unwrap().path()).ok())
+        .collect();
+    assert!(!open.contains(&planted.path().to_owned()), "{open:?}");
+    assert!(open.contains(&site.instance_folder(&target).join("lock")), "{open:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_not_everybody_may_execute_is_refused_before_anything_is_touched() {
     let site = Site::new();
     if !is_root(&site) {
