@@ -21,7 +21,7 @@ use crate::{
 pub(crate) fn claim(layout: &Layout, key: &Key, address: IpAddr, range: &RangeInclusive<u16>) -> Result<u16> {
     let wide = u32::from(*range.start())..=u32::from(*range.end());
     let token = key.incarnation.token(&key.control_plane, &key.id);
-    let usable = |port: u32| u16::try_from(port).is_ok_and(|port| is_free(address, port));
+    let usable = |port: u32| Ok(u16::try_from(port).is_ok_and(|port| is_free(address, port)));
     let claimed = all(layout).claim(&owner_text(key), &token, &wide, usable, |owner| owner_exists(layout, owner))?;
     claimed.and_then(|port| u16::try_from(port).ok()).ok_or_else(|| {
         let message = format!("no free port in {} to {}", range.start(), range.end());

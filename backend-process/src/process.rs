@@ -3,6 +3,7 @@
 //! A process is a pid and a start time within one boot: pids are used again.
 
 use std::{
+    collections::HashSet,
     fmt,
     fs::{self, TryLockError},
     io,
@@ -326,6 +327,25 @@ fn started_on(data_path: &str) -> Result<Vec<Process>> {
         .collect())
 }
 
+/// The users that living processes of this machine run as.
+pub(crate) fn users() -> Result<HashSet<u32>> {
+    let entries = fs::read_dir("/proc").map_err(|error| Problem::io("read", "/proc".as_ref(), error))?;
+    Ok(entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        // Unreadable is gone.
+        .filter_map(|pid| user_in_status(&fs::read(format!("/proc/{pid}/status")).ok()?))
+        .collect())
+}
+
+/// The real user of a process, unless it is a zombie, which runs nothing.
+fn user_in_status(status: &[u8]) -> Option<u32> {
+    let field = |name: &str| {
+        let value = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(name.as_bytes()))?;
+        std::str::from_utf8(value).ok()?.split_ascii_whitespace().next()
+    };
+    field("Uid:").filter(|_| !matches!(field("State:"), Some("Z" | "X" | "x")))?.parse().ok()
+}
+
 /// Who holds the lock, for a message.
 pub(crate) fn holders(folder: &InstanceFolder) -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else {
@@ -369,6 +389,15 @@ mod tests {
         for garbage in ["", "42", "42 (a", "42 (a)", "x (a) S 1"] {
             assert_eq!(Stat::parse(garbage.as_bytes()), None, "{garbage}");
         }
+    }
+
+    #[test]
+    fn the_users_of_what_lives() {
+        let status = |state: &str| format!("Name:\tUid: 7\nState:\t{state}\nUid:\t5\t6\t7\t8\n");
+        assert_eq!(user_in_status(status("S (sleeping)").as_bytes()), Some(5));
+        assert_eq!(user_in_status(status("Z (zombie)").as_bytes()), None);
+        assert_eq!(user_in_status(b""), None);
+        assert!(users().unwrap().contains(&rustix::process::getuid().as_raw()));
     }
 
     #[test]

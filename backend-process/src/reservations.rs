@@ -27,7 +27,7 @@ impl Reservations {
         owner: &str,
         token: &str,
         range: &RangeInclusive<u32>,
-        usable: impl Fn(u32) -> bool,
+        usable: impl Fn(u32) -> Result<bool>,
         owner_exists: impl Fn(&[u8]) -> Result<bool>,
     ) -> Result<Option<u32>> {
         make_folder(&self.folder)?;
@@ -36,13 +36,13 @@ impl Reservations {
             match layout::read(&self.file(number))? {
                 Some(of) if of == owner.as_bytes() => return Ok(Some(number)),
                 Some(of) => taken.push((number, of)),
-                None if usable(number) => return self.give(number, owner),
+                None if usable(number)? => return self.give(number, owner),
                 None => {}
             }
         }
         // Full. What crashes have left behind is looked for only now, as it costs a look at every owner.
         for (number, of) in taken {
-            if !owner_exists(&of)? && usable(number) {
+            if !owner_exists(&of)? && usable(number)? {
                 return self.give(number, owner);
             }
         }
@@ -112,7 +112,7 @@ mod tests {
         let numbers = Reservations::at(root.path().join("numbers"));
         let range = 10..=11;
         let claim = |owner: &str, gone: &'static str| {
-            numbers.claim(owner, "ffffffff", &range, |_| true, move |of| Ok(of != gone.as_bytes())).unwrap()
+            numbers.claim(owner, "ffffffff", &range, |_| Ok(true), move |of| Ok(of != gone.as_bytes())).unwrap()
         };
         assert_eq!((claim("a", ""), claim("a", "")), (Some(11), Some(11)), "asking again changes nothing");
         assert_eq!(claim("b", ""), Some(10));
@@ -129,7 +129,7 @@ mod tests {
     fn what_somebody_else_uses_is_passed_over() {
         let root = tempfile::tempdir().unwrap();
         let numbers = Reservations::at(root.path().join("numbers"));
-        let claimed = numbers.claim("a", "00000000", &(1..=3), |number| number == 3, |_| Ok(true));
+        let claimed = numbers.claim("a", "00000000", &(1..=3), |number| Ok(number == 3), |_| Ok(true));
         assert_eq!(claimed.unwrap(), Some(3));
     }
 }

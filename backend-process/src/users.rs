@@ -4,6 +4,7 @@
 //! `ROOT/.users/UID` names the data set. Group ids are the same numbers.
 
 use std::{
+    cell::OnceCell,
     fs::{self, Permissions},
     io,
     ops::RangeInclusive,
@@ -19,6 +20,7 @@ use provisioner_core::{
 use crate::{
     error::{Problem, Result},
     layout::{DataFolder, Layout},
+    process,
     reservations::Reservations,
 };
 
@@ -27,7 +29,8 @@ pub(crate) fn may_change_user() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// The user of a data set: the one it has, or a free one. Call with the lock of the root held.
+/// The user of a data set: the one it has, or a free one that no process of this machine runs as, whoever started it.
+/// Call with the lock of the root held.
 pub(crate) fn claim(
     layout: &Layout,
     control_plane: &ControlPlaneId,
@@ -38,7 +41,19 @@ pub(crate) fn claim(
     // The end of an id is random.
     let token: String =
         data.as_str().chars().rev().filter(char::is_ascii_hexdigit).chain("0".repeat(8).chars()).collect();
-    let claimed = all(layout).claim(&owner, &token, range, |_| true, |owner| owner_exists(layout, owner))?;
+    // Looked at once, and only when an id is to be given out.
+    let living = OnceCell::new();
+    let unused = |user| {
+        let living = match living.get() {
+            Some(living) => living,
+            None => {
+                let found = process::users()?;
+                living.get_or_init(|| found)
+            }
+        };
+        Ok(!living.contains(&user))
+    };
+    let claimed = all(layout).claim(&owner, &token, range, unused, |owner| owner_exists(layout, owner))?;
     claimed.ok_or_else(|| {
         let message = format!("no free user in {} to {}", range.start(), range.end());
         Problem::new(ErrorKind::CapacityExhausted, message)

@@ -2,7 +2,11 @@
 
 use std::{
     fs,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        process::CommandExt,
+    },
+    process::{Child, Command},
 };
 
 use provisioner_core::{
@@ -40,6 +44,22 @@ fn named(site: &Site, name: &str) -> Target {
     let mut target = site.target(&[]);
     target.id = name.parse().unwrap();
     target
+}
+
+/// A process of a user that is nothing of ours. Dropping it ends it.
+struct Stranger(Child);
+
+impl Stranger {
+    fn of(user: u32) -> Self {
+        Self(Command::new(&*crate::support::PRODUCT).arg("sleep").uid(user).gid(user).spawn().unwrap())
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,6 +180,28 @@ async fn when_there_are_no_more_users_it_is_told_and_nothing_is_left_behind() {
     site.backend.destroy(&site.cx, &first, DataDisposition::Delete).await.unwrap();
     site.until_absent(&first).await;
     site.running(&named(&site, "two")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_new_data_gets_a_user_that_something_on_the_machine_runs_as() {
+    let range = 1_900_100_011..=1_900_100_012;
+    let site = Site::with(|config| config.users = Some(range.clone()));
+    if !is_root(&site) {
+        return;
+    }
+    let mut strangers: Vec<_> = range.clone().map(Stranger::of).collect();
+    let error = site.backend.create(&site.cx, &site.target(&[])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CapacityExhausted, "{error}");
+    drop(strangers.pop());
+    let target = site.target(&[]);
+    let user = range.end().to_string();
+    assert_eq!(status(&site.running(&target).await, "Uid")[0], user);
+    // Data keeps its user, whatever else runs as it.
+    site.backend.scale_to_zero(&site.cx, &target).await.unwrap();
+    site.until_phase(&target, Phase::Zero).await;
+    strangers.push(Stranger::of(*range.end()));
+    site.backend.resume(&site.cx, &target).await.unwrap();
+    assert_eq!(status(&site.until_phase(&target, Phase::Running).await, "Uid")[0], user);
 }
 
 #[tokio::test(flavor = "multi_thread")]
