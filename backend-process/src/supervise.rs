@@ -114,7 +114,11 @@ impl Watcher {
 
     /// Sees to a process for as long as it lives.
     async fn tend(&self) {
-        self.until_ready().await;
+        tokio::join!(self.until_ready(), self.bound_logs());
+    }
+
+    /// From the first moment: also what never gets ready prints.
+    async fn bound_logs(&self) {
         loop {
             self.bound_log().await;
             tokio::time::sleep(turn_over::INTERVAL).await;

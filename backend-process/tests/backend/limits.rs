@@ -1,6 +1,6 @@
 //! What an instance may use, what happens when it wants more, and what is told of it.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, io::Write, path::PathBuf, time::Duration};
 
 use provisioner_core::{
     Provisioner,
@@ -237,4 +237,31 @@ async fn a_log_that_has_grown_is_turned_over() {
     get(&seen, "/print?3");
     let log = fs::read_to_string(folder.join("log")).unwrap();
     assert!(log.starts_with("line 0 x") && log.lines().count() == 3, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_turned_over_also_while_a_product_is_not_ready() {
+    let mut site = Site::with(|config| config.log_mib_max = 1);
+    let mut target = site.target(&[("LISTEN", "never")]);
+    change(&mut target, |spec| spec.workload.start_timeout_seconds = 600);
+    site.backend.create(&site.cx, &target).await.unwrap();
+    site.until_phase(&target, Phase::Provisioning).await;
+    site.backend.scale_to_zero(&site.cx, &target).await.unwrap();
+    site.until_phase(&target, Phase::Zero).await;
+    let folder = site.instance_folder(&target);
+    let size = |name: &str| fs::metadata(folder.join(name)).map_or(0, |file| file.len());
+    let print = || {
+        let mut log = fs::OpenOptions::new().append(true).open(folder.join("log")).unwrap();
+        log.write_all(&[b'x'; 2 << 20]).unwrap();
+    };
+    print();
+    site.backend.resume(&site.cx, &target).await.unwrap();
+    eventually(|| size("log.1") == 1 << 20 && size("log") == 0).await;
+    // One that is adopted and does not answer.
+    fs::remove_file(folder.join("log.1")).unwrap();
+    print();
+    site.restart();
+    site.observe(&target).await;
+    eventually(|| size("log.1") == 1 << 20 && size("log") == 0).await;
+    assert_eq!(site.observe(&target).await.phase(), Some(Phase::Provisioning));
 }
