@@ -95,11 +95,12 @@ impl From<InvalidSpec> for Problem {
 /// without touching the spec is worth another try.
 fn kind_of(error: &io::Error) -> ErrorKind {
     match error.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Unauthorized,
+        io::ErrorKind::PermissionDenied => ErrorKind::Unauthorized,
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::OutOfMemory => {
             ErrorKind::CapacityExhausted
         }
         io::ErrorKind::TimedOut => ErrorKind::Timeout,
+        // A read-only file system among them: it is mounted for writing again without a word to us.
         _ => ErrorKind::Unavailable,
     }
 }
@@ -131,7 +132,7 @@ mod tests {
         use rustix::io::Errno;
         for (errno, kind) in [
             (Errno::ACCESS, ErrorKind::Unauthorized),
-            (Errno::ROFS, ErrorKind::Unauthorized),
+            (Errno::ROFS, ErrorKind::Unavailable),
             (Errno::NOSPC, ErrorKind::CapacityExhausted),
             (Errno::DQUOT, ErrorKind::CapacityExhausted),
             (Errno::IO, ErrorKind::Unavailable),
@@ -141,6 +142,12 @@ mod tests {
             assert_eq!(error.kind(), kind, "{errno:?}");
             assert!(!error.customer_message().contains("/x"), "{}", error.customer_message());
         }
+    }
+
+    #[test]
+    fn what_is_read_only_for_a_while_is_tried_again() {
+        let error = Problem::io("write", Path::new("/x"), rustix::io::Errno::ROFS.into()).during("resume", None);
+        assert_ne!(error.retry(), Retry::Never);
     }
 
     #[test]

@@ -101,7 +101,7 @@ async fn on_a_disk_that_may_only_be_read_it_is_told_and_nothing_changes() {
     disk.set_writable(false);
     for target in [&asleep, &never] {
         let error = site.backend.create(&site.cx, target).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         assert!(!error.customer_message().contains(site.root().to_str().unwrap()));
     }
     assert_eq!(site.processes(), Vec::<i32>::new());
