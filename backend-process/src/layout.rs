@@ -14,9 +14,9 @@
 //! No control plane is named with a dot in front, so the first four are nobody's folder.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, ReadDir, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions, ReadDir, TryLockError},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -110,9 +110,26 @@ impl Layout {
         path.try_exists().map_err(|error| Problem::io("look for", &path, error))
     }
 
+    /// Makes the root, if need be. What is missing above it is made open to everybody, as the users of instances have to
+    /// pass through it.
+    pub(crate) fn make_root(&self) -> Result<()> {
+        let above: Vec<&Path> = self.root.ancestors().skip(1).take_while(|folder| !folder.exists()).collect();
+        for folder in above.into_iter().rev() {
+            let made = match fs::create_dir(folder) {
+                // The mask of this process may take away more than it should.
+                Ok(()) => fs::set_permissions(folder, Permissions::from_mode(0o755)),
+                // By somebody else meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                Err(error) => Err(error),
+            };
+            made.map_err(|error| Problem::io("make the folder", folder, error))?;
+        }
+        make_folder(&self.root)
+    }
+
     /// Takes the lock under which ports and data change hands, between all control planes on this root.
     pub(crate) fn lock(&self) -> Result<File> {
-        make_folder(&self.root)?;
+        self.make_root()?;
         wait_for_lock(&self.root.join(".lock"))
     }
 }
@@ -346,6 +363,20 @@ mod tests {
         for foreign in ["lost+found", "acme", "acme.1", ".acme.1-0"] {
             assert_eq!(Key::from_folder_name(&control_plane, foreign), None, "{foreign}");
         }
+    }
+
+    #[test]
+    fn what_is_missing_above_the_root_is_made_open_and_the_root_is_not() {
+        let there = tempfile::tempdir().unwrap();
+        let layout = Layout::new(there.path().join("a/b/root"));
+        let mode = |path: &str| fs::metadata(there.path().join(path)).unwrap().mode() & 0o777;
+        let before = mode("");
+        layout.make_root().unwrap();
+        assert_eq!((mode("a"), mode("a/b"), mode("a/b/root")), (0o755, 0o755, 0o700));
+        assert_eq!(mode(""), before, "what was there is left alone");
+        fs::set_permissions(there.path().join("a"), Permissions::from_mode(0o700)).unwrap();
+        layout.make_root().unwrap();
+        assert_eq!(mode("a"), 0o700);
     }
 
     #[test]

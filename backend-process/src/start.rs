@@ -55,6 +55,7 @@ pub(crate) fn run(
         // Before anything is touched: an update to a program that is not there must not stop the one that runs.
         check_program(order.program(), order.path(&shared.config.path), shared.users.is_some())?;
         if make && !folder.exists()? {
+            shared.layout.make_root()?;
             make_folder(folder.path())?;
         }
     }
