@@ -31,8 +31,8 @@ pub struct ProcessConfig {
     #[serde(default = "default_path")]
     pub path: String,
     /// The user ids that instances run as, one for each data set, when the control plane runs as root. Group ids are the
-    /// same. Nobody else may have them, also not another root on this machine. `None`: instances run as the control plane's own user, as they always do when that
-    /// is not root.
+    /// same. Nobody else may have them, also not another root on this machine. `None`: instances run as the control plane's
+    /// own user, as they always do when that is not root.
     #[serde(default = "default_users")]
     pub users: Option<RangeInclusive<u32>>,
     /// The control group below which every instance gets one of its own, from the top of each hierarchy that may be
