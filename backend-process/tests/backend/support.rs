@@ -200,7 +200,10 @@ impl Site {
         // Out of the way first: the backend may be writing into it at this moment.
         let gone = self.root().join(".gone");
         fs::rename(self.instance_folder(target), &gone).unwrap();
-        fs::remove_dir_all(gone).unwrap();
+        // What has it open goes on writing for a moment.
+        while let Err(error) = fs::remove_dir_all(&gone) {
+            assert_eq!(error.kind(), std::io::ErrorKind::DirectoryNotEmpty, "{error}");
+        }
     }
 
     /// Who has the ports that are reserved.

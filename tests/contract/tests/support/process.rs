@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     hash::{DefaultHasher, Hash, Hasher},
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -377,7 +377,7 @@ impl Outsider for ProcessOutsider {
         let gone = self.root.with_extension(format!("gone-{}", target.incarnation));
         let removed = self.folders(owner, target).into_iter().try_for_each(|folder| {
             fs::rename(folder, &gone)?;
-            fs::remove_dir_all(&gone)
+            remove_with_all(&gone)
         });
         removed.map_err(|error| error.to_string())
     }
@@ -435,4 +435,15 @@ impl ProcessOutsider {
         });
         locked.collect::<std::io::Result<_>>().map_err(|error| error.to_string())
     }
+}
+
+/// Removes a folder that somebody who has it open may still be writing into.
+fn remove_with_all(folder: &Path) -> io::Result<()> {
+    for _ in 0..100 {
+        match fs::remove_dir_all(folder) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            done => return done,
+        }
+    }
+    fs::remove_dir_all(folder)
 }
