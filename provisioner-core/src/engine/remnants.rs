@@ -65,6 +65,8 @@ async fn look_for(engine: &Engine, cell: &CellHandle, mut row: IncarnationRow) -
             write(engine, row, Vec::new()).await
         }
         Ok(Observed::Unknown { again }) => later(engine, cell, row, again).await,
+        // Work was frozen while it was looked at.
+        Ok(Observed::Present(_)) if engine.is_frozen() => later(engine, cell, row, engine.config.backoff_min).await,
         Ok(Observed::Present(_)) => {
             mark(engine, &mut row).await?;
             let again = match remove(engine, cell, &row, target).await? {

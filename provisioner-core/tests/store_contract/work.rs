@@ -17,6 +17,7 @@ rules! {
     a_session_that_was_closed_may_not_write,
     sessions_rise_and_hold_until_closed,
     what_is_old_is_pruned_up_to_a_limit,
+    what_is_still_to_be_looked_for_is_not_pruned,
     of_a_forgotten_instance_only_the_last_event_stays,
     a_pruned_operation_gives_its_key_back,
 }
@@ -216,6 +217,17 @@ async fn what_is_old_is_pruned_up_to_a_limit(store: Arc<dyn Store>) {
     assert_eq!(store.prune(at(100), 9).await.unwrap(), Pruned { events: 2, operations: 1, incarnations: 1 });
     let committed = store.commit(with_event(happened("a", at(9)))).await.unwrap();
     assert_eq!(committed.position, 6, "nor after the last one was pruned");
+}
+
+async fn what_is_still_to_be_looked_for_is_not_pruned(store: Arc<dyn Store>) {
+    let over =
+        |number, due_at| IncarnationRow { ended_at: Some(at(1)), ..making(number, IncarnationState::Ended, due_at) };
+    let incarnations = vec![over(1, Some(at(2))), over(2, None)];
+    store.commit(Change { incarnations, ..Change::default() }).await.unwrap();
+    assert_eq!(store.prune(at(100), 9).await.unwrap().incarnations, 1);
+    let asked = [1, 2].map(|number| over(number, None).incarnation);
+    let left: Vec<_> = store.incarnations(&asked).await.unwrap().iter().map(Option::is_some).collect();
+    assert_eq!(left, [true, false]);
 }
 
 async fn of_a_forgotten_instance_only_the_last_event_stays(store: Arc<dyn Store>) {
