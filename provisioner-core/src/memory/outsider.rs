@@ -1,12 +1,12 @@
 //! The provider's other door: what a test, or somebody behind everybody's back, sees and does.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{backend::MemoryProvisioner, thing::Thing};
 use crate::{
     error::ErrorKind,
     layers::Fault,
-    types::{ControlPlaneId, DataId, Incarnation, InstanceId, Reason},
+    types::{ControlPlaneId, DataId, Incarnation, InstanceId, InstanceSpec, Reason},
 };
 
 impl MemoryProvisioner {
@@ -72,6 +72,12 @@ impl MemoryProvisioner {
     /// Stops an instance behind everybody's back.
     pub fn stop_behind(&self, owner: &ControlPlaneId, id: &InstanceId) {
         self.state().world.stop_behind(owner, id);
+        self.tell(owner, id);
+    }
+
+    /// Gives an instance another spec behind everybody's back. Its generation stays.
+    pub fn change(&self, owner: &ControlPlaneId, id: &InstanceId, spec: &Arc<InstanceSpec>) {
+        self.state().world.change_spec(owner, id, spec);
         self.tell(owner, id);
     }
 

@@ -14,8 +14,8 @@ use crate::{
     error::{Error, ErrorKind, Result},
     seams::Random,
     types::{
-        ControlPlaneId, DataDisposition, DataId, DataSource, Generation, Incarnation, InstanceId, Observed, Owned,
-        OwnedKind, Phase, Present, Reason, Target,
+        ControlPlaneId, DataDisposition, DataId, DataSource, Generation, Incarnation, InstanceId, InstanceSpec,
+        Observed, Owned, OwnedKind, Phase, Present, Reason, Target,
     },
 };
 
@@ -397,6 +397,14 @@ impl World {
                     Some(Thing { phase: Phase::Zero, reason: None, done_at: now, dies_at: None, ..thing }),
                 );
             }
+        }
+    }
+
+    /// Has been given another spec, and nobody said why.
+    pub(super) fn change_spec(&mut self, owner: &Owner, id: &InstanceId, spec: &Arc<InstanceSpec>) {
+        for key in self.keys_of(owner, id) {
+            let thing = self.things[&key].clone();
+            self.change(&key, Some(Thing { spec: Arc::clone(spec), ..thing }));
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
-use provisioner_core::types::{ControlPlaneId, DataId, Isolation, Target};
+use provisioner_core::types::{ControlPlaneId, DataId, Isolation, Target, VariableName};
 
 /// What an [`Outsider`] can do. Rules that need what it cannot are ignored, with that reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub enum Ability {
     Kill,
     /// [`Outsider::stop`].
     Stop,
+    /// [`Outsider::change`].
+    Change,
     /// [`Outsider::delete`].
     Delete,
     /// [`Outsider::delete_data`].
@@ -68,6 +70,7 @@ impl Ability {
             Self::Calls => "count the provider's calls",
             Self::Kill => "kill an instance",
             Self::Stop => "stop an instance",
+            Self::Change => "change what an instance runs with",
             Self::Delete => "delete an instance",
             Self::DeleteData => "delete data",
             Self::Block => "block a removal",
@@ -184,6 +187,13 @@ pub trait Outsider: Send + Sync + 'static {
     /// Stops a running instance, as somebody does at the provider's console.
     async fn stop(&self, owner: &ControlPlaneId, target: &Target) -> Told<()> {
         let _ = (owner, target);
+        cannot()
+    }
+
+    /// Sets a variable of the environment that an instance runs with, or will, as somebody does at the provider's console:
+    /// the generation that the backend left there stays.
+    async fn change(&self, owner: &ControlPlaneId, target: &Target, name: &VariableName, value: &str) -> Told<()> {
+        let _ = (owner, target, name, value);
         cannot()
     }
 

@@ -18,9 +18,6 @@ use crate::{
 /// Rules wait more than they compute.
 const RULES_AT_ONCE: usize = 8;
 
-/// How many instances the rule about long listings makes behind a wrapper.
-const LAYERED_MANY_MAX: usize = 40;
-
 /// Tries every rule on a backend: the whole `main` of a test target with `harness = false`.
 ///
 /// # Panics
@@ -68,8 +65,6 @@ impl Suite {
             suite.rules(&format!("{name}-{layer}"), move || {
                 let mut profile = setup.profile();
                 profile.backend = wrap(profile.backend);
-                // A wrapper passes on what it is given, however much that is.
-                profile.many = profile.many.min(LAYERED_MANY_MAX);
                 if let Some(reopen) = profile.reopen.take() {
                     profile.reopen = Some(Box::new(move || wrap(reopen())));
                 }

@@ -205,7 +205,15 @@ impl Subject {
     pub(crate) async fn look(&self, target: &Target) -> Outcome<Observed> {
         let deadline = self.deadline();
         loop {
-            match self.backend.observe(&self.cx_of(target), target).await? {
+            let seen = match self.backend.observe(&self.cx_of(target), target).await {
+                Err(error) if error.retry() != Retry::Never => {
+                    ensure!(Instant::now() < deadline, "observe fails for ever: {error}");
+                    tokio::time::sleep(LOOK_AGAIN_MIN * 5).await;
+                    continue;
+                }
+                seen => seen?,
+            };
+            match seen {
                 Observed::Unknown { again } if Instant::now() < deadline => {
                     tokio::time::sleep(again.max(LOOK_AGAIN_MIN)).await;
                 }
@@ -282,9 +290,18 @@ impl Subject {
     /// All that the backend lists, once its reads have caught up.
     pub(crate) async fn list(&self) -> Outcome<Vec<Owned>> {
         self.settle().await;
-        let listed: Vec<_> = self.backend.list(&self.cx()).collect().await;
-        let listed: Result<Vec<_>, Error> = listed.into_iter().collect();
-        listed.during("list")
+        let deadline = self.deadline();
+        loop {
+            let listed: Vec<_> = self.backend.list(&self.cx()).collect().await;
+            let listed: Result<Vec<_>, Error> = listed.into_iter().collect();
+            match listed {
+                // Busy, as when many calls wait behind a wrapper on a slow machine.
+                Err(error) if error.retry() != Retry::Never && Instant::now() < deadline => {
+                    tokio::time::sleep(LOOK_AGAIN_MIN * 5).await;
+                }
+                listed => return listed.during("list"),
+            }
+        }
     }
 
     /// Waits until reads have caught up with the last call.

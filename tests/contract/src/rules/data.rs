@@ -140,16 +140,19 @@ pub(super) async fn create_on_missing_data_is_refused_and_makes_nothing(subject:
 
 /// Data that somebody deleted is missed by `create` and `resume`, and never replaced by an empty start.
 pub(super) async fn data_deleted_behind_our_back_is_missed_and_never_blank(subject: Subject) -> Outcome {
-    for (wake, fresh) in [(Verb::Create, false), (Verb::Resume, false), (Verb::Resume, true)] {
-        let target = subject.after(&[Verb::Create, Verb::Zero]).await?;
+    let states = Verb::SLEEP.into_iter().flat_map(|asleep| [1, 2].map(|generation| (asleep, generation)));
+    let wakes = [(Verb::Create, false), (Verb::Resume, false), (Verb::Resume, true)];
+    for ((asleep, generation), (wake, fresh)) in states.flat_map(|state| wakes.map(|wake| (state, wake))) {
+        let target = subject.after(&[Verb::Create, asleep]).await?;
         subject.outsider().delete_data(&subject.owner, target.data.id()).await?;
         // It was made before, so it has to be there, however it is called.
         let id = target.data.id().clone();
         let data = if fresh { DataSource::Fresh(id) } else { DataSource::Existing(id) };
-        let existing = Target { data, ..target.clone() };
+        let existing = Target { data, ..subject.at(&target, generation) };
         for _ in 0..2 {
             let answer = subject.call(wake, &existing).await;
-            refused(answer, ErrorKind::DataMissing, &format!("{wake} without its data"))?;
+            let what = format!("{wake} with generation {generation} after {asleep}, without its data");
+            refused(answer, ErrorKind::DataMissing, &what)?;
             let seen = subject.look(&existing).await?;
             ensure!(seen.phase() != Some(Phase::Running), "without its data it runs");
         }

@@ -72,6 +72,7 @@ pub const RULES: &[Rule] = rules! {
     3 updates::an_older_generation_is_conflict_and_the_newer_one_stays, nothing;
     3 updates::of_many_generations_at_once_the_newest_stays, conditional_writes;
     3 updates::a_spec_changed_while_asleep_is_applied_at_wake_and_wakes_nothing, nothing;
+    3 updates::what_an_outsider_changed_is_undone_by_the_next_spec, |profile| profile.needs(&[Ability::Change, Ability::Environment]);
     3 updates::any_verb_may_follow_any_other, nothing;
     3 updates::what_cannot_be_changed_in_place_is_conflict_naming_the_field, nothing;
     3 updates::a_verb_on_one_instance_leaves_the_others_alone, nothing;

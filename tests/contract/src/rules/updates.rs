@@ -7,7 +7,7 @@ use futures::{
 };
 use provisioner_core::{
     Effect, ErrorKind, Retry,
-    types::{DataId, DataSource, Generation, Phase, Target},
+    types::{DataId, DataSource, Generation, Phase, Target, VariableName},
 };
 
 use crate::{
@@ -36,7 +36,7 @@ async fn expect_running_at(subject: &Subject, target: &Target) -> Outcome {
 fn changed(subject: &Subject, target: &Target, generation: u64) -> Target {
     let mut target = subject.at(target, generation);
     let mut spec = (*target.spec).clone();
-    let name = provisioner_core::types::VariableName::new("CONTRACT_GENERATION").expect("a name");
+    let name = VariableName::new("CONTRACT_GENERATION").expect("a name");
     spec.environment.insert(name, generation.to_string());
     target.spec = std::sync::Arc::new(spec);
     target
@@ -52,6 +52,33 @@ pub(super) async fn create_on_what_exists_brings_it_to_the_newer_spec(subject: S
         let newer = changed(&subject, &target, 2);
         subject.reach(Verb::Create, &newer).await?;
         expect_running_at(&subject, &newer).await.during("after create with generation 2")?;
+    }
+    Ok(())
+}
+
+/// What somebody changed is gone once a verb brought a newer spec, and no verb is kept from its end by it.
+pub(super) async fn what_an_outsider_changed_is_undone_by_the_next_spec(subject: Subject) -> Outcome {
+    let name = VariableName::new("CONTRACT_OUTSIDER").expect("a name");
+    for asleep in [None, Some(Verb::Zero), Some(Verb::Suspend)] {
+        for verb in Verb::ALL {
+            let target = subject.running().await?;
+            if let Some(asleep) = asleep {
+                subject.reach(asleep, &target).await?;
+            }
+            subject.outsider().change(&subject.owner, &target, &name, "changed").await?;
+            let newer = changed(&subject, &target, 2);
+            let part = format!("{verb} of what was changed");
+            subject.reach(verb, &newer).await.during(&part)?;
+            subject.expect_things(&newer, usize::from(verb.end().is_some())).await.during(&part)?;
+            if verb.end().is_none() {
+                continue;
+            }
+            subject.reach(Verb::Resume, &newer).await.during(&part)?;
+            expect_running_at(&subject, &newer).await.during(&part)?;
+            let environment = subject.outsider().environment(&subject.owner, &newer).await?;
+            ensure!(!environment.contains_key(name.as_str()), "{part}: the product has kept what an outsider changed");
+            subject.reach(Verb::DESTROY, &newer).await?;
+        }
     }
     Ok(())
 }

@@ -38,6 +38,7 @@ pub(crate) const CASES: &[Case] = &[
     Case("an_older_generation_is_conflict_and_the_newer_one_stays", On::Instant, Flaw::TakesOlderGenerations, "with generation 4 on 5 is accepted"),
     Case("of_many_generations_at_once_the_newest_stays", On::Instant, Flaw::OlderGenerationsOverwrite, "of generations 2 to 16 at once it ends with"),
     Case("a_spec_changed_while_asleep_is_applied_at_wake_and_wakes_nothing", On::Instant, Flaw::SleepWithNewerSpecWakes, "with a newer spec makes it running"),
+    Case("what_an_outsider_changed_is_undone_by_the_next_spec", On::Instant, Flaw::KeepsWhatOutsidersChanged, "has kept what an outsider changed"),
     Case("any_verb_may_follow_any_other", On::Instant, Flaw::NoZeroAfterSuspend, "scale to zero after suspend"),
     Case("what_cannot_be_changed_in_place_is_conflict_naming_the_field", On::Instant, Flaw::TakesOtherData, "on other data is accepted"),
     Case("a_verb_on_one_instance_leaves_the_others_alone", On::Instant, Flaw::SleepsNeighboursToo, "on another instance"),

@@ -51,6 +51,7 @@ pub(crate) enum Flaw {
     ResumesOldSpec,
     TakesOlderGenerations,
     OlderGenerationsOverwrite,
+    KeepsWhatOutsidersChanged,
     SleepWithNewerSpecWakes,
     NoZeroAfterSuspend,
     WakesWhatWasStopped(Verb),

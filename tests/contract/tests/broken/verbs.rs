@@ -108,6 +108,11 @@ impl Broken {
                 call.target.generation = thing.generation
             }
             (Flaw::ResumesOldSpec, Some(thing)) if call.verb == Verb::Resume => call.target.spec = thing.spec,
+            (Flaw::KeepsWhatOutsidersChanged, Some(thing)) if call.runs() => {
+                let mut spec = (*call.target.spec).clone();
+                spec.environment.extend(thing.spec.environment.clone());
+                call.target.spec = Arc::new(spec);
+            }
             (Flaw::TakesOlderGenerations, Some(thing)) if call.runs() => {
                 call.target.generation = call.target.generation.max(thing.generation);
             }

@@ -7,7 +7,7 @@ use provisioner_core::{
     ErrorKind,
     layers::Fault,
     memory::{MemoryConfig, MemoryProvisioner, Thing},
-    types::{ControlPlaneId, DataId, InstanceSpec, Isolation, Phase, Reason, SizeMax, Target, Workload},
+    types::{ControlPlaneId, DataId, InstanceSpec, Isolation, Phase, Reason, SizeMax, Target, VariableName, Workload},
 };
 
 /// How long things take to start on the slow one.
@@ -96,6 +96,7 @@ impl Outsider for MemoryOutsider {
                 Calls,
                 Kill,
                 Stop,
+                Change,
                 Delete,
                 DeleteData,
                 Throttle,
@@ -165,6 +166,13 @@ impl Outsider for MemoryOutsider {
 
     async fn kill(&self, owner: &ControlPlaneId, target: &Target) -> Told<()> {
         self.provider.fail(owner, &target.id, &Reason::new("died", "an outsider killed it"));
+        Ok(())
+    }
+
+    async fn change(&self, owner: &ControlPlaneId, target: &Target, name: &VariableName, value: &str) -> Told<()> {
+        let mut spec = (*self.thing(owner, target)?.spec).clone();
+        spec.environment.insert(name.clone(), value.to_owned());
+        self.provider.change(owner, &target.id, &Arc::new(spec));
         Ok(())
     }
 
