@@ -1,6 +1,6 @@
 //! Takes up what a killed control plane left, and looks at everything there is.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use provisioner_core::{
     ErrorKind,
@@ -10,7 +10,7 @@ use provisioner_core::{
 use tests::{
     http,
     place::{by, cell, id, tenant},
-    plane::{Options, Plane, done},
+    plane::{AheadClock, Options, Plane, done},
     processes, until,
     verb::{NAME, Verb},
 };
@@ -20,9 +20,10 @@ use crate::life::{Before, Life, NOTE};
 /// How the backend tells of an end that it has not seen.
 const UNSEEN: &str = "nobody saw how it ended";
 
-/// Starts again without a kill and waits until the request is done.
-pub(crate) async fn recover(life: Life) {
-    let plane = Plane::start(&life.place, Options::default()).await;
+/// Starts again without a kill, with a clock that is so far ahead, and waits until the request is done.
+pub(crate) async fn recover(life: Life, ahead: Duration) {
+    let options = Options { clock: Arc::new(AheadClock(ahead)), ..Options::default() };
+    let plane = Plane::start(&life.place, options).await;
     if let Some(accepted) = &life.accepted {
         // By itself: nobody has to ask again for what was accepted.
         let operation = plane.plane.operation(&OperationId::new(accepted).unwrap()).await.unwrap();

@@ -52,7 +52,7 @@ async fn live(verb: Verb, watch: Arc<Watch>) -> Arc<Watch> {
     if let Err(error) = plane.try_stop().await {
         assert!(error.kind() == ErrorKind::StoreFull && watch.refused() > full, "{error:?}");
     }
-    check::recover(life).await;
+    check::recover(life, std::time::Duration::ZERO).await;
     watch
 }
 

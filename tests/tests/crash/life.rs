@@ -72,9 +72,9 @@ impl Life {
         Self { place, verb, before, accepted: None, kills: 0 }
     }
 
-    /// A control plane asks for it and is killed at this place.
-    pub(crate) async fn killed_at(&mut self, at: u64) -> End {
-        let (lines, end) = run(&self.place, &self.verb.to_string(), Duration::ZERO, at).await;
+    /// A control plane whose clock is so far ahead asks for it and is killed at this place.
+    pub(crate) async fn killed_at(&mut self, at: u64, ahead: Duration) -> End {
+        let (lines, end) = run(&self.place, &self.verb.to_string(), ahead, at).await;
         self.note(&lines);
         end
     }

@@ -1,7 +1,8 @@
 //! A real control plane that is killed: at every numbered place of every request, while the next one takes up what it
 //! left, and at any moment from outside. Whatever happens, the next start ends with what was asked for, once.
 //!
-//! `CRASH_SEED` repeats a run with the same choices and moments; each test prints its seed.
+//! `CRASH_SEED` repeats a run with the same choices and moments; each test prints its seed. `CRASH_PAIRS=1` tries every pair
+//! of places instead of a sample.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod check;
@@ -9,6 +10,8 @@ mod full;
 mod life;
 mod places;
 mod remnant;
+
+use std::{fmt, time::Duration};
 
 use futures::StreamExt;
 use life::{End, Life, random_moment};
@@ -21,7 +24,9 @@ const AT_ONCE: usize = 4;
 const PLACES_MAX: u64 = 100;
 /// How many lives are lived for a place that not every run comes to.
 const LIVES_MAX: u64 = 20;
-/// One of so many pairs of places is tried, others with another seed.
+/// By how much a clock is set.
+const HOURS: Duration = Duration::from_secs(7 * 3600);
+/// One of so many pairs of places is tried, others with another seed, unless `CRASH_PAIRS` says one of how many.
 const PAIRS_SAMPLED: u64 = 16;
 
 macro_rules! killed {
@@ -49,6 +54,34 @@ killed! {
     an_adoption_that_is_killed_at_any_place_ends_with_one_running_instance_on_its_data: Adopt,
 }
 
+/// The kills of one life.
+#[derive(Debug, Clone)]
+struct Kills {
+    /// At which place each of its control planes is killed.
+    places: Vec<u64>,
+    /// How far ahead the clock of those is.
+    killed_ahead: Duration,
+    /// How far ahead the clock of the one is that takes up what they left.
+    ahead: Duration,
+}
+
+impl Kills {
+    fn at(places: impl Into<Vec<u64>>) -> Self {
+        Self { places: places.into(), killed_ahead: Duration::ZERO, ahead: Duration::ZERO }
+    }
+}
+
+impl fmt::Display for Kills {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { places, killed_ahead, ahead } = self;
+        write!(
+            f,
+            "killed at the places {places:?}, one start after the other, with clocks ahead by {killed_ahead:?}, "
+        )?;
+        write!(f, "and taken up with one ahead by {ahead:?}")
+    }
+}
+
 /// Says which round it was when one fails.
 struct Round(String);
 
@@ -69,7 +102,7 @@ async fn at_every_place(verb: Verb) {
         places = places.min(uncut(verb).await);
     }
     assert!(places >= 10, "{verb:?} has only {places} places to be killed at");
-    let kills = try_all(verb, (1..=places).map(|at| vec![at])).await;
+    let kills = try_all(verb, (1..=places).map(|at| Kills::at([at]))).await;
     // Timing lets one run look once more than another. So every place is tried until it killed, and so are those that
     // the uncut run did not come to.
     let (mut again, mut killed) = (0, places);
@@ -78,7 +111,7 @@ async fn at_every_place(verb: Verb) {
             again += until_killed(verb, at).await.unwrap_or_else(|| panic!("{verb:?} never came to place {at} again"));
         }
     }
-    while one_life(verb, vec![killed + 1]).await == End::Killed {
+    while until_killed(verb, killed + 1).await.is_some() {
         killed += 1;
         assert!(killed <= PLACES_MAX, "{verb:?} has more than {PLACES_MAX} places to be killed at: raise the bound");
     }
@@ -91,14 +124,14 @@ async fn uncut(verb: Verb) -> u64 {
     let _round = Round(format!("{verb:?}, not killed"));
     let mut life = Life::prepare(verb).await;
     let places = life.uncut().await;
-    check::recover(life).await;
+    check::recover(life, Duration::ZERO).await;
     places
 }
 
 /// How many lives it took until one was killed there.
 async fn until_killed(verb: Verb, at: u64) -> Option<u64> {
     for lives in 1..=LIVES_MAX {
-        if one_life(verb, vec![at]).await == End::Killed {
+        if one_life(verb, Kills::at([at])).await == End::Killed {
             return Some(lives);
         }
     }
@@ -109,12 +142,13 @@ async fn until_killed(verb: Verb, at: u64) -> Option<u64> {
 /// first one in the middle.
 async fn pairs(verb: Verb, places: u64) {
     let seed = life::seed();
+    let one_of = std::env::var("CRASH_PAIRS").map_or(PAIRS_SAMPLED, |set| set.parse().expect("CRASH_PAIRS: a number"));
     let middle = places / 2;
     let chosen = (1..=places).flat_map(|first| {
         // Which pairs are sampled moves along with the first place, so that all second places have their turn.
-        let offset = (seed + first) % PAIRS_SAMPLED;
-        let sampled = (1..=places).filter(move |second| first == middle || second % PAIRS_SAMPLED == offset);
-        sampled.map(move |second| vec![first, second])
+        let offset = (seed + first) % one_of;
+        let sampled = (1..=places).filter(move |second| first == middle || second % one_of == offset);
+        sampled.map(move |second| Kills::at([first, second]))
     });
     let chosen: Vec<_> = chosen.collect();
     let (tried, all) = (chosen.len(), places * places);
@@ -126,24 +160,45 @@ async fn pairs(verb: Verb, places: u64) {
 }
 
 /// Lives these lives, some at a time: whether each of their kills came to be.
-async fn try_all(verb: Verb, rounds: impl IntoIterator<Item = Vec<u64>>) -> Vec<End> {
+async fn try_all(verb: Verb, rounds: impl IntoIterator<Item = Kills>) -> Vec<End> {
     let lives = rounds.into_iter().map(|kills| async move { tokio::spawn(one_life(verb, kills)).await.unwrap() });
     futures::stream::iter(lives).buffered(AT_ONCE).collect().await
 }
 
 /// One instance's life: its starting state, a control plane killed for each place given, and one that takes up the rest.
 /// Killed: all of them were.
-async fn one_life(verb: Verb, kills: Vec<u64>) -> End {
-    let _round = Round(format!("{verb:?} killed at the places {kills:?}, one start after the other"));
+async fn one_life(verb: Verb, kills: Kills) -> End {
+    let _round = Round(format!("{verb:?} {kills}"));
     let mut life = Life::prepare(verb).await;
     let mut all = End::Killed;
-    for at in kills {
-        if life.killed_at(at).await == End::Survived {
+    for at in kills.places {
+        if life.killed_at(at, kills.killed_ahead).await == End::Survived {
             all = End::Survived;
         }
     }
-    check::recover(life).await;
+    check::recover(life, kills.ahead).await;
     all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_set_by_hours_when_the_control_plane_is_killed_delays_and_parks_nothing() {
+    let seed = life::seed();
+    let mut rounds = 0;
+    for verb in Verb::ALL {
+        let places = uncut(verb).await;
+        let set = |at| match (at + seed) % 2 {
+            // Back: what was killed was ahead.
+            0 => Kills { killed_ahead: HOURS, ..Kills::at([at]) },
+            // Forward: what takes it up is.
+            _ => Kills { ahead: HOURS, ..Kills::at([at]) },
+        };
+        let ends = try_all(verb, (1..=places).map(set)).await;
+        let killed = ends.iter().filter(|end| **end == End::Killed).count();
+        // Timing lets one run look once less than another.
+        assert!(killed * 10 > ends.len() * 8, "{verb:?}: only {killed} of {} starts were killed", ends.len());
+        rounds += ends.len();
+    }
+    println!("{rounds} lives with the clock set between a kill and the next start, seed {seed}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -167,5 +222,5 @@ async fn killed_from_outside(verb: Verb, random: Random, seed: u64) {
     for moment in moments {
         life.killed_after(moment).await;
     }
-    check::recover(life).await;
+    check::recover(life, Duration::ZERO).await;
 }
