@@ -9,7 +9,7 @@ use crate::{
     context::Priority,
     engine::{draft::Draft, drift},
     error::{Chain, Error, ErrorKind, Result},
-    store::{CellRow, Change, DataState, EventKind, LiveIncarnation, NewEvent, StoreError, Stranger, Verb},
+    store::{CellRow, Change, DataState, EventKind, Lane, LiveIncarnation, NewEvent, StoreError, Stranger, Verb},
     types::{CellName, DataSource, Generation, Incarnation, InstanceId, InstanceSpec, Observed, Target, TenantId},
 };
 
@@ -145,14 +145,17 @@ impl ControlPlane {
     /// `CellMissing` when there is no such cell; what the store answers.
     pub async fn confirm_drift(&self, cell: &CellName, request: Request) -> Result<()> {
         let handle = self.cell(cell, "confirm drift")?;
+        let turn = handle.guard.turn().await;
         let rows = self.engine.store.cells().await.map_err(|error| error.into_error("confirm drift"))?;
         let what = EventKind::DriftConfirmed { cell: cell.clone() };
         let thawed = rows.into_iter().filter(|row| row.name == *cell);
         let cells = thawed.map(|row| CellRow { drift_frozen: None, ..row }).collect();
         let change = Change { cells, ..self.decision(None, &request, what) };
         self.decide(change, "confirm drift").await?;
-        handle.guard.confirm();
+        let left = handle.guard.confirm();
+        drop(turn);
         handle.rescan();
+        left.into_iter().for_each(|id| handle.offer(id, Lane::Background, None));
         // What differs is at rest in the store, so somebody has to look for it.
         let (engine, cell) = (Arc::clone(&self.engine), Arc::clone(handle));
         self.engine.tasks.spawn(async move {

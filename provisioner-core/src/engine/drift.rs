@@ -1,9 +1,10 @@
 //! The slow comparison of every cell with the store: it catches what a lost event would have told.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    mem,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -300,18 +301,22 @@ fn too_many(engine: &Engine, vanished: u64, total: Option<u64>) -> bool {
 }
 
 /// Keeps a cell's drift actions from doing what a fault of the cell only makes look right.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct DriftGuard {
     frozen: AtomicBool,
     /// Somebody has confirmed what vanished: it is acted on, however much it is.
     confirmed: AtomicBool,
     /// Settled instances found gone since the last drift pass.
     vanished: AtomicU64,
+    /// What was found to differ while it was frozen, by looks and not by a pass.
+    left: Mutex<BTreeSet<InstanceId>>,
+    /// Held while a freeze or its end is written down, so that memory and store end with the same one.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl DriftGuard {
     pub(crate) fn new(frozen: bool) -> Self {
-        Self { frozen: frozen.into(), confirmed: AtomicBool::new(false), vanished: AtomicU64::new(0) }
+        Self { frozen: frozen.into(), ..Self::default() }
     }
 
     pub(crate) fn is_frozen(&self) -> bool {
@@ -328,11 +333,26 @@ impl DriftGuard {
         self.confirmed.store(false, Ordering::SeqCst);
     }
 
-    /// Somebody has confirmed that what vanished is gone.
-    pub(crate) fn confirm(&self) {
+    /// The turn to write down a freeze or its end.
+    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    /// Somebody has confirmed that what vanished is gone: what was left meanwhile, to be looked at again.
+    pub(crate) fn confirm(&self) -> BTreeSet<InstanceId> {
         self.vanished.store(0, Ordering::SeqCst);
         self.confirmed.store(true, Ordering::SeqCst);
         self.frozen.store(false, Ordering::SeqCst);
+        mem::take(&mut *self.left())
+    }
+
+    /// Remembers an instance that differs and is left as it is.
+    pub(crate) fn note_left(&self, id: &InstanceId) {
+        self.left().insert(id.clone());
+    }
+
+    fn left(&self) -> MutexGuard<'_, BTreeSet<InstanceId>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -351,6 +371,11 @@ pub(crate) async fn note_vanished(engine: &Engine, cell: &CellHandle) {
 async fn freeze(engine: &Engine, cell: &CellHandle, found: String) -> Result<()> {
     // In memory first: what runs beside this must stop now.
     let already = cell.guard.frozen.swap(true, Ordering::SeqCst);
+    let _turn = cell.guard.turn().await;
+    if !cell.guard.is_frozen() {
+        // Somebody confirmed what was found, while this waited.
+        return Ok(());
+    }
     let rows = engine.store.cells().await.map_err(|error| error.into_error("drift"))?;
     let Some(row) = rows.into_iter().find(|row| row.name == cell.name) else { return Ok(()) };
     if already && row.drift_frozen.is_some() {

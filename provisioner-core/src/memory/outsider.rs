@@ -6,7 +6,7 @@ use super::{backend::MemoryProvisioner, thing::Thing};
 use crate::{
     error::ErrorKind,
     layers::Fault,
-    types::{ControlPlaneId, DataId, Incarnation, InstanceId, InstanceSpec, Reason},
+    types::{ControlPlaneId, DataId, Generation, Incarnation, InstanceId, InstanceSpec, Reason},
 };
 
 impl MemoryProvisioner {
@@ -75,9 +75,10 @@ impl MemoryProvisioner {
         self.tell(owner, id);
     }
 
-    /// Gives an instance another spec behind everybody's back. Its generation stays.
-    pub fn change(&self, owner: &ControlPlaneId, id: &InstanceId, spec: &Arc<InstanceSpec>) {
-        self.state().world.change_spec(owner, id, spec);
+    /// Gives an instance the spec of a generation behind everybody's back, as a roll-back or an edit at the provider's console
+    /// does.
+    pub fn change(&self, owner: &ControlPlaneId, id: &InstanceId, generation: Generation, spec: &Arc<InstanceSpec>) {
+        self.state().world.change_spec(owner, id, generation, spec);
         self.tell(owner, id);
     }
 

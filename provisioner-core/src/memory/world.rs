@@ -401,10 +401,19 @@ impl World {
     }
 
     /// Has been given another spec, and nobody said why.
-    pub(super) fn change_spec(&mut self, owner: &Owner, id: &InstanceId, spec: &Arc<InstanceSpec>) {
+    pub(super) fn change_spec(
+        &mut self,
+        owner: &Owner,
+        id: &InstanceId,
+        generation: Generation,
+        spec: &Arc<InstanceSpec>,
+    ) {
         for key in self.keys_of(owner, id) {
             let thing = self.things[&key].clone();
-            self.change(&key, Some(Thing { spec: Arc::clone(spec), ..thing }));
+            self.change(
+                &key,
+                Some(Thing { generation, version: spec.workload.version.clone(), spec: Arc::clone(spec), ..thing }),
+            );
         }
     }
 

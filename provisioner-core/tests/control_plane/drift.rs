@@ -183,6 +183,79 @@ async fn what_differs_in_a_frozen_cell_is_not_looked_at_until_somebody_confirms(
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_only_a_look_sees_in_a_frozen_cell_is_taken_up_when_somebody_confirms() {
+    let mut cautious = config();
+    cautious.vanished_max = 0;
+    let slow = MemoryConfig { stop: Duration::from_secs(3600), ..MemoryConfig::default() };
+    let world = World::with(slow, cautious).await;
+    let before = world.create("acme").await;
+    world.create("gone").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.provider.vanish(&plane_id(), &id("gone"));
+    assert!(world.plane.check_drift(&cell()).await.unwrap().frozen);
+    // On its way to sleep: a listing tells that it runs, as the store does.
+    let target = Target {
+        data: DataSource::Existing(before.data),
+        generation: before.generation,
+        ..made_behind_our_back("acme", before.incarnation.unwrap(), &world)
+    };
+    world.provider.suspend(&OpContext::new(plane_id()), &target).await.unwrap();
+    world.provider.change(&plane_id(), &id("acme"), before.generation, &target.spec);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(world.get("acme").await.settled && !world.provider.calls().contains_key("resume"), "it waits for a word");
+    world.plane.confirm_drift(&cell(), by()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(world.provider.calls().contains_key("resume"), "long before the provider has anything new to tell");
+    world.until("acme", |now| now.settled && now.endpoint.is_some()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_rolled_back_behind_our_back_is_brought_up_to_date_if_it_runs() {
+    let world = World::with(MemoryConfig { watch: false, ..MemoryConfig::default() }, config()).await;
+    for name in ["awake", "asleep"] {
+        world.create(name).await;
+        done(&world.update(name, "2.0").await).await;
+    }
+    world.sleep("asleep").await;
+    for name in ["awake", "asleep"] {
+        world.provider.change(&plane_id(), &id(name), Generation(1), &Arc::new(spec("1.0")));
+    }
+    assert_eq!(world.plane.check_drift(&cell()).await.unwrap().differing, 1, "what sleeps is brought up to date later");
+    let versions = || world.things().into_iter().map(|thing| thing.version).collect::<Vec<_>>();
+    while versions() == ["1.0", "1.0"] {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    world.until("awake", |now| now.settled && now.phase == Some(Phase::Running)).await;
+    assert_eq!(world.plane.check_drift(&cell()).await.unwrap().differing, 0);
+    world.wake("asleep").await;
+    assert_eq!(versions(), ["2.0", "2.0"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_settled_instance_that_nobody_can_look_at_is_looked_at_less_and_less_often() {
+    let mut config = config();
+    config.drift_interval = Duration::from_secs(24 * 3600);
+    let world = World::with(MemoryConfig::default(), config).await;
+    let before = world.create("acme").await;
+    for _ in 0..1000 {
+        world.provider.script("observe", Fault::BeforeSend(ErrorKind::Unavailable));
+    }
+    let calls = world.calls();
+    world.provider.fail(&plane_id(), &id("acme"), &Reason::new("exited", "with status 3"));
+    tokio::time::sleep(Duration::from_secs(6 * 3600)).await;
+    // Every thirty seconds would be 720.
+    let calls = world.calls() - calls;
+    assert!((10..100).contains(&calls), "{calls} looks in six hours");
+    assert!(world.get("acme").await.settled);
+    world.provider.calm();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let record = world.store.instance(&id("acme")).await.unwrap().unwrap();
+    let row = &record.row;
+    assert!(row.settled && row.phase == Some(Phase::Running), "{row:?}");
+    assert_eq!((row.live.as_ref().map(|live| live.incarnation), row.busy, row.due_at), (before.incarnation, 0, None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_absence_from_before_a_freeze_is_no_first_look_later() {
     let lag = Duration::from_secs(2);
     let mut cautious = config();

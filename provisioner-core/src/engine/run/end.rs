@@ -20,7 +20,10 @@ impl Run<'_> {
         row.moving_since = None;
         row.retry_at = None;
         row.due_at = row.expires_at;
-        if !was_settled {
+        if was_settled {
+            // Looks that saw nothing are over.
+            row.busy = 0;
+        } else {
             row.settled_at = Some(now);
         }
         match (&self.known, target) {
@@ -159,8 +162,8 @@ impl Run<'_> {
         Ok(self.draft.row.due_at.map_or(Next::Rest, Next::Due))
     }
 
-    /// Leaves a settled instance as it is until somebody says that what differs in its cell is true: the drift pass after that
-    /// takes it up, so the row tells what it did before. Nothing else is to come back to it.
+    /// Leaves a settled instance as it is until somebody says that what differs in its cell is true: it is looked at
+    /// again then, so the row tells what it did before. Nothing else is to come back to it.
     pub(super) async fn leave(&mut self) -> Result<Next, StoreError> {
         self.draft.drop_change();
         if let Some(live) = &mut self.draft.row.live {
@@ -168,6 +171,7 @@ impl Run<'_> {
             live.absent_since = None;
         }
         self.draft.row.due_at = self.draft.row.expires_at;
+        self.cell.guard.note_left(&self.draft.row.id);
         if !self.draft.is_unchanged() {
             self.write().await?;
         }

@@ -12,6 +12,9 @@ use crate::{
     types::{Observed, TargetState, Timestamp},
 };
 
+/// How often the time between two looks that see nothing doubles.
+const LOOK_AGAIN_DOUBLED_MAX: u32 = 16;
+
 impl Run<'_> {
     pub(super) async fn observe(&mut self) -> Result<Flow, StoreError> {
         if let Observed::Unknown { again } = self.known
@@ -32,12 +35,11 @@ impl Run<'_> {
                 };
                 self.known = known;
                 // An answer of "unknown, look at once" would be asked for ever.
-                if let Observed::Unknown { again } = &mut self.known
-                    && again.is_zero()
+                if self.known == (Observed::Unknown { again: Duration::ZERO })
                     && self.draft.row.live.as_ref().is_none_or(|live| live.absent_since.is_none())
                 {
-                    // What was fine when it was looked at last has no deadline that would end this.
-                    *again = if self.draft.row.settled { LOOK_AGAIN_WATCHED } else { LOOK_AGAIN };
+                    let again = if self.draft.row.settled { self.rarer() } else { LOOK_AGAIN };
+                    self.known = Observed::Unknown { again };
                 }
                 self.overtake_newer().await?;
                 Ok(Flow::Continue)
@@ -45,10 +47,20 @@ impl Run<'_> {
             // It was fine when it was looked at last, and a look that failed says nothing else.
             Err(error) if self.draft.row.settled => {
                 warn!(instance = %target.id, error = %Chain(&error), "could not look at a settled instance");
-                self.look_again(LOOK_AGAIN_WATCHED).await.map(Flow::End)
+                let again = self.rarer();
+                self.look_again(again).await.map(Flow::End)
             }
             Err(error) => self.fail(error.to_reason(), Some(&error)).await.map(Flow::End),
         }
+    }
+
+    /// When to look again at a settled instance that nothing could be seen of: more and more rarely, as it has no deadline that
+    /// would end this.
+    fn rarer(&mut self) -> Duration {
+        let row = &mut self.draft.row;
+        let again = LOOK_AGAIN_WATCHED.saturating_mul(1 << row.busy.min(LOOK_AGAIN_DOUBLED_MAX));
+        row.busy = row.busy.saturating_add(1);
+        again.min(self.engine.config.backoff_max.max(LOOK_AGAIN_WATCHED))
     }
 
     /// A newer generation than the store ever gave is no reason to be refused for ever: the store's memory is older than the

@@ -170,9 +170,10 @@ impl Outsider for MemoryOutsider {
     }
 
     async fn change(&self, owner: &ControlPlaneId, target: &Target, name: &VariableName, value: &str) -> Told<()> {
-        let mut spec = (*self.thing(owner, target)?.spec).clone();
+        let thing = self.thing(owner, target)?;
+        let mut spec = (*thing.spec).clone();
         spec.environment.insert(name.clone(), value.to_owned());
-        self.provider.change(owner, &target.id, &Arc::new(spec));
+        self.provider.change(owner, &target.id, thing.generation, &Arc::new(spec));
         Ok(())
     }
 
