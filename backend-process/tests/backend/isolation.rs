@@ -6,6 +6,7 @@ use std::{
         fs::{MetadataExt, PermissionsExt},
         process::CommandExt,
     },
+    path::PathBuf,
     process::{Child, Command},
 };
 
@@ -173,10 +174,18 @@ async fn when_there_are_no_more_users_it_is_told_and_nothing_is_left_behind() {
     }
     let first = named(&site, "one");
     site.running(&first).await;
-    let before = site.all_files().len();
-    let error = site.backend.create(&site.cx, &named(&site, "two")).await.unwrap_err();
+    let second = named(&site, "two");
+    let error = site.backend.create(&site.cx, &second).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::CapacityExhausted, "{error}");
-    assert_eq!(site.all_files().len(), before);
+    // Its own alone: those of the first may still be coming.
+    let marks = [second.incarnation.to_string(), second.data.id().to_string()];
+    let names_it = |(path, content): &(PathBuf, Vec<u8>)| {
+        let text = format!("{} {}", path.display(), String::from_utf8_lossy(content));
+        marks.iter().any(|mark| text.contains(mark))
+    };
+    let left: Vec<_> = site.all_files().into_iter().filter(names_it).map(|(path, _)| path).collect();
+    assert_eq!(left, Vec::<PathBuf>::new());
+    assert!(!site.instance_folder(&second).exists());
     site.backend.destroy(&site.cx, &first, DataDisposition::Delete).await.unwrap();
     site.until_absent(&first).await;
     site.running(&named(&site, "two")).await;
