@@ -17,7 +17,7 @@ use crate::backend::ProcessBackend;
 pub struct ProcessConfig {
     /// The folder under which everything is kept. Absolute. Made when it is first needed.
     pub root: PathBuf,
-    /// The TCP ports that instances get, one each for their whole life. Keep it apart from the machine's range of
+    /// The TCP ports that instances get, one each, asleep or not. Keep it apart from the machine's range of
     /// ephemeral ports.
     #[serde(default = "default_ports")]
     pub ports: RangeInclusive<u16>,

@@ -21,6 +21,10 @@ pub(crate) enum Seen {
     Silence(SocketAddr),
     /// Something that is not HTTP.
     Broken(SocketAddr),
+    /// An answer, but of somebody else.
+    Stranger(SocketAddr),
+    /// An answer, and it could not be found out whose.
+    Unclear(String),
 }
 
 impl fmt::Display for Seen {
@@ -32,6 +36,10 @@ impl fmt::Display for Seen {
             Self::Status(status, path) => write!(f, "status {status} on {path}"),
             Self::Silence(address) => write!(f, "no answer on port {}", address.port()),
             Self::Broken(address) => write!(f, "no HTTP answer on port {}", address.port()),
+            Self::Stranger(address) => {
+                write!(f, "somebody else listens on port {}, which is this instance's", address.port())
+            }
+            Self::Unclear(problem) => write!(f, "whose answer it is was not found out: {problem}"),
         }
     }
 }

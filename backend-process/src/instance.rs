@@ -19,9 +19,11 @@ use crate::{
     cgroup::{Groups, Incidents},
     config::ProcessConfig,
     convert::Order,
+    data::Owner,
     error::Result,
     health::Seen,
     layout::{InstanceFolder, Key, Layout},
+    listener::{self, Listener, Whose},
     log_tail::{self, Values},
     process::{self, Exit, Life, Process},
     records::{self, Intended, Record, read_outcome, write_outcome},
@@ -289,6 +291,17 @@ impl Instance {
             }
             life => Ok(life),
         }
+    }
+
+    /// Who answers where this instance should. `leader` is its process, and lives.
+    pub(crate) fn listener(&self, shared: &Shared, leader: Process, port: u16, data: &DataId) -> Result<Listener> {
+        let folder = shared.layout.data(&self.key.control_plane, data);
+        let data_path = folder.files().to_string_lossy().into_owned();
+        let user = Owner::read(&folder)?.and_then(|owner| owner.user);
+        listener::at(shared.address(port), &Whose { user, leader, data_path: &data_path }, || {
+            let grouped = shared.groups.members(&shared.group(&self.key));
+            process::members(&self.folder, Some(leader), Some(&data_path), grouped)
+        })
     }
 
     /// Writes down how the watched process ended, once, if nobody asked it to.

@@ -9,6 +9,7 @@ mod error;
 mod health;
 mod instance;
 mod layout;
+mod listener;
 mod log_tail;
 mod ports;
 mod process;

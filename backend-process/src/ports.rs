@@ -1,4 +1,5 @@
-//! Ports: one for each instance for its whole life, awake or not, over all control planes on a root.
+//! Ports: one for each instance, awake or not, over all control planes on a root. It has the same one for its whole life,
+//! unless somebody else listens there when it is to start.
 //!
 //! `ROOT/.ports/PORT` names the owner.
 
@@ -16,9 +17,23 @@ use crate::{
     reservations::Reservations,
 };
 
-/// Reserves a port for an instance: the one it has, or a free one. Call with the lock of the root held and the
+/// Reserves a port for an instance: the one it had if nobody else listens there, or a free one. Call with the lock of the root held and the
 /// instance's folder made: a reservation whose owner has no folder is up for grabs.
-pub(crate) fn claim(layout: &Layout, key: &Key, address: IpAddr, range: &RangeInclusive<u16>) -> Result<u16> {
+pub(crate) fn claim(
+    layout: &Layout,
+    key: &Key,
+    had: Option<u16>,
+    address: IpAddr,
+    range: &RangeInclusive<u16>,
+) -> Result<u16> {
+    if let Some(port) = had {
+        if all(layout).keep(&owner_text(key), port.into())? && is_free(address, port) {
+            return Ok(port);
+        }
+        // Every one that it has: a start may have been cut before it wrote down which.
+        release(layout, key, None)?;
+        tracing::info!(instance = %key.id, port, "somebody else has this port: another one is taken");
+    }
     let wide = u32::from(*range.start())..=u32::from(*range.end());
     let token = key.incarnation.token(&key.control_plane, &key.id);
     let usable = |port: u32| Ok(u16::try_from(port).is_ok_and(|port| is_free(address, port)));
@@ -104,21 +119,21 @@ mod tests {
         let layout = Layout::new(root.path().into());
         let range = 19_801..=19_802;
         let (a, b, c) = (key(&layout, "p", "a"), key(&layout, "q", "b"), key(&layout, "p", "c"));
-        let first = claim(&layout, &a, ADDRESS, &range).unwrap();
-        assert_eq!(claim(&layout, &a, ADDRESS, &range).unwrap(), first, "asking again changes nothing");
-        let second = claim(&layout, &b, ADDRESS, &range).unwrap();
+        let first = claim(&layout, &a, None, ADDRESS, &range).unwrap();
+        assert_eq!(claim(&layout, &a, None, ADDRESS, &range).unwrap(), first, "asking again changes nothing");
+        let second = claim(&layout, &b, None, ADDRESS, &range).unwrap();
         assert_ne!(first, second);
-        let full = claim(&layout, &c, ADDRESS, &range).unwrap_err().during("create", None);
+        let full = claim(&layout, &c, None, ADDRESS, &range).unwrap_err().during("create", None);
         assert_eq!(full.kind(), ErrorKind::CapacityExhausted);
         release(&layout, &a, Some(second)).unwrap();
         release(&layout, &c, None).unwrap();
-        assert!(claim(&layout, &c, ADDRESS, &range).is_err(), "nobody gives away what is another's");
+        assert!(claim(&layout, &c, None, ADDRESS, &range).is_err(), "nobody gives away what is another's");
         layout::remove_folder(layout.instance(&b).path()).unwrap();
         assert!(stale(&layout, &a.control_plane).unwrap().is_empty());
         assert_eq!(stale(&layout, &b.control_plane).unwrap(), [u32::from(second)]);
-        assert_eq!(claim(&layout, &c, ADDRESS, &range).unwrap(), second);
+        assert_eq!(claim(&layout, &c, None, ADDRESS, &range).unwrap(), second);
         release(&layout, &c, None).unwrap();
-        assert_eq!(claim(&layout, &b, ADDRESS, &range).unwrap(), second, "what was given back is free");
+        assert_eq!(claim(&layout, &b, None, ADDRESS, &range).unwrap(), second, "what was given back is free");
     }
 
     #[test]
@@ -129,6 +144,28 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let key = key(&layout, "p", "a");
         assert!(!is_free(ADDRESS, port));
-        assert!(claim(&layout, &key, ADDRESS, &(port..=port)).is_err());
+        assert!(claim(&layout, &key, None, ADDRESS, &(port..=port)).is_err());
+    }
+
+    #[test]
+    fn a_port_is_kept_unless_somebody_else_has_or_uses_it() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path().into());
+        let range = 19_811..=19_813;
+        let (a, b) = (key(&layout, "p", "a"), key(&layout, "p", "b"));
+        let had = claim(&layout, &a, None, ADDRESS, &range).unwrap();
+        assert_eq!(claim(&layout, &a, Some(had), ADDRESS, &range).unwrap(), had);
+        all(&layout).remove(had.into()).unwrap();
+        assert_eq!(claim(&layout, &a, Some(had), ADDRESS, &range).unwrap(), had, "deleted by an outsider");
+        let listener = TcpListener::bind((ADDRESS, had)).unwrap();
+        let now = claim(&layout, &a, Some(had), ADDRESS, &range).unwrap();
+        assert_ne!(now, had);
+        drop(listener);
+        assert_eq!(all(&layout).all().unwrap().len(), 1, "the old one is given back");
+        // The start was cut before it wrote down the new one, and somebody has the old one.
+        all(&layout).keep(&owner_text(&b), had.into()).unwrap();
+        let again = claim(&layout, &a, Some(had), ADDRESS, &range).unwrap();
+        assert_ne!(again, had);
+        assert_eq!(all(&layout).all().unwrap().len(), 2);
     }
 }

@@ -365,6 +365,33 @@ fn holds_lock(pid: i32, folder: &InstanceFolder) -> bool {
     descriptors.filter_map(io::Result::ok).any(|entry| file(&entry.path()) == Some(lock))
 }
 
+/// Whether a process has this socket open. One that may not be looked into is believed to.
+pub(crate) fn holds_socket(pid: i32, inode: u64) -> bool {
+    let socket = format!("socket:[{inode}]");
+    match fs::read_dir(format!("/proc/{pid}/fd")) {
+        Ok(descriptors) => descriptors
+            .filter_map(io::Result::ok)
+            .any(|entry| fs::read_link(entry.path()).is_ok_and(|file| file.as_os_str() == socket.as_str())),
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+    }
+}
+
+/// Whether somebody who has this socket open was started on this data; `None`: nobody is seen to have it.
+pub(crate) fn holder_of_socket(inode: u64, data_path: &str) -> Result<Option<bool>> {
+    let entries = fs::read_dir("/proc").map_err(|error| Problem::io("read", "/proc".as_ref(), error))?;
+    let mut found = None;
+    for pid in entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()) {
+        let may_be_seen = fs::read_dir(format!("/proc/{pid}/fd")).is_ok();
+        if may_be_seen && holds_socket(pid, inode) {
+            found = Some(has_variable(pid, "DATA_PATH", data_path));
+            if found == Some(true) {
+                break;
+            }
+        }
+    }
+    Ok(found)
+}
+
 fn has_variable(pid: i32, name: &str, value: &str) -> bool {
     let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else {
         return false;

@@ -49,6 +49,17 @@ impl Reservations {
         Ok(None)
     }
 
+    /// Whether this owner still has a number that it had, or can have it again.
+    pub(crate) fn keep(&self, owner: &str, number: u32) -> Result<bool> {
+        match layout::read(&self.file(number))? {
+            Some(of) => Ok(of == owner.as_bytes()),
+            None => {
+                make_folder(&self.folder)?;
+                self.give(number, owner).map(|_| true)
+            }
+        }
+    }
+
     /// Takes an owner's number back. With none named, as nothing is left that tells it, all are looked at.
     pub(crate) fn release(&self, owner: &str, number: Option<u32>) -> Result<()> {
         let given = match number {

@@ -136,10 +136,8 @@ fn claim(shared: &Shared, instance: &Instance, record: Option<Record>, order: &O
     let (port, user) = {
         let _lock = layout.lock()?;
         let user = claim_data(shared, instance, &source, order)?;
-        let port = match &record {
-            Some(record) => record.port,
-            None => ports::claim(layout, key, shared.config.address, &shared.config.ports)?,
-        };
+        let had = record.as_ref().map(|record| record.port);
+        let port = ports::claim(layout, key, had, shared.config.address, &shared.config.ports)?;
         (port, user)
     };
     let record = Record::new(key, order.tenant.clone(), source.id().clone(), port, order.generation);
@@ -195,6 +193,7 @@ fn launch(
         live.watched = None;
         live.blocked = None;
     }
+    // Since it was claimed. Whoever takes it from here on is found out before the instance is called ready.
     if !ports::is_free(shared.config.address, record.port) {
         let message = format!("somebody else listens on port {}, which is this instance's", record.port);
         return write_outcome(folder, &Reason::new("port-taken", message));

@@ -1,8 +1,8 @@
 //! Watches processes: notices at once when one exits, and when it becomes ready or does not in time.
 
-use std::{fs, io, sync::Arc, time::Duration};
+use std::{fs, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use provisioner_core::types::{ControlPlaneId, Reason};
+use provisioner_core::types::{ControlPlaneId, DataId, Reason};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
     health::{self, Seen},
     instance::{Instance, Motion, Shared, View, Watched},
     layout::{Key, Names},
+    listener::Listener,
     log_tail::Values,
     process::{Life, Process},
     records::{Intended, Record, write_outcome},
@@ -55,6 +56,7 @@ pub(crate) fn watch(
         seen,
         health_path: record.health_path.clone(),
         port: record.port,
+        data: record.data.clone(),
         cpu_millis: record.cpu_millis,
         start_timeout: record.start_timeout(),
         adopted,
@@ -85,6 +87,7 @@ struct Watcher {
     seen: watch::Sender<Seen>,
     health_path: String,
     port: u16,
+    data: DataId,
     /// 0: not held to any.
     cpu_millis: u32,
     start_timeout: Duration,
@@ -147,23 +150,46 @@ impl Watcher {
         let mut delay = PROBE_DELAY_MIN;
         let address = self.shared.address(self.port);
         loop {
-            let seen = health::probe(address, &self.health_path, PROBE_TIME_MAX).await;
-            let ready = seen == Seen::Ready;
-            self.seen.send_replace(seen);
-            if ready {
-                self.note_ready().await;
-                self.shared.changed(&self.instance.key);
-                return;
+            let mut seen = health::probe(address, &self.health_path, PROBE_TIME_MAX).await;
+            if seen == Seen::Ready {
+                seen = self.whose_answer(address).await;
             }
+            self.seen.send_replace(seen.clone());
             let late = Instant::now() >= deadline;
-            if late && !was_ready {
-                self.give_up().await;
-                return;
+            match seen {
+                Seen::Ready => {
+                    self.note_ready().await;
+                    self.shared.changed(&self.instance.key);
+                    return;
+                }
+                // Its traffic would go there, and it cannot have the port any more.
+                Seen::Stranger(_) => {
+                    self.give_up(Reason::new("port-taken", seen.to_string())).await;
+                    return;
+                }
+                seen if late && !was_ready => {
+                    let message = format!("not ready after {} s: {seen}", self.start_timeout.as_secs());
+                    self.give_up(Reason::new("start-up-timeout", message)).await;
+                    return;
+                }
+                _ => {}
             }
             let delay_max = if late { SILENT_DELAY_MAX } else { PROBE_DELAY_MAX };
             let wait = if late { delay } else { delay.min(deadline - Instant::now()) };
             tokio::time::sleep(wait).await;
             delay = (delay * 3 / 2).min(delay_max);
+        }
+    }
+
+    /// Readiness, unless it was somebody else who answered: another process can take the port before the product does.
+    async fn whose_answer(&self, address: SocketAddr) -> Seen {
+        let (shared, instance, data) = (Arc::clone(&self.shared), Arc::clone(&self.instance), self.data.clone());
+        let (process, port) = (self.process, self.port);
+        match blocking(move || instance.listener(&shared, process, port, &data)).await {
+            Ok(Listener::Own) => Seen::Ready,
+            Ok(Listener::Stranger) => Seen::Stranger(address),
+            Ok(Listener::Nobody) => Seen::Refused(address),
+            Err(problem) => Seen::Unclear(problem.to_string()),
         }
     }
 
@@ -188,11 +214,10 @@ impl Watcher {
         }
     }
 
-    /// Too late: releases the compute and says what was seen last. Whether to try again is for the engine to say.
-    async fn give_up(&self) {
+    /// Releases the compute and says why. Whether to try again is for the engine to say.
+    async fn give_up(&self, reason: Reason) {
         let turn = self.instance.turn().await;
         let (shared, instance, process) = (Arc::clone(&self.shared), Arc::clone(&self.instance), self.process);
-        let message = format!("not ready after {} s: {}", self.start_timeout.as_secs(), *self.seen.borrow());
         let given_up = blocking(move || {
             let (_turn, Some(_folder_turn)) = (turn, instance.folder.turn()?) else {
                 return Ok(());
@@ -204,7 +229,7 @@ impl Watcher {
                 return Ok(());
             };
             if view.life == Life::Alive(process) && view.moving.is_none() {
-                write_outcome(&instance.folder, &Reason::new("start-up-timeout", message))?;
+                write_outcome(&instance.folder, &reason)?;
                 stop::begin(&shared, &instance, Some(record), Motion::default());
             }
             Ok(())

@@ -2,17 +2,20 @@
 
 use std::{
     fs,
+    io::{Read, Write},
     net::TcpListener,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use backend_process::ProcessConfig;
 use futures::StreamExt;
 use provisioner_core::{
     Chain, ErrorKind, Provisioner, Retry,
-    types::{Generation, Observed, Phase},
+    types::{Generation, Observed, Phase, Target},
 };
 
-use crate::support::{SOON, Site, change, get};
+use crate::support::{PRODUCT, SOON, Site, change, get};
 
 fn code(seen: &provisioner_core::types::Present) -> &str {
     seen.reason.as_ref().map_or("", |reason| reason.code.as_str())
@@ -178,22 +181,95 @@ async fn a_spec_is_refused_naming_the_field() {
     refused("size.memory_mib", &|spec| spec.size.memory_mib = 0);
 }
 
+/// Somebody who listens where an instance should, and answers like one. Gone when dropped.
+struct Squatter(Arc<TcpListener>);
+
+impl Squatter {
+    fn at(address: (&str, u16)) -> Self {
+        let listener = Arc::new(TcpListener::bind(address).unwrap());
+        let own = Arc::downgrade(&listener);
+        std::thread::spawn(move || {
+            // What nobody holds any more ends with the connection that `drop` makes.
+            while let Some(listener) = own.upgrade() {
+                let (mut stream, _) = listener.accept().unwrap();
+                let _ = stream.read(&mut [0; 1024]);
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            }
+        });
+        Self(listener)
+    }
+}
+
+impl Drop for Squatter {
+    fn drop(&mut self) {
+        let address = self.0.local_addr().unwrap();
+        self.0 = Arc::new(TcpListener::bind("127.0.0.1:0").unwrap());
+        let _ = std::net::TcpStream::connect(address);
+    }
+}
+
+fn port(site: &Site, target: &Target) -> u16 {
+    let record = fs::read(site.instance_folder(target).join("record.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+    record["port"].as_u64().unwrap().try_into().unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_that_somebody_took_is_named_and_kept() {
+async fn an_instance_whose_port_somebody_took_while_it_slept_wakes_on_another() {
     let site = Site::new();
     let target = site.target(&[]);
-    let seen = site.running(&target).await;
-    let endpoint = seen.endpoint.clone().unwrap();
-    let address = endpoint.as_str().strip_prefix("http://").unwrap();
+    site.running(&target).await;
+    let had = port(&site, &target);
     site.backend.scale_to_zero(&site.cx, &target).await.unwrap();
     site.until_phase(&target, Phase::Zero).await;
-    let squatter = TcpListener::bind(address).unwrap();
+    let _squatter = Squatter::at(("127.0.0.1", had));
     site.backend.resume(&site.cx, &target).await.unwrap();
-    let seen = site.until_phase(&target, Phase::Failed).await;
-    assert_eq!(code(&seen), "port-taken");
-    assert!(message(&seen).contains(address.rsplit(':').next().unwrap()));
-    drop(squatter);
-    assert_eq!(site.running(&target).await.endpoint, Some(endpoint));
+    let seen = site.until_phase(&target, Phase::Running).await;
+    let has = port(&site, &target);
+    assert_ne!(has, had);
+    assert_eq!(seen.endpoint.as_ref().unwrap().as_str(), format!("http://127.0.0.1:{has}"));
+    assert_eq!(get(&seen, "/starts").lines().count(), 2);
+    assert_eq!(site.port_owners().len(), 1, "the other one is given back");
+}
+
+/// The product is held before it listens, so whoever takes its port meanwhile is there first.
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_elses_answer_does_not_make_an_instance_ready() {
+    let both = ProcessConfig::new("/");
+    for (users, cgroup) in [
+        (both.users.clone(), both.cgroup.clone()),
+        (both.users.clone(), None),
+        (None, both.cgroup.clone()),
+        (None, None),
+    ] {
+        let with = format!("{users:?} {cgroup:?}");
+        for adopted in [false, true] {
+            let mut site = Site::with(|config| (config.users, config.cgroup) = (users.clone(), cgroup.clone()));
+            let mut target = site.target(&[("LISTEN", "never")]);
+            change(&mut target, |spec| spec.workload.start_timeout_seconds = 600);
+            site.backend.create(&site.cx, &target).await.unwrap();
+            let had = port(&site, &target);
+            if adopted {
+                site.backend.shutdown().await;
+                site.restart();
+            }
+            let _squatter = Squatter::at(("127.0.0.1", had));
+            let seen = site.until(&target, |seen| seen.phase() != Some(Phase::Provisioning)).await;
+            let seen = seen.present().unwrap();
+            assert_eq!((seen.phase, code(seen)), (Phase::Failed, "port-taken"), "{with}");
+            assert!(message(seen).contains(&had.to_string()), "{with}: {}", message(seen));
+            crate::support::eventually(|| site.processes().is_empty()).await;
+            // The next start has another, and one of its processes that listens is as good as the first.
+            target.generation = target.generation.next();
+            change(&mut target, |spec| {
+                spec.environment.clear();
+                spec.workload.command = ["/bin/sh", "-c", "\"$0\"; true", &PRODUCT].map(Into::into).into();
+            });
+            let seen = site.running(&target).await;
+            assert_ne!(port(&site, &target), had, "{with}");
+            assert_ne!(get(&seen, "/starts"), "", "{with}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
