@@ -115,8 +115,8 @@ pub(crate) fn retain(layout: &Layout, key: &Key, id: &DataId) -> Result<()> {
     }
 }
 
-/// Takes the data out of its place, at once and for good, to be deleted by [`delete_taken`]. Data of somebody else is
-/// left alone.
+/// Takes the data out of its place, at once and for good, to be deleted by [`delete_taken`]: after it, without the lock, and
+/// before it too, as what an earlier attempt left there would be in the way. Data of somebody else is left alone.
 pub(crate) fn take(layout: &Layout, key: &Key, id: &DataId) -> Result<()> {
     let folder = layout.data(&key.control_plane, id);
     match Owner::read(&folder)? {
@@ -127,8 +127,6 @@ pub(crate) fn take(layout: &Layout, key: &Key, id: &DataId) -> Result<()> {
 
 /// The same whoever had it last.
 pub(crate) fn take_any(layout: &Layout, control_plane: &ControlPlaneId, id: &DataId) -> Result<()> {
-    // What an earlier attempt left there would be in the way.
-    delete_taken(layout, control_plane, id)?;
     let (from, removed) = (layout.data(control_plane, id), layout.removed(control_plane));
     let user = Owner::read(&from)?.and_then(|owner| owner.user);
     make_folder(&removed)?;
@@ -142,19 +140,15 @@ pub(crate) fn take_any(layout: &Layout, control_plane: &ControlPlaneId, id: &Dat
     user.map_or(Ok(()), |user| users::release(layout, control_plane, id, user))
 }
 
-/// Undoes a claim of a start that never was: what is empty goes, anything else stays for a later instance.
+/// Undoes a claim of a start that never was: what is empty goes, anything else stays for a later instance. Like
+/// [`take`], to be followed by [`delete_taken`].
 pub(crate) fn disown(layout: &Layout, key: &Key, id: &DataId) -> Result<()> {
     let files = layout.data(&key.control_plane, id).files();
     let empty = fs::read_dir(&files).is_ok_and(|mut entries| entries.next().is_none());
-    if empty {
-        take(layout, key, id)?;
-        delete_taken(layout, &key.control_plane, id)
-    } else {
-        retain(layout, key, id)
-    }
+    if empty { take(layout, key, id) } else { retain(layout, key, id) }
 }
 
-/// Deletes what was taken. May take as long as there are files.
+/// Deletes what was taken. May take as long as there are files, so never with the lock of the root held.
 pub(crate) fn delete_taken(layout: &Layout, control_plane: &ControlPlaneId, id: &DataId) -> Result<()> {
     remove_folder(&layout.removed(control_plane).join(id.as_str()))
 }

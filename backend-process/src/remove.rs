@@ -55,6 +55,9 @@ pub(crate) fn remove(shared: &Shared, instance: &Instance, removal: &Removal) ->
         return Ok(());
     }
     shared.groups.end(&shared.group(key))?;
+    if removal.disposition == DataDisposition::Delete {
+        data::delete_taken(layout, &key.control_plane, &removal.data)?;
+    }
     {
         let _lock = layout.lock()?;
         match removal.disposition {
@@ -67,13 +70,17 @@ pub(crate) fn remove(shared: &Shared, instance: &Instance, removal: &Removal) ->
     }
     let removed = layout.removed(&key.control_plane).join(key.folder_name());
     remove_folder(&removed)?;
-    let _lock = layout.lock()?;
+    let lock = layout.lock()?;
     // The record may have been lost, with its folder or alone, or was not written yet when a start was cut.
     let port = Record::read(&instance.folder, key).ok().flatten().map(|record| record.port);
     ports::release(layout, key, port)?;
     make_folder(&layout.removed(&key.control_plane))?;
     match fs::rename(instance.folder.path(), &removed) {
-        Ok(()) => remove_folder(&removed),
+        Ok(()) => {
+            // Others need it, and deleting takes its time.
+            drop(lock);
+            remove_folder(&removed)
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(Problem::io("remove", instance.folder.path(), error)),
     }
@@ -85,6 +92,7 @@ pub(crate) fn delete_data(shared: &Shared, control_plane: &ControlPlaneId, id: &
     if !layout.removed(control_plane).exists() && !layout.data(control_plane, id).path().exists() {
         return Ok(());
     }
+    data::delete_taken(layout, control_plane, id)?;
     {
         let _lock = layout.lock()?;
         if let Some(owner) = Owner::read(&layout.data(control_plane, id))?

@@ -161,15 +161,19 @@ fn claim_data(shared: &Shared, instance: &Instance, source: &DataSource, order: 
 /// Removes what [`claim`] made for an instance that never ran.
 fn undo(shared: &Shared, instance: &Instance, source: &DataSource) -> Result<()> {
     let (layout, key) = (&shared.layout, &instance.key);
-    let _lock = layout.lock()?;
-    match source {
-        DataSource::Fresh(id) => data::disown(layout, key, id)?,
-        // It was there before, and has to be there for the next try, empty or not.
-        DataSource::Existing(id) => data::retain(layout, key, id)?,
+    data::delete_taken(layout, &key.control_plane, source.id())?;
+    {
+        let _lock = layout.lock()?;
+        match source {
+            DataSource::Fresh(id) => data::disown(layout, key, id)?,
+            // It was there before, and has to be there for the next try, empty or not.
+            DataSource::Existing(id) => data::retain(layout, key, id)?,
+        }
+        let port = Record::read(&instance.folder, key).ok().flatten().map(|record| record.port);
+        ports::release(layout, key, port)?;
+        remove_folder(instance.folder.path())?;
     }
-    let port = Record::read(&instance.folder, key).ok().flatten().map(|record| record.port);
-    ports::release(layout, key, port)?;
-    remove_folder(instance.folder.path())
+    data::delete_taken(layout, &key.control_plane, source.id())
 }
 
 fn launch(

@@ -126,7 +126,7 @@ pub(crate) fn maintain(shared: &Shared, control_plane: &ControlPlaneId, plan_onl
     if !layout.instances(control_plane).exists() {
         return Ok(actions);
     }
-    let _lock = layout.lock()?;
+    let lock = layout.lock()?;
     for port in ports::stale(layout, control_plane)? {
         if !plan_only {
             ports::remove_stale(layout, port)?;
@@ -149,6 +149,8 @@ pub(crate) fn maintain(shared: &Shared, control_plane: &ControlPlaneId, plan_onl
         }
         actions.push(format!("end what is left of {} {}, whose folder is gone", key.id, key.incarnation));
     }
+    // Nobody takes up again what lies there, and deleting it takes as long as there are files.
+    drop(lock);
     for path in entries(&layout.removed(control_plane))? {
         if !plan_only {
             layout::remove_folder(&path)?;

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -10,7 +11,7 @@ use provisioner_core::{
     types::{DataDisposition, DataSource, Generation, Observed, Phase},
 };
 
-use crate::support::{Site, change, deaf, eventually, get};
+use crate::support::{SOON, Site, change, deaf, eventually, get};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn data_and_port_survive_sleep_suspension_update_and_a_new_control_plane() {
@@ -233,5 +234,88 @@ async fn a_process_whose_folder_and_control_plane_are_gone_never_runs_beside_its
             site.backend.delete_data(&site.cx, &data).await.unwrap();
             assert!(site.processes().is_empty());
         }
+    }
+}
+
+/// A folder that takes a while to delete, and a small one that goes before it.
+fn put_in_the_way(site: &Site, before: &Path, large: &Path, files: usize) {
+    let original = site.root().join(".original");
+    fs::write(&original, "").unwrap();
+    fs::create_dir_all(large).unwrap();
+    for file in 0..files {
+        // As many links to one file as there may be on any file system.
+        let folder = large.join((file / 10_000).to_string());
+        if file % 10_000 == 0 {
+            fs::create_dir_all(&folder).unwrap();
+        }
+        fs::hard_link(&original, folder.join(file.to_string())).unwrap();
+    }
+    fs::create_dir_all(before).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upkeep_deletes_without_keeping_others_from_the_root() {
+    let site = Site::new();
+    let target = site.target(&[]);
+    site.running(&target).await;
+    let removed = site.root().join("plane/removed");
+    // In order of their names.
+    let (before, large) = (removed.join("a"), removed.join("b"));
+    let mut files = 10_000;
+    loop {
+        put_in_the_way(&site, &before, &large, files);
+        let maintain = {
+            let (backend, cx) = (site.backend.clone(), site.cx.clone());
+            tokio::spawn(async move { backend.maintain(&cx, false).await })
+        };
+        let (before, large, lock) = (before.clone(), large.clone(), site.root().join(".lock"));
+        let (free, deleting) = tokio::task::spawn_blocking(move || {
+            let begin = Instant::now();
+            while before.exists() {
+                assert!(begin.elapsed() < SOON, "nothing is deleted");
+            }
+            let lock = fs::File::open(lock).unwrap();
+            (lock.try_lock().is_ok(), large.exists())
+        })
+        .await
+        .unwrap();
+        let actions = maintain.await.unwrap().unwrap();
+        assert_eq!(actions, ["delete the rest of a", "delete the rest of b"]);
+        assert_eq!(fs::read_dir(&removed).unwrap().count(), 0);
+        if deleting {
+            assert!(free, "the root was locked while {files} files were deleted");
+            return;
+        }
+        // Too fast to be seen.
+        files *= 2;
+        assert!(files < 1_000_000, "not seen to delete");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cut_removal_left_is_in_nobodys_way() {
+    let site = Site::new();
+    let target = site.target(&[]);
+    let left = site.root().join("plane/removed").join(target.data.id().as_str());
+    for how in ["destroy", "delete data", "upkeep"] {
+        fs::create_dir_all(left.join("files")).unwrap();
+        fs::write(left.join("files/old"), "").unwrap();
+        site.running(&target).await;
+        match how {
+            "upkeep" => {
+                let actions = site.backend.maintain(&site.cx, false).await.unwrap();
+                assert_eq!(actions, [format!("delete the rest of {}", target.data.id())]);
+                assert!(site.files(&target).exists());
+                assert_eq!(site.observe(&target).await.phase(), Some(Phase::Running));
+            }
+            _ => {
+                let data = if how == "destroy" { DataDisposition::Delete } else { DataDisposition::Retain };
+                site.backend.destroy(&site.cx, &target, data).await.unwrap();
+                site.until_absent(&target).await;
+                site.backend.delete_data(&site.cx, target.data.id()).await.unwrap();
+                assert!(!site.files(&target).exists());
+            }
+        }
+        assert!(!left.exists(), "{how}");
     }
 }
