@@ -24,7 +24,7 @@ use crate::{
     error::Problem,
     health::Seen,
     instance::{Instance, Shared},
-    layout::Key,
+    layout::{Key, Patience},
     records::Intended,
     remove,
     start::{self, Acted},
@@ -34,6 +34,21 @@ use crate::{
 
 /// How long a first look at an adopted instance waits for its answer to one probe.
 const ADOPTION_PROBE_WAIT: Duration = Duration::from_millis(300);
+/// What a verb has for its waits.
+#[derive(Debug, Clone, Copy)]
+struct Waits {
+    /// When the caller stops waiting, if ever.
+    deadline: Option<Instant>,
+    /// When the call itself does: what it has not begun by then, for want of a lock, it does not begin.
+    patience: Patience,
+}
+
+impl Waits {
+    fn of(cx: &OpContext) -> Self {
+        Self { deadline: cx.deadline, patience: Patience::from_now() }
+    }
+}
+
 /// How many of [`observe_many`](Provisioner::observe_many)'s targets are looked at side by side.
 const LOOKS_AT_ONCE: usize = 16;
 
@@ -85,19 +100,26 @@ impl ProcessBackend {
         cx: &OpContext,
         operation: &'static str,
         instance: &Arc<Instance>,
+        waits: Waits,
         work: impl FnOnce(&Arc<Shared>, &Arc<Instance>) -> crate::error::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let turn = self.turn(cx, operation, instance).await?;
+        let turn = self.turn(cx, operation, instance, waits).await?;
         let (shared, own) = (Arc::clone(&self.shared), Arc::clone(instance));
         let done = blocking(move || {
             let _turn = turn;
             work(&shared, &own)
         });
         let done = done.map(|done| done.map_err(|problem| problem.during(operation, Some(&instance.key.id))));
-        by(cx.deadline, operation, Some(&instance.key.id), done).await
+        by(waits.deadline, operation, Some(&instance.key.id), done).await
     }
 
-    async fn turn(&self, cx: &OpContext, operation: &'static str, instance: &Instance) -> Result<OwnedMutexGuard<()>> {
+    async fn turn(
+        &self,
+        cx: &OpContext,
+        operation: &'static str,
+        instance: &Instance,
+        waits: Waits,
+    ) -> Result<OwnedMutexGuard<()>> {
         let id = &instance.key.id;
         let ended = |kind| Err(Error::new(kind, operation).with_instance(id).with_effect(Effect::None));
         tokio::select! {
@@ -106,6 +128,7 @@ impl ProcessBackend {
             () = self.shared.cancel.cancelled() => ended(ErrorKind::Cancelled),
             () = passed(cx.deadline) => ended(ErrorKind::Timeout),
             turn = instance.turn() => Ok(turn),
+            () = passed(Some(waits.patience.end().into())) => ended(ErrorKind::Timeout),
         }
     }
 
@@ -113,23 +136,25 @@ impl ProcessBackend {
     async fn run(&self, cx: &OpContext, operation: &'static str, target: &Target, make: bool) -> Result<Observed> {
         convert::check(&target.spec, &self.capabilities())
             .map_err(|problem| problem.during(operation, Some(&target.id)))?;
-        let instance = self.entry(cx, target);
-        let wanted = target.clone();
+        let (instance, waits) = (self.entry(cx, target), Waits::of(cx));
+        let (wanted, patience) = (target.clone(), waits.patience);
         let mut acted = self
-            .act(cx, operation, &instance, move |shared, instance| start::run(shared, instance, &wanted, None, make))
+            .act(cx, operation, &instance, waits, move |shared, instance| {
+                start::run(shared, instance, &wanted, None, make, patience)
+            })
             .await?;
         if acted == Acted::NeedsOrder {
             let order = Order::new(target, resolve_secrets(cx, operation, target).await?);
             let wanted = target.clone();
             acted = self
-                .act(cx, operation, &instance, move |shared, instance| {
-                    start::run(shared, instance, &wanted, Some(order), make)
+                .act(cx, operation, &instance, waits, move |shared, instance| {
+                    start::run(shared, instance, &wanted, Some(order), make, patience)
                 })
                 .await?;
         }
         match acted {
             Acted::Absent => Ok(Observed::Absent),
-            Acted::Done | Acted::NeedsOrder => self.see(cx.deadline, operation, &instance).await,
+            Acted::Done | Acted::NeedsOrder => self.see(waits, operation, &instance).await,
         }
     }
 
@@ -140,23 +165,20 @@ impl ProcessBackend {
         target: &Target,
         intended: Intended,
     ) -> Result<Observed> {
-        let instance = self.entry(cx, target);
-        let there =
-            self.act(cx, operation, &instance, move |shared, instance| stop::rest(shared, instance, intended)).await?;
-        if there { self.see(cx.deadline, operation, &instance).await } else { Ok(Observed::Absent) }
+        let (instance, waits) = (self.entry(cx, target), Waits::of(cx));
+        let work = move |shared: &Arc<Shared>, instance: &Arc<Instance>| {
+            stop::rest(shared, instance, intended, waits.patience)
+        };
+        let there = self.act(cx, operation, &instance, waits, work).await?;
+        if there { self.see(waits, operation, &instance).await } else { Ok(Observed::Absent) }
     }
 
     /// What is seen of an instance now.
-    async fn see(
-        &self,
-        deadline: Option<Instant>,
-        operation: &'static str,
-        instance: &Arc<Instance>,
-    ) -> Result<Observed> {
+    async fn see(&self, waits: Waits, operation: &'static str, instance: &Arc<Instance>) -> Result<Observed> {
         let id = &instance.key.id;
-        let look = instance.look_in_turn(&self.shared);
+        let look = instance.look_in_turn(&self.shared, Some(waits.patience));
         let look = look.map(|view| view.map_err(|problem: Problem| problem.during(operation, Some(id))));
-        let mut view = by(deadline, operation, Some(id), look).await?;
+        let mut view = by(waits.deadline, operation, Some(id), look).await?;
         let adopted = view.as_ref().and_then(|view| supervise::adopt(&self.shared, instance, view));
         if let (Some(view), Some(mut seen)) = (&mut view, adopted) {
             let probed = seen.wait_for(|seen| *seen != Seen::Nothing);
@@ -173,7 +195,8 @@ impl Provisioner for ProcessBackend {
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = Capabilities::PLAIN;
         capabilities.settling = Duration::ZERO;
-        // Waiting for locks included. What goes on after that is known to the backend, or gone with its process.
+        // Waiting for locks included, which ends after half of it. What goes on after that is known to the backend, or gone
+        // with its process.
         capabilities.call_max = Duration::from_secs(10);
         capabilities.watch = true;
         capabilities.conditional_writes = true;
@@ -211,22 +234,28 @@ impl Provisioner for ProcessBackend {
     }
 
     async fn destroy(&self, cx: &OpContext, target: &Target, data: DataDisposition) -> Result<Observed> {
-        let instance = self.entry(cx, target);
+        let (instance, waits) = (self.entry(cx, target), Waits::of(cx));
         let id = target.data.id().clone();
-        let work = move |shared: &Arc<Shared>, instance: &Arc<Instance>| remove::destroy(shared, instance, &id, data);
-        self.act(cx, "destroy", &instance, work).await?;
-        self.see(cx.deadline, "destroy", &instance).await
+        let work = move |shared: &Arc<Shared>, instance: &Arc<Instance>| {
+            remove::destroy(shared, instance, &id, data, waits.patience)
+        };
+        self.act(cx, "destroy", &instance, waits, work).await?;
+        self.see(waits, "destroy", &instance).await
     }
 
     async fn observe(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
-        self.see(cx.deadline, "observe", &self.entry(cx, target)).await
+        self.see(Waits::of(cx), "observe", &self.entry(cx, target)).await
     }
 
     async fn observe_many(&self, cx: &OpContext, targets: &[Target]) -> Vec<Result<Observed>> {
         // Entries first: a stream over borrowed targets would tie the future to them in ways the trait cannot say.
-        let deadline = cx.deadline;
         let entries: Vec<_> = targets.iter().map(|target| self.entry(cx, target)).collect();
-        let looks = entries.into_iter().map(|instance| async move { self.see(deadline, "observe", &instance).await });
+        let cx = cx.clone();
+        let looks = entries.into_iter().map(|instance| {
+            // Each from when it begins: they are not all looked at at once.
+            let waits = Waits::of(&cx);
+            async move { self.see(waits, "observe", &instance).await }
+        });
         futures::stream::iter(looks).buffered(LOOKS_AT_ONCE).collect().await
     }
 

@@ -9,8 +9,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use provisioner_core::types::{
-    Bound, ControlPlaneId, DataDisposition, DataId, Generation, InstanceId, Isolation, Reason, Usage,
+use provisioner_core::{
+    ErrorKind,
+    types::{Bound, ControlPlaneId, DataDisposition, DataId, Generation, InstanceId, Isolation, Reason, Usage},
 };
 use tokio::sync::{OwnedMutexGuard, broadcast, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -20,9 +21,9 @@ use crate::{
     config::ProcessConfig,
     convert::Order,
     data::Owner,
-    error::Result,
+    error::{Problem, Result},
     health::Seen,
-    layout::{InstanceFolder, Key, Layout},
+    layout::{InstanceFolder, Key, Layout, Patience},
     listener::{self, Listener, Whose},
     log_tail::{self, Values},
     process::{self, Exit, Life, Process},
@@ -231,14 +232,24 @@ impl Instance {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks in its turn, so that nothing changes between one file and the next. `None`: there is nothing.
-    pub(crate) async fn look_in_turn(self: &Arc<Self>, shared: &Arc<Shared>) -> Result<Option<View>> {
+    /// Looks in its turn, so that nothing changes between one file and the next. `None`: there is nothing. Without anybody's
+    /// patience, its own begins with its turn.
+    pub(crate) async fn look_in_turn(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        patience: Option<Patience>,
+    ) -> Result<Option<View>> {
         // Awaited, not blocked for: whoever has the turn needs a thread for blocking work too.
-        let turn = self.turn().await;
+        let turn = match patience {
+            None => self.turn().await,
+            Some(patience) => tokio::time::timeout_at(patience.end().into(), self.turn()).await.map_err(|_| {
+                Problem::new(ErrorKind::Unavailable, "something else that is done with this instance takes its time")
+            })?,
+        };
         let (shared, own) = (Arc::clone(shared), Arc::clone(self));
         blocking(move || {
             let _turn = turn;
-            let _folder_turn = own.folder.turn()?;
+            let _folder_turn = own.folder.turn(patience.unwrap_or_else(Patience::from_now))?;
             own.look(&shared)
         })
         .await

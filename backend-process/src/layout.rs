@@ -28,8 +28,24 @@ use provisioner_core::{
 
 use crate::error::{Problem, Result};
 
-/// How long a lock may be held by somebody else before giving up. What is done under these locks takes milliseconds.
+/// How long one call waits for locks that somebody else holds. What is done under these locks takes milliseconds.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Until when one call waits for locks: one moment for all that it needs, as the waits add up. A lock that is free is taken
+/// also after it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience(Instant);
+
+impl Patience {
+    /// That of a call which begins now.
+    pub(crate) fn from_now() -> Self {
+        Self(Instant::now() + LOCK_WAIT_MAX)
+    }
+
+    pub(crate) fn end(self) -> Instant {
+        self.0
+    }
+}
 
 /// Names one making of one instance of one control plane.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -128,9 +144,9 @@ impl Layout {
     }
 
     /// Takes the lock under which ports and data change hands, between all control planes on this root.
-    pub(crate) fn lock(&self) -> Result<File> {
+    pub(crate) fn lock(&self, patience: Patience) -> Result<File> {
         self.make_root()?;
-        wait_for_lock(&self.root.join(".lock"))
+        wait_for_lock(&self.root.join(".lock"), patience)
     }
 }
 
@@ -185,10 +201,10 @@ impl InstanceFolder {
 
     /// Takes the lock under which a verb looks and acts, against other processes on the same root. `None`: the folder
     /// is not there.
-    pub(crate) fn turn(&self) -> Result<Option<File>> {
+    pub(crate) fn turn(&self, patience: Patience) -> Result<Option<File>> {
         let path = self.0.join("turn");
         loop {
-            match wait_for_lock(&path) {
+            match wait_for_lock(&path, patience) {
                 Ok(lock) => {
                     // The folder may have been removed, and made again, while we waited for the lock of the old one.
                     let held = lock.metadata().map_err(|error| Problem::io("read", &path, error))?.ino();
@@ -332,14 +348,13 @@ pub(crate) fn try_lock(path: &Path) -> Result<Option<File>> {
     }
 }
 
-fn wait_for_lock(path: &Path) -> Result<File> {
-    let deadline = Instant::now() + LOCK_WAIT_MAX;
+fn wait_for_lock(path: &Path, patience: Patience) -> Result<File> {
     let mut delay = Duration::from_micros(200);
     loop {
         if let Some(lock) = try_lock(path)? {
             return Ok(lock);
         }
-        if Instant::now() > deadline {
+        if Instant::now() > patience.end() {
             return Err(Problem::new(ErrorKind::Unavailable, format!("{} stays locked", path.display())));
         }
         std::thread::sleep(delay);
@@ -383,8 +398,8 @@ mod tests {
     fn a_removed_folder_has_no_turn() {
         let root = tempfile::tempdir().unwrap();
         let folder = InstanceFolder(root.path().join("a"));
-        assert!(folder.turn().unwrap().is_none());
+        assert!(folder.turn(Patience::from_now()).unwrap().is_none());
         make_folder(folder.path()).unwrap();
-        assert!(folder.turn().unwrap().is_some());
+        assert!(folder.turn(Patience::from_now()).unwrap().is_some());
     }
 }

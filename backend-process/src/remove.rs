@@ -11,7 +11,7 @@ use crate::{
     data::{self, Owner},
     error::{Problem, Result},
     instance::{Instance, Motion, Removal, Shared},
-    layout::{make_folder, remove_folder},
+    layout::{Patience, make_folder, remove_folder},
     ports, process,
     records::{Intended, Record},
     stop,
@@ -23,12 +23,13 @@ pub(crate) fn destroy(
     instance: &Arc<Instance>,
     data: &DataId,
     disposition: DataDisposition,
+    patience: Patience,
 ) -> Result<()> {
     let told = Removal { data: data.clone(), disposition };
-    let turn = instance.folder.turn()?;
+    let turn = instance.folder.turn(patience)?;
     let Some(view) = instance.look(shared)? else {
         // Its files may have been left half deleted, and its data made before its folder was lost.
-        return remove(shared, instance, &told);
+        return remove(shared, instance, &told, patience);
     };
     let removal = match &view.record {
         Some(record) => {
@@ -47,7 +48,7 @@ pub(crate) fn destroy(
 
 /// Removes what is known to be dead. Each step can be repeated; the folder goes last, as without it the rest would not be
 /// looked for.
-pub(crate) fn remove(shared: &Shared, instance: &Instance, removal: &Removal) -> Result<()> {
+pub(crate) fn remove(shared: &Shared, instance: &Instance, removal: &Removal, patience: Patience) -> Result<()> {
     let (layout, key) = (&shared.layout, &instance.key);
     // Nothing was ever made here: a removal makes no folders to look into.
     let instances = layout.instances(&key.control_plane);
@@ -59,7 +60,7 @@ pub(crate) fn remove(shared: &Shared, instance: &Instance, removal: &Removal) ->
         data::delete_taken(layout, &key.control_plane, &removal.data)?;
     }
     {
-        let _lock = layout.lock()?;
+        let _lock = layout.lock(patience)?;
         match removal.disposition {
             DataDisposition::Delete => data::take(layout, key, &removal.data)?,
             DataDisposition::Retain => data::retain(layout, key, &removal.data)?,
@@ -70,7 +71,7 @@ pub(crate) fn remove(shared: &Shared, instance: &Instance, removal: &Removal) ->
     }
     let removed = layout.removed(&key.control_plane).join(key.folder_name());
     remove_folder(&removed)?;
-    let lock = layout.lock()?;
+    let lock = layout.lock(patience)?;
     // The record may have been lost, with its folder or alone, or was not written yet when a start was cut.
     let port = Record::read(&instance.folder, key).ok().flatten().map(|record| record.port);
     ports::release(layout, key, port)?;
@@ -94,7 +95,7 @@ pub(crate) fn delete_data(shared: &Shared, control_plane: &ControlPlaneId, id: &
     }
     data::delete_taken(layout, control_plane, id)?;
     {
-        let _lock = layout.lock()?;
+        let _lock = layout.lock(Patience::from_now())?;
         if let Some(owner) = Owner::read(&layout.data(control_plane, id))?
             && owner.in_use(layout, control_plane)?
         {

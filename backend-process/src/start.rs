@@ -19,7 +19,7 @@ use crate::{
     data,
     error::{Problem, Result, exec_problem},
     instance::{Instance, Motion, Shared, View},
-    layout::{make_folder, open_private, remove_file, remove_folder, try_lock},
+    layout::{Patience, make_folder, open_private, remove_file, remove_folder, try_lock},
     ports,
     process::{self, Process},
     records::{Intended, Record, digest, write_outcome},
@@ -49,6 +49,7 @@ pub(crate) fn run(
     target: &Target,
     order: Option<Order>,
     make: bool,
+    patience: Patience,
 ) -> Result<Acted> {
     let folder = &instance.folder;
     if let Some(order) = &order {
@@ -60,7 +61,7 @@ pub(crate) fn run(
         }
     }
     // Held to the end: another process on the same root neither starts nor changes anything between look and act.
-    let Some(_turn) = folder.turn()? else {
+    let Some(_turn) = folder.turn(patience)? else {
         return Ok(if make { Acted::NeedsOrder } else { Acted::Absent });
     };
     let Some(view) = instance.look(shared)? else {
@@ -75,7 +76,7 @@ pub(crate) fn run(
         return Ok(Acted::NeedsOrder);
     };
     if plan == Plan::Start {
-        start(shared, instance, view.record, order)?;
+        start(shared, instance, view.record, order, patience)?;
         return Ok(Acted::Done);
     }
     if let Some(record) = &view.record {
@@ -106,10 +107,11 @@ pub(crate) fn start(
     instance: &Arc<Instance>,
     record: Option<Record>,
     order: Order,
+    patience: Patience,
 ) -> Result<()> {
     let first = record.is_none();
     let data = order.data.clone();
-    let started = claim(shared, instance, record, &order).and_then(|(record, user)| {
+    let started = claim(shared, instance, record, &order, patience).and_then(|(record, user)| {
         if first && matches!(data, DataSource::Existing(_)) {
             process::end_strays(&shared.data_path(&record))?;
         }
@@ -117,11 +119,11 @@ pub(crate) fn start(
             let layout = &shared.layout;
             users::hand_over(layout, &record.control_plane, &layout.data(&record.control_plane, &record.data), user)?;
         }
-        launch(shared, instance, &record, user, order)
+        launch(shared, instance, &record, user, order, patience)
     });
     if let Err(problem) = &started
         && first
-        && let Err(error) = undo(shared, instance, &data)
+        && let Err(error) = undo(shared, instance, &data, patience)
     {
         tracing::warn!(instance = %instance.key.id, %problem, %error, "a half-made instance was left behind");
     }
@@ -129,12 +131,18 @@ pub(crate) fn start(
 }
 
 /// Reserves what the instance needs. The record to be written, and the user to run as.
-fn claim(shared: &Shared, instance: &Instance, record: Option<Record>, order: &Order) -> Result<(Record, Option<u32>)> {
+fn claim(
+    shared: &Shared,
+    instance: &Instance,
+    record: Option<Record>,
+    order: &Order,
+    patience: Patience,
+) -> Result<(Record, Option<u32>)> {
     let (layout, key) = (&shared.layout, &instance.key);
     // Data that an instance has had must be there again: nobody starts empty in silence.
     let source = record.as_ref().map_or_else(|| order.data.clone(), |record| DataSource::Existing(record.data.clone()));
     let (port, user) = {
-        let _lock = layout.lock()?;
+        let _lock = layout.lock(patience)?;
         let user = claim_data(shared, instance, &source, order)?;
         let had = record.as_ref().map(|record| record.port);
         let port = ports::claim(layout, key, had, shared.config.address, &shared.config.ports)?;
@@ -159,11 +167,11 @@ fn claim_data(shared: &Shared, instance: &Instance, source: &DataSource, order: 
 }
 
 /// Removes what [`claim`] made for an instance that never ran.
-fn undo(shared: &Shared, instance: &Instance, source: &DataSource) -> Result<()> {
+fn undo(shared: &Shared, instance: &Instance, source: &DataSource, patience: Patience) -> Result<()> {
     let (layout, key) = (&shared.layout, &instance.key);
     data::delete_taken(layout, &key.control_plane, source.id())?;
     {
-        let _lock = layout.lock()?;
+        let _lock = layout.lock(patience)?;
         match source {
             DataSource::Fresh(id) => data::disown(layout, key, id)?,
             // It was there before, and has to be there for the next try, empty or not.
@@ -182,9 +190,10 @@ fn launch(
     record: &Record,
     user: Option<u32>,
     order: Order,
+    patience: Patience,
 ) -> Result<()> {
     let folder = &instance.folder;
-    let life_lock = take_life_lock(instance)?;
+    let life_lock = take_life_lock(instance, patience)?;
     // Before the process: a crash right after the start must find out what was started.
     record.write(folder)?;
     for path in [folder.pid(), folder.outcome(), folder.ready()] {
@@ -277,9 +286,9 @@ fn start_problem(program: &str, error: std::io::Error) -> Problem {
 }
 
 /// Takes the lock that the process will inherit. Whoever has it is alive, so without it nothing is started.
-fn take_life_lock(instance: &Instance) -> Result<File> {
+fn take_life_lock(instance: &Instance, patience: Patience) -> Result<File> {
     let path = instance.folder.life_lock();
-    let deadline = Instant::now() + LIFE_LOCK_WAIT_MAX;
+    let deadline = patience.end().min(Instant::now() + LIFE_LOCK_WAIT_MAX);
     loop {
         if let Some(lock) = try_lock(&path)? {
             return Ok(lock);

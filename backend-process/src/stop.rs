@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::{
     error::{Problem, Result},
     instance::{Instance, Motion, Shared, View},
-    layout::remove_file,
+    layout::{Patience, remove_file},
     process::{self, Life, Process},
     records::{Intended, Record, write_outcome},
     remove, start, supervise,
@@ -20,8 +20,13 @@ const LOOK_DELAY_MAX: Duration = Duration::from_millis(50);
 const KILL_WAIT: Duration = Duration::from_secs(5);
 
 /// Puts an instance to rest, as far as can be done at once. `false`: there is no such instance. Call in its turn.
-pub(crate) fn rest(shared: &Arc<Shared>, instance: &Arc<Instance>, intended: Intended) -> Result<bool> {
-    let Some(_turn) = instance.folder.turn()? else {
+pub(crate) fn rest(
+    shared: &Arc<Shared>,
+    instance: &Arc<Instance>,
+    intended: Intended,
+    patience: Patience,
+) -> Result<bool> {
+    let Some(_turn) = instance.folder.turn(patience)? else {
         return Ok(false);
     };
     let Some(view) = instance.look(shared)? else {
@@ -183,7 +188,8 @@ impl Stop {
 }
 
 fn finish(shared: &Arc<Shared>, instance: &Arc<Instance>) -> Result<bool> {
-    let folder_turn = instance.folder.turn()?;
+    let patience = Patience::from_now();
+    let folder_turn = instance.folder.turn(patience)?;
     let record = Record::read(&instance.folder, &instance.key)?;
     if instance.life(shared, record.as_ref())? != Life::Dead {
         return Ok(false);
@@ -205,14 +211,16 @@ fn finish(shared: &Arc<Shared>, instance: &Arc<Instance>) -> Result<bool> {
     // Another control plane on the same root may have gone further meanwhile.
     let order = order.filter(|order| record.as_ref().is_none_or(|record| record.generation <= order.generation));
     match (record.as_ref().map(|record| record.intended), order, removal) {
-        (Some(Intended::Destroying(_)) | None, _, Some(removal)) => remove::remove(shared, instance, &removal)?,
+        (Some(Intended::Destroying(_)) | None, _, Some(removal)) => {
+            remove::remove(shared, instance, &removal, patience)?
+        }
         (Some(Intended::Running), Some(order), _) if folder_turn.is_some() => {
-            if let Err(problem) = start::start(shared, instance, record, order) {
+            if let Err(problem) = start::start(shared, instance, record, order, patience) {
                 tracing::warn!(instance = %instance.key.id, %problem, "not started after a stop");
                 write_outcome(&instance.folder, &Reason::new("not-started", problem.to_string()))?;
             }
         }
-        (None, Some(order), _) if folder_turn.is_some() => start::start(shared, instance, None, order)?,
+        (None, Some(order), _) if folder_turn.is_some() => start::start(shared, instance, None, order, patience)?,
         _ => {}
     }
     instance.live().motion = None;

@@ -9,7 +9,7 @@ use crate::{
     error::{Problem, Result},
     health::{self, Seen},
     instance::{Instance, Motion, Shared, View, Watched},
-    layout::{Key, Names},
+    layout::{Key, Names, Patience},
     listener::Listener,
     log_tail::Values,
     process::{Life, Process},
@@ -219,7 +219,7 @@ impl Watcher {
         let turn = self.instance.turn().await;
         let (shared, instance, process) = (Arc::clone(&self.shared), Arc::clone(&self.instance), self.process);
         let given_up = blocking(move || {
-            let (_turn, Some(_folder_turn)) = (turn, instance.folder.turn()?) else {
+            let (_turn, Some(_folder_turn)) = (turn, instance.folder.turn(Patience::from_now())?) else {
                 return Ok(());
             };
             let Some(view) = instance.look(&shared)? else {
@@ -276,7 +276,7 @@ pub(crate) async fn adopt_all(shared: &Arc<Shared>, control_plane: &ControlPlane
         .await?;
         for key in started {
             let instance = shared.instance(&key);
-            match instance.look_in_turn(shared).await {
+            match instance.look_in_turn(shared, None).await {
                 Ok(Some(view)) if adopt(shared, &instance, &view).is_some() => {}
                 // It ended, or was being stopped, while nobody looked.
                 Ok(Some(view)) if view.seen.is_none() => shared.changed(&key),

@@ -14,7 +14,7 @@ use crate::{
     data::Owner,
     error::{Problem, Result},
     instance::Shared,
-    layout::{self, Key, Names},
+    layout::{self, Key, Names, Patience},
     ports,
     stop::blocking,
     users,
@@ -29,7 +29,7 @@ pub(crate) fn identity(shared: &Shared) -> Result<String> {
     let root = match layout::read(&path)? {
         Some(id) => String::from_utf8_lossy(&id).into_owned(),
         None => {
-            let _lock = layout.lock()?;
+            let _lock = layout.lock(Patience::from_now())?;
             match layout::read(&path)? {
                 Some(id) => String::from_utf8_lossy(&id).into_owned(),
                 None => {
@@ -88,7 +88,7 @@ async fn instance_of(shared: &Arc<Shared>, control_plane: &ControlPlaneId, name:
         tracing::debug!(name, "not an instance; passed over");
         return Ok(None);
     };
-    let view = shared.instance(&key).look_in_turn(shared).await?;
+    let view = shared.instance(&key).look_in_turn(shared, None).await?;
     let observed = convert::observed(view.as_ref(), key.incarnation, |port| endpoint(shared, port));
     // Removed since the page was read.
     if observed == Observed::Absent {
@@ -126,7 +126,7 @@ pub(crate) fn maintain(shared: &Shared, control_plane: &ControlPlaneId, plan_onl
     if !layout.instances(control_plane).exists() {
         return Ok(actions);
     }
-    let lock = layout.lock()?;
+    let lock = layout.lock(Patience::from_now())?;
     for port in ports::stale(layout, control_plane)? {
         if !plan_only {
             ports::remove_stale(layout, port)?;

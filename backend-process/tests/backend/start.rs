@@ -306,3 +306,21 @@ async fn a_root_that_cannot_be_written_is_a_clear_error() {
     assert!(!error.customer_message().contains("below"));
     assert!(backend.observe(&site.cx, &target).await.is_err(), "could not look is not absent");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_waits_of_a_call_together_end_within_the_time_for_one() {
+    let site = Site::new();
+    // It is known to be a root.
+    site.backend.identity(&site.cx).await.unwrap();
+    let target = site.target(&[]);
+    let lock = fs::OpenOptions::new().append(true).open(site.root().join(".lock")).unwrap();
+    lock.try_lock().unwrap();
+    // It needs the lock twice: to claim, and to give back what was claimed.
+    let begin = Instant::now();
+    let error = site.backend.create(&site.cx, &target).await.unwrap_err();
+    let call_max = site.backend.capabilities().call_max;
+    assert!(begin.elapsed() < call_max, "{:?}", begin.elapsed());
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Backoff), "{error}");
+    drop(lock);
+    site.running(&target).await;
+}
