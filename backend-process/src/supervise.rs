@@ -27,6 +27,9 @@ const SILENT_DELAY_MAX: Duration = Duration::from_secs(2);
 const PROBE_TIME_MAX: Duration = Duration::from_secs(1);
 /// How long an adopted process is given at least to show that it is ready.
 const ADOPTION_TIME_MIN: Duration = Duration::from_secs(2);
+/// How soon what is to be noted of a ready process is tried again.
+const NOTE_DELAY_MIN: Duration = Duration::from_millis(50);
+const NOTE_DELAY_MAX: Duration = Duration::from_secs(10);
 /// How often a process is looked at that cannot be waited for.
 const POLL_DELAY: Duration = Duration::from_millis(200);
 
@@ -158,8 +161,7 @@ impl Watcher {
             let late = Instant::now() >= deadline;
             match seen {
                 Seen::Ready => {
-                    self.note_ready().await;
-                    self.shared.changed(&self.instance.key);
+                    self.until_noted().await;
                     return;
                 }
                 // Its traffic would go there, and it cannot have the port any more.
@@ -198,20 +200,31 @@ impl Watcher {
         fs::read_to_string(self.instance.folder.ready()).is_ok_and(|text| text == self.process.to_string())
     }
 
-    async fn note_ready(&self) {
+    /// Does what is to be done once it is ready, and tells. What fails is tried again for as long as it lives: else it would never be
+    /// held to its CPU time, and be stopped by the next control plane if it is slow then.
+    async fn until_noted(&self) {
+        let mut delay = NOTE_DELAY_MIN;
+        let mut noted = self.note_ready().await;
+        self.shared.changed(&self.instance.key);
+        while let Err(problem) = noted {
+            tracing::warn!(instance = %self.instance.key.id, %problem, ?delay, "readiness was not noted; tried again");
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(NOTE_DELAY_MAX);
+            noted = self.note_ready().await;
+        }
+    }
+
+    async fn note_ready(&self) -> Result<()> {
         let (path, text) = (self.instance.folder.ready(), self.process.to_string());
         let (shared, group, cpu_millis) =
             (Arc::clone(&self.shared), self.shared.group(&self.instance.key), self.cpu_millis);
-        let noted = blocking(move || {
-            if cpu_millis > 0 {
-                shared.groups.hold_cpu(&group, cpu_millis)?;
-            }
+        blocking(move || {
+            let held = if cpu_millis > 0 { shared.groups.hold_cpu(&group, cpu_millis) } else { Ok(()) };
             // A hint for whoever adopts it: not worth a sync, and losing it costs nothing while it answers.
-            fs::write(&path, text).map_err(|error| Problem::io("write", &path, error))
-        });
-        if let Err(problem) = noted.await {
-            tracing::warn!(instance = %self.instance.key.id, %problem, "not written down that it was ready");
-        }
+            let written = fs::write(&path, text).map_err(|error| Problem::io("write", &path, error));
+            held.and(written)
+        })
+        .await
     }
 
     /// Releases the compute and says why. Whether to try again is for the engine to say.

@@ -324,3 +324,23 @@ async fn all_waits_of_a_call_together_end_within_the_time_for_one() {
     drop(lock);
     site.running(&target).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_noted_of_a_ready_instance_is_noted_later() {
+    let site = Site::new();
+    let mut target = site.target(&[]);
+    let wait = "while [ ! -e go ]; do sleep 0.01; done; exec \"$0\"";
+    change(&mut target, |spec| spec.workload.command = ["/bin/sh", "-c", wait, &PRODUCT].map(Into::into).into());
+    site.backend.create(&site.cx, &target).await.unwrap();
+    // What is no file cannot be written.
+    let ready = site.instance_folder(&target).join("ready");
+    fs::create_dir(&ready).unwrap();
+    let mut changes = site.backend.watch(&site.cx);
+    fs::write(site.files(&target).join("go"), "").unwrap();
+    // Told after the first try.
+    assert_eq!(tokio::time::timeout(SOON, changes.next()).await.unwrap(), Some(target.id.clone()));
+    assert_eq!(site.observe(&target).await.phase(), Some(Phase::Running));
+    fs::remove_dir(&ready).unwrap();
+    let pid = format!("{} ", site.process(&target));
+    crate::support::eventually(|| fs::read_to_string(&ready).is_ok_and(|text| text.starts_with(&pid))).await;
+}
