@@ -26,7 +26,7 @@ use crate::{
     layout::{InstanceFolder, Key, Layout, Patience},
     listener::{self, Listener, Whose},
     log_tail::{self, Values},
-    process::{self, Exit, Life, Process},
+    process::{self, Exit, Life, Process, Signs},
     records::{self, Intended, Record, read_outcome, write_outcome},
     stop::blocking,
     users,
@@ -202,6 +202,42 @@ impl Shared {
         SocketAddr::new(self.config.address, port)
     }
 
+    /// The user that nothing but this instance with this data runs as, or nobody where no instance is named and none uses
+    /// the data. `None`: there is no such.
+    pub(crate) fn user(
+        &self,
+        control_plane: &ControlPlaneId,
+        data: &DataId,
+        instance: Option<&Key>,
+    ) -> Result<Option<u32>> {
+        // What had the data once must not be taken for what has it now.
+        let owner = Owner::read(&self.layout.data(control_plane, data))?
+            .filter(|owner| instance.is_none_or(|instance| owner.is(instance)));
+        let Some(user) = owner.and_then(|owner| owner.user).filter(|user| {
+            // Of a range that is ours to give: anything else that a file says is nobody to be killed.
+            self.users.as_ref().is_some_and(|users| users.contains(user))
+        }) else {
+            return Ok(None);
+        };
+        Ok(users::is_given(&self.layout, control_plane, data, user)?.then_some(user))
+    }
+
+    /// Every living process of an instance, `leader` the one that was started last.
+    pub(crate) fn members(
+        &self,
+        instance: &Instance,
+        leader: Option<Process>,
+        record: Option<&Record>,
+    ) -> Result<Vec<Process>> {
+        let data_path = record.map(|record| self.data_path(record));
+        let user = record
+            .map(|record| self.user(&record.control_plane, &record.data, Some(&instance.key)))
+            .transpose()?
+            .flatten();
+        let grouped = self.groups.members(&self.group(&instance.key));
+        process::members(&instance.folder, leader, &Signs { data_path: data_path.as_deref(), user, grouped })
+    }
+
     /// The `DATA_PATH` of an instance with this record.
     pub(crate) fn data_path(&self, record: &Record) -> String {
         self.layout.data(&record.control_plane, &record.data).files().to_string_lossy().into_owned()
@@ -292,9 +328,7 @@ impl Instance {
 
     /// What lives of it.
     pub(crate) fn life(&self, shared: &Shared, record: Option<&Record>) -> Result<Life> {
-        let data_path = record.map(|record| shared.data_path(record));
-        let grouped = || shared.groups.members(&shared.group(&self.key));
-        match process::life(&self.folder, data_path.as_deref(), grouped)? {
+        match process::life(&self.folder, |leader| shared.members(self, leader, record))? {
             // Somebody has deleted the files. The process is none the less there.
             Life::Dead => {
                 let watched = self.live().watched.as_ref().map(|watched| watched.process);
@@ -311,7 +345,8 @@ impl Instance {
         let user = Owner::read(&folder)?.and_then(|owner| owner.user);
         listener::at(shared.address(port), &Whose { user, leader, data_path: &data_path }, || {
             let grouped = shared.groups.members(&shared.group(&self.key));
-            process::members(&self.folder, Some(leader), Some(&data_path), grouped)
+            // The user is none, or would have told.
+            process::members(&self.folder, Some(leader), &Signs { data_path: Some(&data_path), user: None, grouped })
         })
     }
 

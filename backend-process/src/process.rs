@@ -206,12 +206,22 @@ pub(crate) fn started_last(folder: &InstanceFolder) -> Result<Option<Process>> {
     Ok(Stat::parse(&stat[1..]).map(|stat| stat.process))
 }
 
-/// What lives of the instance in this folder, whose data is mounted at `data_path`. `grouped` tells the processes of its
-/// control group, if it has one.
+/// What tells the processes of an instance from others.
+#[derive(Debug)]
+pub(crate) struct Signs<'a> {
+    /// What they were given as `DATA_PATH`.
+    pub(crate) data_path: Option<&'a str>,
+    /// The user that nothing else runs as.
+    pub(crate) user: Option<u32>,
+    /// Who is in its control group, if it has one.
+    pub(crate) grouped: Option<Vec<i32>>,
+}
+
+/// What lives of the instance in this folder. `members` tells its processes, and is asked only where the one that was
+/// started last is dead.
 pub(crate) fn life(
     folder: &InstanceFolder,
-    data_path: Option<&str>,
-    grouped: impl FnOnce() -> Option<Vec<i32>>,
+    members: impl FnOnce(Option<Process>) -> Result<Vec<Process>>,
 ) -> Result<Life> {
     let leader = started_last(folder)?;
     if let Some(process) = leader
@@ -224,7 +234,7 @@ pub(crate) fn life(
     if leader.is_none() && !locked {
         return Ok(Life::Dead);
     }
-    if !members(folder, leader, data_path, grouped())?.is_empty() {
+    if !members(leader)?.is_empty() {
         return Ok(Life::Leftovers(leader));
     }
     Ok(if locked { Life::Starting } else { Life::Dead })
@@ -250,20 +260,15 @@ pub(crate) fn is_locked(folder: &InstanceFolder) -> Result<bool> {
 }
 
 /// Every living process of the instance: those of its control group, as nobody but us puts anything there, and nothing in
-/// there gets out. Without one, all processes of the machine are looked through: for those of the leader's session, and
-/// those that left it but hold the lock.
+/// there gets out. Without one, all processes of the machine are looked through: for those of the leader's session, those
+/// that left it but hold the lock, and those of its user, which no process can get rid of.
 ///
 /// A number alone proves nothing once the leader is dead, and a holder of the lock may be a control plane that is just
-/// starting a process. So a process counts when two things say so: the session with its leader alive, or two of the
+/// starting a process. So, but for the user, a process counts when two things say so: the session with its leader alive, or two of the
 /// session, the lock and the environment it was started with.
-pub(crate) fn members(
-    folder: &InstanceFolder,
-    leader: Option<Process>,
-    data_path: Option<&str>,
-    grouped: Option<Vec<i32>>,
-) -> Result<Vec<Process>> {
-    if let Some(grouped) = grouped {
-        let living = grouped.into_iter().filter_map(Stat::of).filter(Stat::lives);
+pub(crate) fn members(folder: &InstanceFolder, leader: Option<Process>, signs: &Signs<'_>) -> Result<Vec<Process>> {
+    if let Some(grouped) = &signs.grouped {
+        let living = grouped.iter().filter_map(|pid| Stat::of(*pid)).filter(Stat::lives);
         return Ok(living.map(|stat| stat.process).collect());
     }
     let entries = fs::read_dir("/proc").map_err(|error| Problem::io("read", "/proc".as_ref(), error))?;
@@ -282,11 +287,15 @@ pub(crate) fn members(
     for stat in stats.iter().filter(|stat| stat.process.pid != own) {
         let in_session =
             !recycled && leader.is_some_and(|leader| stat.session == leader.pid && stat.process.start >= leader.start);
+        if signs.user.is_some_and(|user| user_of(stat.process.pid) == Some(user)) {
+            members.push(stat.process);
+            continue;
+        }
         if !in_session && !locked {
             continue;
         }
         let holds = || locked && holds_lock(stat.process.pid, folder);
-        let named = || data_path.is_some_and(|path| has_variable(stat.process.pid, "DATA_PATH", path));
+        let named = || signs.data_path.is_some_and(|path| has_variable(stat.process.pid, "DATA_PATH", path));
         let counts = if in_session { leader_lives || holds() || named() } else { holds() && named() };
         if counts {
             members.push(stat.process);
@@ -298,20 +307,40 @@ pub(crate) fn members(
 /// Ends what still runs on data that nobody has: an outsider deleted the folder that named it. Two processes on one data
 /// set would be worse than one that is killed.
 pub(crate) fn end_strays(data_path: &str) -> Result<()> {
+    let tell = |pid| tracing::warn!(pid, data_path, "killed: it ran on data whose instance's folder is gone");
+    end_all(|| started_on(data_path), tell)
+}
+
+fn end_all(look: impl Fn() -> Result<Vec<Process>>, tell: impl Fn(i32)) -> Result<()> {
     let begin = Instant::now();
     loop {
-        let strays = started_on(data_path)?;
+        let strays = look()?;
         let Some(stray) = strays.first() else { return Ok(()) };
         if begin.elapsed() > STRAYS_END {
-            let message = format!("process {} runs on it and does not end, although killed", stray.pid());
+            let message = format!("process {} has the data and does not end, although killed", stray.pid());
             return Err(Problem::new(ErrorKind::Unavailable, message));
         }
         for stray in strays {
-            tracing::warn!(pid = stray.pid(), data_path, "killed: it ran on data whose instance's folder is gone");
+            tell(stray.pid());
             stray.kill();
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Ends all that runs as this user.
+pub(crate) fn end_user(user: u32) -> Result<()> {
+    end_all(|| with_user(user), |pid| tracing::warn!(pid, user, "killed: it ran as the user of data that is given up"))
+}
+
+fn with_user(user: u32) -> Result<Vec<Process>> {
+    let entries = fs::read_dir("/proc").map_err(|error| Problem::io("read", "/proc".as_ref(), error))?;
+    Ok(entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|pid| Some((Stat::of(pid)?, user_of(pid)?)))
+        .filter(|(stat, of)| stat.lives() && *of == user)
+        .map(|(stat, _)| stat.process)
+        .collect())
 }
 
 /// Living processes that were started on this data folder, whoever started them.
@@ -330,11 +359,13 @@ fn started_on(data_path: &str) -> Result<Vec<Process>> {
 /// The users that living processes of this machine run as.
 pub(crate) fn users() -> Result<HashSet<u32>> {
     let entries = fs::read_dir("/proc").map_err(|error| Problem::io("read", "/proc".as_ref(), error))?;
-    Ok(entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
-        // Unreadable is gone.
-        .filter_map(|pid| user_in_status(&fs::read(format!("/proc/{pid}/status")).ok()?))
-        .collect())
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok()).filter_map(user_of).collect())
+}
+
+/// The real user of a living process.
+fn user_of(pid: i32) -> Option<u32> {
+    // Unreadable is gone.
+    user_in_status(&fs::read(format!("/proc/{pid}/status")).ok()?)
 }
 
 /// The real user of a process, unless it is a zombie, which runs nothing.

@@ -56,6 +56,8 @@ pub(crate) fn remove(shared: &Shared, instance: &Instance, removal: &Removal, pa
         return Ok(());
     }
     shared.groups.end(&shared.group(key))?;
+    // What has left all else that tells whose it is.
+    shared.user(&key.control_plane, &removal.data, Some(key))?.map_or(Ok(()), process::end_user)?;
     if removal.disposition == DataDisposition::Delete {
         data::delete_taken(layout, &key.control_plane, &removal.data)?;
     }
@@ -103,6 +105,7 @@ pub(crate) fn delete_data(shared: &Shared, control_plane: &ControlPlaneId, id: &
             return Err(Problem::new(ErrorKind::Conflict, message));
         }
         process::end_strays(&layout.data(control_plane, id).files().to_string_lossy())?;
+        shared.user(control_plane, id, None)?.map_or(Ok(()), process::end_user)?;
         data::take_any(layout, control_plane, id)?;
     }
     data::delete_taken(layout, control_plane, id)

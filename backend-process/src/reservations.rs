@@ -49,6 +49,11 @@ impl Reservations {
         Ok(None)
     }
 
+    /// Whether this owner has this number.
+    pub(crate) fn is_given(&self, owner: &str, number: u32) -> Result<bool> {
+        Ok(layout::read(&self.file(number))?.is_some_and(|of| of == owner.as_bytes()))
+    }
+
     /// Whether this owner still has a number that it had, or can have it again.
     pub(crate) fn keep(&self, owner: &str, number: u32) -> Result<bool> {
         match layout::read(&self.file(number))? {

@@ -114,6 +114,8 @@ pub(crate) fn start(
     let started = claim(shared, instance, record, &order, patience).and_then(|(record, user)| {
         if first && matches!(data, DataSource::Existing(_)) {
             process::end_strays(&shared.data_path(&record))?;
+            let user = shared.user(&record.control_plane, &record.data, Some(&instance.key))?;
+            user.map_or(Ok(()), process::end_user)?;
         }
         if let Some(user) = user {
             let layout = &shared.layout;

@@ -71,8 +71,7 @@ pub(crate) fn begin(shared: &Arc<Shared>, instance: &Arc<Instance>, record: Opti
         live.motion = Some(motion);
     }
     let grace = record.map_or(Duration::ZERO, Record::stop_grace);
-    let data_path = record.map(|record| shared.data_path(record));
-    let stop = Stop { shared: Arc::clone(shared), instance: Arc::clone(instance), data_path, grace };
+    let stop = Stop { shared: Arc::clone(shared), instance: Arc::clone(instance), record: record.cloned(), grace };
     let cancel = shared.cancel.clone();
     shared.tasks.spawn(async move {
         // A cut stop is continued by the next verb, of this control plane or the one after it.
@@ -83,7 +82,7 @@ pub(crate) fn begin(shared: &Arc<Shared>, instance: &Arc<Instance>, record: Opti
 struct Stop {
     shared: Arc<Shared>,
     instance: Arc<Instance>,
-    data_path: Option<String>,
+    record: Option<Record>,
     grace: Duration,
 }
 
@@ -155,10 +154,9 @@ impl Stop {
 
     async fn kill(&self, leader: Option<Process>) -> Result<()> {
         let (shared, instance) = (Arc::clone(&self.shared), Arc::clone(&self.instance));
-        let data_path = self.data_path.clone();
+        let record = self.record.clone();
         blocking(move || {
-            let grouped = shared.groups.members(&shared.group(&instance.key));
-            for member in process::members(&instance.folder, leader, data_path.as_deref(), grouped)? {
+            for member in shared.members(&instance, leader, record.as_ref())? {
                 member.kill();
             }
             // Also when the folder is gone and there is nothing to find others by.

@@ -60,6 +60,11 @@ pub(crate) fn claim(
     })
 }
 
+/// Whether a user is given to this data set and to nothing else: then all that runs as it is of the instance with the data.
+pub(crate) fn is_given(layout: &Layout, control_plane: &ControlPlaneId, data: &DataId, user: u32) -> Result<bool> {
+    all(layout).is_given(&owner_text(control_plane, data), user)
+}
+
 /// Gives the user of a data set back.
 pub(crate) fn release(layout: &Layout, control_plane: &ControlPlaneId, data: &DataId, user: u32) -> Result<()> {
     all(layout).release(&owner_text(control_plane, data), Some(user))

@@ -319,3 +319,74 @@ async fn what_a_cut_removal_left_is_in_nobodys_way() {
         assert!(!left.exists(), "{how}");
     }
 }
+
+/// Living processes of a user, as the kernel tells.
+fn processes_of(user: u32) -> Vec<i32> {
+    let all = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    all.filter(|pid: &i32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+        field("Uid:") == Some(&user.to_string()) && field("State:") != Some("Z")
+    })
+    .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_left_everything_but_its_user_is_stopped_with_the_others() {
+    for how in ["zero", "destroy", "destroy without a folder", "delete data", "take up"] {
+        let mut site = Site::with(|config| config.cgroup = None);
+        if !site.backend.capabilities().isolation.users {
+            println!("not tried: only root can run instances as users of their own");
+            return;
+        }
+        let mut target = site.target(&[]);
+        // Another session, no inherited file, another environment: nothing else tells of it any more.
+        let script = "(setsid env -i sh -c 'exec 0<&- 1>&- 2>&- 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-; sleep 1000' &); \
+            exec \"$0\"";
+        change(&mut target, |spec| {
+            spec.workload.command = ["/bin/bash", "-c", script, &crate::support::PRODUCT].map(Into::into).into();
+            spec.workload.stop_grace_seconds = 1;
+        });
+        let user: u32 = {
+            let seen = site.running(&target).await;
+            let status = get(&seen, "/status");
+            let line = status.lines().find(|line| line.starts_with("Uid:")).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        let sleeps = |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|text| text.starts_with(b"sleep"));
+        eventually(|| processes_of(user).iter().any(sleeps)).await;
+        assert_eq!(site.processes(), [site.process(&target)], "the other one is not known by its environment");
+        match how {
+            "zero" => {
+                site.backend.scale_to_zero(&site.cx, &target).await.unwrap();
+                site.until_phase(&target, Phase::Zero).await;
+            }
+            "destroy" => {
+                site.backend.destroy(&site.cx, &target, DataDisposition::Retain).await.unwrap();
+                site.until_absent(&target).await;
+            }
+            _ => {
+                site.backend.shutdown().await;
+                site.delete_instance_folder(&target);
+                site.restart();
+                match how {
+                    "delete data" => site.backend.delete_data(&site.cx, target.data.id()).await.unwrap(),
+                    "take up" => {
+                        let (old, mut heir) = (processes_of(user), site.target(&[]));
+                        heir.data = DataSource::Existing(target.data.id().clone());
+                        site.running(&heir).await;
+                        // A late word about the old one does the new one no harm.
+                        site.backend.destroy(&site.cx, &target, DataDisposition::Delete).await.unwrap();
+                        let now = processes_of(user);
+                        assert!(now == [site.process(&heir)] && !old.contains(&now[0]), "{old:?} {now:?}");
+                        continue;
+                    }
+                    _ => {
+                        site.backend.destroy(&site.cx, &target, DataDisposition::Delete).await.unwrap();
+                    }
+                }
+            }
+        }
+        assert_eq!(processes_of(user), Vec::<i32>::new(), "{how}");
+    }
+}
