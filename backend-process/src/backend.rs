@@ -200,8 +200,7 @@ impl Provisioner for ProcessBackend {
         capabilities.call_max = Duration::from_secs(10);
         capabilities.watch = true;
         capabilities.conditional_writes = true;
-        capabilities.survives_control_plane =
-            self.shared.groups.are_apart() || self.shared.config.service_spares_children;
+        capabilities.survives_control_plane = self.shared.survives_control_plane;
         capabilities.secrets = SecretSupport::Resolved;
         capabilities.size_max = self.shared.config.size_max.into();
         capabilities.isolation = self.shared.isolation();

@@ -29,7 +29,7 @@ use crate::{
     process::{self, Exit, Life, Process, Signs},
     records::{self, Intended, Record, read_outcome, write_outcome},
     stop::blocking,
-    users,
+    survival, users,
 };
 
 /// How many changes a slow reader of a watch may be behind before it loses some.
@@ -42,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) groups: Groups,
     /// The users that instances run as, where this process may give them away.
     pub(crate) users: Option<RangeInclusive<u32>>,
+    pub(crate) survives_control_plane: bool,
     /// Tells the groups of this root from those of another one.
     mark: String,
     pub(crate) tasks: TaskTracker,
@@ -128,9 +129,11 @@ pub(crate) struct Moving {
 
 impl Shared {
     pub(crate) fn new(config: ProcessConfig) -> Arc<Self> {
+        let groups = config.cgroup.as_deref().map(Groups::find).unwrap_or_default();
         Arc::new(Self {
             layout: Layout::new(config.root.clone()),
-            groups: config.cgroup.as_deref().map(Groups::find).unwrap_or_default(),
+            survives_control_plane: survival::of_instances(&groups, config.service_spares_children),
+            groups,
             users: config.users.clone().filter(|_| users::may_change_user()),
             mark: records::hex(config.root.as_os_str().as_bytes())[..8].to_owned(),
             config,

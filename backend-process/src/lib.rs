@@ -20,6 +20,7 @@ mod spawn;
 mod start;
 mod stop;
 mod supervise;
+mod survival;
 mod turn_over;
 mod upkeep;
 mod users;

@@ -50,18 +50,28 @@ enum Version {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Hierarchy {
     version: Version,
-    mount: PathBuf,
+    mount: Mount,
     /// The group below which all of ours are.
     base: PathBuf,
     controllers: Vec<Controller>,
 }
 
 /// A mounted hierarchy, and what it was mounted with.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Mount {
     version: Version,
+    /// The group that is seen at its top: in a container often not the one at the very top.
+    root: PathBuf,
     path: PathBuf,
     options: Vec<String>,
+}
+
+/// A group that a service manager ends with all that is below it when it stops the unit that this process is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unit {
+    /// Which hierarchy it is in: `name=systemd`, or nothing for version 2.
+    hierarchy: String,
+    group: PathBuf,
 }
 
 /// The hierarchies of this machine that may be written and are of use: those that bound or count something, and those that
@@ -70,23 +80,42 @@ pub(super) fn find(name: &str) -> Vec<Hierarchy> {
     mounts().into_iter().filter_map(|mount| Hierarchy::below(mount, name)).collect()
 }
 
-/// Where a service manager looks for the processes of the service that this process is in, to stop them. Empty: it is in
-/// none.
-pub(super) fn service_managers_watch() -> Vec<PathBuf> {
+/// The units of a service manager that this process is in: none, or the same one in each hierarchy that is looked at to
+/// stop it.
+pub(super) fn own_units() -> Vec<Unit> {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    // `ID:CONTROLLERS:PATH`; systemd keeps its services in the hierarchy without controllers, of either version.
-    let in_service = |line: &str| {
+    units(&own, std::env::var_os("INVOCATION_ID").is_some())
+}
+
+/// Reads `/proc/self/cgroup`. `invoked`: systemd has told this process, or whoever started it, that it is in a unit.
+fn units(own: &str, invoked: bool) -> Vec<Unit> {
+    // `ID:CONTROLLERS:PATH`; systemd keeps its units in the hierarchy without controllers, of either version.
+    let watched = |line: &&str| matches!(line.split(':').nth(1), Some("" | "name=systemd"));
+    let place = |line: &str| {
         let mut fields = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (fields.next()?, fields.next()?);
-        let watched = controllers.is_empty() || controllers == "name=systemd";
-        (watched && path.split('/').any(|part| part.ends_with(".service"))).then(|| controllers.to_owned())
+        Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
     };
-    let watched: Vec<String> = own.lines().filter_map(in_service).collect();
-    let is_watched = |mount: &Mount| match mount.version {
-        Version::Two => watched.iter().any(String::is_empty),
-        Version::One => watched.iter().any(|named| !named.is_empty() && mount.options.contains(named)),
-    };
-    mounts().into_iter().filter(is_watched).map(|mount| mount.path).collect()
+    let places: Vec<(String, String)> = own.lines().filter(watched).filter_map(place).collect();
+    let units: Vec<Unit> = places
+        .iter()
+        .filter_map(|(hierarchy, path)| Some(Unit { hierarchy: hierarchy.clone(), group: unit_of(path)? }))
+        .collect();
+    if !units.is_empty() || !invoked {
+        return units;
+    }
+    // A unit with a namespace of its own: its group is the top of all that is seen from within.
+    let tops = places.into_iter().filter(|(_, path)| path == "/");
+    tops.map(|(hierarchy, path)| Unit { hierarchy, group: path.into() }).collect()
+}
+
+/// The group of the unit that a group is in: the outermost, as it is ended with all that is below. But a manager of a
+/// user's own services is not ended with one of them.
+fn unit_of(path: &str) -> Option<PathBuf> {
+    let parts: Vec<&str> = path.split('/').collect();
+    let is_unit = |part: &&str| part.ends_with(".service") || part.ends_with(".scope");
+    let manages = |at: usize| parts[at].starts_with("user@") && parts[at + 1..].iter().any(is_unit);
+    let at = (0..parts.len()).find(|at| is_unit(&parts[*at]) && !manages(*at))?;
+    Some(parts[..=at].join("/").into())
 }
 
 fn mounts() -> Vec<Mount> {
@@ -98,7 +127,8 @@ fn parse_mounts(text: &str) -> Vec<Mount> {
     let mut mounts: Vec<Mount> = Vec::new();
     for line in text.lines() {
         let Some((before, after)) = line.split_once(" - ") else { continue };
-        let (Some(path), mut after) = (before.split(' ').nth(4), after.split(' ')) else { continue };
+        let (mut before, mut after) = (before.split(' ').skip(3), after.split(' '));
+        let (Some(root), Some(path)) = (before.next(), before.next()) else { continue };
         let version = match after.next() {
             Some("cgroup") => Version::One,
             Some("cgroup2") => Version::Two,
@@ -108,7 +138,7 @@ fn parse_mounts(text: &str) -> Vec<Mount> {
         // Mounted twice is one all the same.
         let twin = |mount: &Mount| mount.version == version && (version == Version::Two || mount.options == options);
         if !mounts.iter().any(twin) {
-            mounts.push(Mount { version, path: path.into(), options });
+            mounts.push(Mount { version, root: root.into(), path: path.into(), options });
         }
     }
     mounts
@@ -140,17 +170,17 @@ impl Hierarchy {
             }
         };
         let is_watched = mount.version == Version::Two || mount.options.iter().any(|option| option == "name=systemd");
-        (is_watched || !controllers.is_empty()).then_some(Self {
-            version: mount.version,
-            mount: mount.path,
-            base,
-            controllers,
-        })
+        (is_watched || !controllers.is_empty()).then_some(Self { version: mount.version, mount, base, controllers })
     }
 
-    /// Whether it is the one mounted there.
-    pub(super) fn is(&self, mount: &Path) -> bool {
-        self.mount == mount
+    /// Whether who stops this unit by the hierarchy leaves our groups alone.
+    pub(super) fn is_apart_from(&self, unit: &Unit) -> bool {
+        let is_watched = match self.version {
+            Version::One => self.mount.options.contains(&unit.hierarchy),
+            Version::Two => unit.hierarchy.is_empty(),
+        };
+        let base = self.base.strip_prefix(&self.mount.path).unwrap_or(&self.base);
+        is_watched && !self.mount.root.join(base).starts_with(&unit.group)
     }
 
     pub(super) fn has(&self, controller: Controller) -> bool {
@@ -194,8 +224,8 @@ impl Hierarchy {
     /// Has the groups between the top and ours hand the controllers down. Asked for at every start, as a service manager may
     /// take them back.
     fn hand_down(&self) -> Result<()> {
-        let between: Vec<&Path> = self.base.ancestors().take_while(|folder| *folder != self.mount).collect();
-        for folder in std::iter::once(self.mount.as_path()).chain(between.into_iter().rev()) {
+        let between: Vec<&Path> = self.base.ancestors().take_while(|folder| *folder != self.mount.path).collect();
+        for folder in std::iter::once(self.mount.path.as_path()).chain(between.into_iter().rev()) {
             let handed_down = read(folder, "cgroup.subtree_control").unwrap_or_default();
             for controller in &self.controllers {
                 if !handed_down.split_ascii_whitespace().any(|name| name == controller.as_str()) {
@@ -317,14 +347,78 @@ mod tests {
 32 24 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
 33 24 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate
 34 24 0:26 / /elsewhere rw - cgroup cgroup rw,memory
+35 24 0:30 /docker/1f /sys/fs/cgroup/pids ro - cgroup cgroup rw,pids
 garbage - cgroup
 ";
         let mounts = parse_mounts(text);
         let paths: Vec<_> = mounts.iter().map(|mount| mount.path.to_str().unwrap()).collect();
-        let expected = ["memory", "cpu,cpuacct", "systemd", "unified"].map(|name| format!("/sys/fs/cgroup/{name}"));
+        let expected =
+            ["memory", "cpu,cpuacct", "systemd", "unified", "pids"].map(|name| format!("/sys/fs/cgroup/{name}"));
         assert_eq!(paths, expected);
         assert_eq!(mounts[3].version, Version::Two);
+        assert_eq!((mounts[0].root.to_str(), mounts[4].root.to_str()), (Some("/"), Some("/docker/1f")));
         assert!(mounts[1].options.iter().any(|option| option == "cpuacct"));
+    }
+
+    /// Whether groups below `name` are spared when the unit of this process is stopped.
+    #[track_caller]
+    fn assert_apart(own: &str, invoked: bool, name: &str, expected: bool) {
+        let mount = |version, root: &str, path: &str, options: &[&str]| Mount {
+            version,
+            root: root.into(),
+            path: path.into(),
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+        };
+        let root = if own.contains("/docker-1f.scope") { "/system.slice/docker-1f.scope" } else { "/" };
+        let mut mounts = vec![mount(Version::Two, root, "/sys/fs/cgroup", &["rw"])];
+        if own.contains("name=systemd") {
+            mounts = vec![
+                mount(Version::One, "/", "/sys/fs/cgroup/memory", &["rw", "memory"]),
+                mount(Version::One, "/", "/sys/fs/cgroup/systemd", &["rw", "name=systemd"]),
+            ];
+        }
+        let ours = mounts.into_iter().map(|mount| {
+            let (version, base) = (mount.version, mount.path.join(name));
+            Hierarchy { version, mount, base, controllers: Vec::new() }
+        });
+        let groups = super::super::Groups(ours.collect());
+        assert_eq!(groups.spared_with(&units(own, invoked)), expected, "{own} {name}");
+    }
+
+    #[test]
+    fn groups_are_apart_only_outside_of_the_unit() {
+        // Under systemd, as a service and by hand in a session or a scope of its own.
+        for own in [
+            "0::/system.slice/provisioner.service\n",
+            "0::/system.slice/provisioner.service/main\n",
+            "0::/user.slice/user-1000.slice/session-3.scope\n",
+            "0::/user.slice/user-1000.slice/user@1000.service/app.slice/provisioner.service\n",
+            "4:memory:/\n1:name=systemd:/system.slice/provisioner.service\n",
+        ] {
+            assert_apart(own, true, "provisioner", true);
+        }
+        assert_apart("0::/system.slice/a.service\n", true, "system.slice/a.service/instances", false);
+        assert_apart("0::/system.slice/a.service/main\n", true, "system.slice/a.service/instances", false);
+        assert_apart("0::/system.slice/a.service\n", true, "system.slice/b.service/instances", true);
+        assert_apart("0::/user.slice/session-3.scope\n", false, "user.slice/session-3.scope/instances", false);
+        let of_user = "user.slice/user-1000.slice/user@1000.service";
+        let own = format!("0::/{of_user}/app.slice/a.service\n");
+        assert_apart(&own, true, &format!("{of_user}/instances"), true);
+        assert_apart(&own, true, &format!("{of_user}/app.slice/a.service/instances"), false);
+        // All that is seen is below the unit.
+        assert_apart("0::/system.slice/docker-1f.scope\n", false, "provisioner", false);
+        assert_apart("0::/\n", true, "provisioner", false);
+        // No unit at all.
+        assert_apart("0::/\n", false, "provisioner", true);
+        assert_apart("9:name=systemd:/\n4:memory:/elsewhere\n0::/\n", false, "provisioner", true);
+    }
+
+    #[test]
+    fn without_groups_where_a_service_manager_looks_nothing_is_apart() {
+        let none = super::super::Groups::default();
+        assert!(!none.spared_with(&units("0::/system.slice/a.service\n", true)));
+        assert!(!none.spared_with(&units("0::/user.slice/session-3.scope\n", false)));
+        assert!(none.spared_with(&units("0::/\n", false)), "there is nobody who looks");
     }
 
     #[test]

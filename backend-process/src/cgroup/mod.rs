@@ -21,7 +21,7 @@ use provisioner_core::{
 
 use rustix::process::{Pid, Signal};
 
-use self::hierarchy::{Controller, Hierarchy};
+use self::hierarchy::{Controller, Hierarchy, Unit};
 use crate::error::{Problem, Result};
 
 /// How long a group may take to be empty after its last process was seen gone.
@@ -65,9 +65,14 @@ impl Groups {
         self.with(Controller::Pids).is_some()
     }
 
-    /// Whether an instance is out of the reach of a service manager that stops the control plane's own group.
+    /// Whether an instance is out of the reach of a service manager that stops the unit which the control plane is in. True
+    /// where it is in none.
     pub(crate) fn are_apart(&self) -> bool {
-        hierarchy::service_managers_watch().iter().all(|watched| self.0.iter().any(|own| own.is(watched)))
+        self.spared_with(&hierarchy::own_units())
+    }
+
+    fn spared_with(&self, units: &[Unit]) -> bool {
+        units.iter().all(|unit| self.0.iter().any(|hierarchy| hierarchy.is_apart_from(unit)))
     }
 
     fn with(&self, controller: Controller) -> Option<&Hierarchy> {
