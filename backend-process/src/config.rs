@@ -32,7 +32,8 @@ pub struct ProcessConfig {
     pub path: String,
     /// The user ids that instances run as, one for each data set, when the control plane runs as root. Group ids are the
     /// same. Nobody else may have them, also not another root on this machine. `None`: instances run as the control plane's
-    /// own user, as they always do when that is not root.
+    /// own user, as they always do when that is not root, or root in a user namespace that lacks some of the ids, or root
+    /// without the capabilities for it: [`Isolation::users`](provisioner_core::types::Isolation::users) tells.
     #[serde(default = "default_users")]
     pub users: Option<RangeInclusive<u32>>,
     /// The control group below which every instance gets one of its own, from the top of each hierarchy that may be

@@ -134,7 +134,7 @@ impl Shared {
             layout: Layout::new(config.root.clone()),
             survives_control_plane: survival::of_instances(&groups, config.service_spares_children),
             groups,
-            users: config.users.clone().filter(|_| users::may_change_user()),
+            users: users::usable(config.users.as_ref()),
             mark: records::hex(config.root.as_os_str().as_bytes())[..8].to_owned(),
             config,
             tasks: TaskTracker::new(),

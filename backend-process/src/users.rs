@@ -24,9 +24,71 @@ use crate::{
     reservations::Reservations,
 };
 
-/// Whether this process may give its children to other users.
-pub(crate) fn may_change_user() -> bool {
-    rustix::process::geteuid().is_root()
+/// The capabilities that it takes to give files and processes to other users and to look after them, and their numbers in
+/// `capability.h`.
+const CAPABILITIES: [(&str, u32); 6] = [
+    ("CAP_CHOWN", 0),
+    ("CAP_DAC_OVERRIDE", 1),
+    ("CAP_FOWNER", 3),
+    ("CAP_KILL", 5),
+    ("CAP_SETGID", 6),
+    ("CAP_SETUID", 7),
+];
+
+/// The users that this process may give its children to: all of them or none. Root that may not says why, once.
+pub(crate) fn usable(range: Option<&RangeInclusive<u32>>) -> Option<RangeInclusive<u32>> {
+    let range = range.filter(|_| rustix::process::geteuid().is_root())?;
+    let read = |file: &str| fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
+    match keeps_from_changing(&read("status"), &read("uid_map"), &read("gid_map"), &read("setgroups"), range) {
+        None => Some(range.clone()),
+        Some(why) => {
+            tracing::warn!(%why, "instances run as the control plane's own user, and are not kept apart by users");
+            None
+        }
+    }
+}
+
+/// What keeps root with these files of `/proc/self` from giving its children to these users and groups, if anything.
+fn keeps_from_changing(
+    status: &str,
+    uid_map: &str,
+    gid_map: &str,
+    setgroups: &str,
+    range: &RangeInclusive<u32>,
+) -> Option<String> {
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|value| u64::from_str_radix(value.trim(), 16).ok()).unwrap_or(0);
+    if let Some((name, _)) = CAPABILITIES.iter().find(|(_, number)| effective & (1 << number) == 0) {
+        return Some(format!("this process lacks {name}"));
+    }
+    for (kind, map) in [("users", uid_map), ("groups", gid_map)] {
+        if let Some(missing) = first_unmapped(map, range) {
+            let has = map.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>().join(" "));
+            let has = has.collect::<Vec<_>>().join(", ");
+            return Some(format!(
+                "its namespace has no {missing} among its {kind}: it has (first, outside, number) {has}"
+            ));
+        }
+    }
+    (setgroups.trim() == "deny").then(|| "its namespace lets nobody leave their groups".into())
+}
+
+/// The first of these ids that a namespace does not know: see `user_namespaces(7)`.
+fn first_unmapped(map: &str, range: &RangeInclusive<u32>) -> Option<u32> {
+    let parts = map.lines().filter_map(|line| {
+        let mut numbers = line.split_ascii_whitespace().map(|number| number.parse::<u64>().ok());
+        let (first, _, length) = (numbers.next()??, numbers.next()??, numbers.next()??);
+        Some(first..first + length)
+    });
+    let parts: Vec<_> = parts.collect();
+    let mut next = u64::from(*range.start());
+    while next <= u64::from(*range.end()) {
+        match parts.iter().find(|part| part.contains(&next)) {
+            Some(part) => next = part.end,
+            None => return u32::try_from(next).ok(),
+        }
+    }
+    None
 }
 
 /// The user of a data set: the one it has, or a free one that no process of this machine runs as, whoever started it.
@@ -156,4 +218,48 @@ pub(crate) fn keeps_from_executing(program: &Path) -> Option<String> {
     }
     let mode = program.metadata().ok()?.mode();
     (mode & 0o001 == 0).then(|| "only some may execute it: expected a program that everybody may execute".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: &str = "         0          0 4294967295\n";
+    const ROOT: &str = "Name:\tx\nCapPrm:\t0000000000000000\nCapEff:\t000001ffffffffff\nCapBnd:\t000001ffffffffff\n";
+    const RANGE: RangeInclusive<u32> = 1_900_000_000..=1_900_065_535;
+
+    #[test]
+    fn ids_are_usable_only_where_the_namespace_has_all_of_them() {
+        assert_eq!(first_unmapped(ALL, &RANGE), None);
+        // As `unshare --map-root-user` and containers without root write it.
+        assert_eq!(first_unmapped("         0          0          1\n", &RANGE), Some(1_900_000_000));
+        let container = "         0       1000          1\n         1     100000      65536\n";
+        assert_eq!(first_unmapped(container, &RANGE), Some(1_900_000_000));
+        assert_eq!(first_unmapped(container, &(1..=65_536)), None);
+        assert_eq!(first_unmapped(container, &(0..=65_536)), None, "in two parts");
+        assert_eq!(first_unmapped(container, &(60_000..=65_537)), Some(65_537));
+        assert_eq!(first_unmapped("", &RANGE), Some(1_900_000_000));
+    }
+
+    #[test]
+    fn root_may_give_users_away_only_with_its_capabilities() {
+        let keeps = |status: &str, uids, gids, groups| keeps_from_changing(status, uids, gids, groups, &RANGE);
+        assert_eq!(keeps(ROOT, ALL, ALL, "allow\n"), None);
+        // Of a container with what Docker gives by default, and the same with one dropped.
+        let container = |bits: u64| format!("CapInh:\t0000000000000000\nCapEff:\t{bits:016x}\n");
+        assert_eq!(keeps(&container(0xa804_25fb), ALL, ALL, "allow\n"), None);
+        for (name, number) in CAPABILITIES {
+            let told = keeps(&container(0xa804_25fb & !(1 << number)), ALL, ALL, "allow\n").unwrap();
+            assert!(told.contains(name), "{told}");
+        }
+        assert!(keeps("", ALL, ALL, "").unwrap().contains("CAP_CHOWN"));
+        let few = "0 1000 1\n1 100000 65536\n";
+        assert!(keeps(ROOT, few, ALL, "allow\n").unwrap().contains("1900000000 among its users"));
+        assert!(
+            keeps(ROOT, ALL, few, "allow\n")
+                .unwrap()
+                .contains("among its groups: it has (first, outside, number) 0 1000 1, 1")
+        );
+        assert!(keeps(ROOT, ALL, ALL, "deny\n").is_some());
+    }
 }

@@ -7,7 +7,7 @@ use std::{
         process::CommandExt,
     },
     path::PathBuf,
-    process::{Child, Command},
+    process::{Child, Command, Stdio},
 };
 
 use provisioner_core::{
@@ -15,7 +15,10 @@ use provisioner_core::{
     types::{DataDisposition, DataSource, Observed, Phase, Present, Target},
 };
 
-use crate::support::{Site, change, get};
+use crate::{
+    crash::{OtherControlPlane, contained, its_target, told_by},
+    support::{PRODUCT, Site, change, eventually, get},
+};
 
 /// Users can be given to others by root alone. Says so where it is somebody else who runs the tests.
 fn is_root(site: &Site) -> bool {
@@ -272,4 +275,17 @@ async fn what_it_prints_can_be_opened_again_by_itself_alone() {
     site.running(&target).await;
     let log = fs::read_to_string(site.instance_folder(&target).join("log")).unwrap();
     assert!(["first", "second", "third"].iter().all(|line| log.contains(line)), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_of_a_namespace_that_lacks_the_users_runs_instances_as_itself_and_says_so() {
+    let site = Site::new();
+    let Some(told) = told_by(contained(&[]), &site) else { return };
+    assert!(told.contains("users: false"), "{told}");
+    let target = its_target(&site);
+    let arguments = [site.ports.0.to_string(), site.ports.1.to_string(), PRODUCT.clone(), "1".to_owned()];
+    let control_plane = contained(&[]).arg(site.root()).args(arguments).stderr(Stdio::null()).spawn().unwrap();
+    let _control_plane = OtherControlPlane(control_plane);
+    eventually(|| site.starts(&target) > 0).await;
+    assert_eq!(fs::metadata(site.files(&target)).unwrap().uid(), rustix::process::geteuid().as_raw());
 }

@@ -1,6 +1,7 @@
 //! A control plane that does one verb after the other on one instance until somebody kills it.
 //!
-//! Arguments: the root, the first port, the last port, the product, a seed.
+//! Arguments: the root, the first port, the last port, the product, a seed. With the root alone it tells what it is capable
+//! of, and ends.
 
 use std::{env, sync::Arc};
 
@@ -16,6 +17,12 @@ use provisioner_core::{
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
+    if let [root] = arguments.as_slice() {
+        let capabilities = ProcessConfig::new(root).build()?.capabilities();
+        println!("survives: {}", capabilities.survives_control_plane);
+        println!("users: {}", capabilities.isolation.users);
+        return Ok(());
+    }
     let [root, first, last, product, seed] = arguments.as_slice() else {
         return Err("expected five arguments".into());
     };
