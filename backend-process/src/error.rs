@@ -60,6 +60,15 @@ impl Problem {
         self
     }
 
+    /// The same as something that an operator or time can mend without a change of the spec.
+    pub(crate) fn worth_another_try(mut self, what: &str) -> Self {
+        if self.kind != ErrorKind::CapacityExhausted {
+            self.kind = ErrorKind::Unavailable;
+        }
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
     /// Whether a file or folder was not there.
     pub(crate) fn is_missing_file(&self) -> bool {
         let error = self.source.as_ref().and_then(|source| source.downcast_ref::<io::Error>());
@@ -148,6 +157,22 @@ mod tests {
     fn what_is_read_only_for_a_while_is_tried_again() {
         let error = Problem::io("write", Path::new("/x"), rustix::io::Errno::ROFS.into()).during("resume", None);
         assert_ne!(error.retry(), Retry::Never);
+    }
+
+    #[test]
+    fn what_is_worth_another_try_keeps_its_words() {
+        use rustix::io::Errno;
+        for (errno, kind) in [
+            (Errno::ACCESS, ErrorKind::Unavailable),
+            (Errno::ROFS, ErrorKind::Unavailable),
+            (Errno::AGAIN, ErrorKind::Unavailable),
+            (Errno::NOSPC, ErrorKind::CapacityExhausted),
+        ] {
+            let problem = Problem::io("make", Path::new("/x"), errno.into()).worth_another_try("no group");
+            assert!(problem.to_string().contains("no group: cannot make /x"), "{problem}");
+            let error = problem.during("create", None);
+            assert_eq!((error.kind(), error.retry()), (kind, Retry::Backoff), "{errno:?}");
+        }
     }
 
     #[test]

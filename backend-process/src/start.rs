@@ -218,6 +218,13 @@ fn launch(
     let data_path = shared.data_path(record);
     let open = |path: &Path| spawn::open_folder(path).map_err(|error| Problem::io("open", path, error));
     let limits = Limits { size: order.spec.size, processes: shared.config.processes_max };
+    let groups = match shared.groups.make(&shared.group(&instance.key), &limits) {
+        Ok(groups) => groups,
+        Err(problem) => {
+            write_outcome(folder, &Reason::new("not-started", problem.to_string()))?;
+            return Err(problem);
+        }
+    };
     let started = spawn::spawn(Start {
         program: order.program(),
         arguments: order.arguments(),
@@ -227,7 +234,7 @@ fn launch(
         log,
         life_lock,
         boot_line: format!("{}\n", process::boot_id()?),
-        groups: shared.groups.make(&shared.group(&instance.key), &limits)?,
+        groups,
         limits: limits_of_processes(&shared.groups, &limits, user),
         user,
     });

@@ -294,6 +294,8 @@ impl Hierarchy {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(false),
+            // Where nothing may be written that is told first, whether there is something to remove or not.
+            Err(_) if !folder.exists() => Ok(true),
             Err(error) => Err(Problem::io("remove", &folder, error)),
         }
     }

@@ -81,10 +81,21 @@ impl Groups {
 
     /// Makes an empty group with these limits. Whoever writes `0` to each of the files is in it. CPU time is shared by
     /// weight only, until [`hold_cpu`](Self::hold_cpu).
+    ///
+    /// # Errors
+    /// When it cannot be made, in one hierarchy or in all. It is not done without: the bounds that were promised would not
+    /// hold, and nobody would know. Worth another try, as no spec is to blame.
     pub(crate) fn make(&self, group: &str, limits: &Limits) -> Result<Vec<File>> {
         // Counters begin at zero for each start.
-        self.end(group)?;
-        self.0.iter().map(|hierarchy| hierarchy.make(group, limits)).collect()
+        let made = self
+            .end(group)
+            .and_then(|()| self.0.iter().map(|hierarchy| hierarchy.make(group, limits)).collect::<Result<_>>());
+        made.map_err(|problem| {
+            if let Err(error) = self.end(group) {
+                tracing::debug!(group, %error, "half a group is left, for the next start or removal");
+            }
+            problem.worth_another_try("it has no control group, and without one nothing would hold it to its size")
+        })
     }
 
     /// Holds a group to its share of CPU time. Not before it is ready: a start takes more than the running product does, and

@@ -1,10 +1,10 @@
 //! What an instance may use, what happens when it wants more, and what is told of it.
 
-use std::{fs, io::Write, path::PathBuf, time::Duration};
+use std::{fs, io::Write, path::PathBuf, process::Command, time::Duration};
 
 use provisioner_core::{
-    Provisioner,
-    types::{Bound, DataDisposition, Phase, Present, Reason, Target},
+    ErrorKind, Provisioner, Retry,
+    types::{Bound, DataDisposition, Observed, Phase, Present, Reason, Target},
 };
 
 use crate::support::{Site, change, eventually, get};
@@ -264,4 +264,72 @@ async fn a_log_is_turned_over_also_while_a_product_is_not_ready() {
     site.observe(&target).await;
     eventually(|| size("log.1") == 1 << 20 && size("log") == 0).await;
     assert_eq!(site.observe(&target).await.phase(), Some(Phase::Provisioning));
+}
+
+/// Something over a control group that may only be read. Taken away when dropped.
+struct Cover(PathBuf);
+
+impl Cover {
+    fn over(group: PathBuf) -> Self {
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "ro", "tmpfs"]).arg(&group).status().unwrap();
+        assert!(mounted.success());
+        Self(group)
+    }
+}
+
+impl Drop for Cover {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_group_that_was_promised_nothing_starts_and_it_is_tried_again() {
+    let site = Site::with(|config| config.cgroup = Some(format!("provisioner-covered-{}", std::process::id())));
+    let base = Base(site.config.cgroup.clone().unwrap());
+    if !has_groups(&site) {
+        return;
+    }
+    let target = sized(&site, 1000, 64);
+    site.running(&target).await;
+    site.backend.scale_to_zero(&site.cx, &target).await.unwrap();
+    site.until_phase(&target, Phase::Zero).await;
+    let cover = Cover::over(base.folders().pop().unwrap());
+    let error = site.backend.resume(&site.cx, &target).await.unwrap_err();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Backoff), "{error}");
+    assert!(error.to_string().contains("control group"), "{error}");
+    assert_eq!(site.processes(), Vec::<i32>::new());
+    let failed = site.until_phase(&target, Phase::Failed).await;
+    assert_eq!(reason(&failed).code, "not-started", "{failed:?}");
+    assert_eq!(groups(&target), Vec::<PathBuf>::new(), "half a group is none");
+    // Nor is a new one half made.
+    let other = site.target_called("other");
+    site.backend.create(&site.cx, &other).await.unwrap_err();
+    assert_eq!(site.observe(&other).await, Observed::Absent);
+    drop(cover);
+    site.running(&target).await;
+    site.backend.destroy(&site.cx, &target, DataDisposition::Delete).await.unwrap();
+    site.until_absent(&target).await;
+}
+
+/// A group of the test's own that instances have theirs below. Removed when dropped.
+struct Base(String);
+
+impl Base {
+    fn folders(&self) -> Vec<PathBuf> {
+        let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().map(|entry| entry.unwrap().path());
+        let top = std::iter::once(PathBuf::from("/sys/fs/cgroup"));
+        let folders = hierarchies.chain(top).map(|hierarchy| hierarchy.join(&self.0));
+        let mut folders: Vec<_> = folders.filter(|folder| folder.join("cgroup.procs").exists()).collect();
+        folders.sort_unstable();
+        folders
+    }
+}
+
+impl Drop for Base {
+    fn drop(&mut self) {
+        for folder in self.folders() {
+            let _ = fs::remove_dir(folder);
+        }
+    }
 }
