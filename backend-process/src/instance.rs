@@ -17,7 +17,7 @@ use tokio::sync::{OwnedMutexGuard, broadcast, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    cgroup::{Groups, Incidents},
+    cgroup::{Groups, Incidents, UsedUp},
     config::ProcessConfig,
     convert::Order,
     data::Owner,
@@ -312,7 +312,12 @@ impl Instance {
         if matches!(life, Life::Dead | Life::Leftovers(_)) {
             self.note_exit(record.as_ref());
         }
-        let outcome = if there { read_outcome(&self.folder)? } else { None };
+        let outcome = match (if there { read_outcome(&self.folder)? } else { None }, &record) {
+            (None, Some(record)) if matches!(life, Life::Dead | Life::Leftovers(_)) => {
+                self.missed_end(shared, record)?
+            }
+            (outcome, _) => outcome,
+        };
         let usage = match life {
             Life::Alive(process) => shared.groups.usage(&shared.group(&self.key)).or_else(|| process.usage()),
             Life::Dead | Life::Starting | Life::Leftovers(_) => None,
@@ -353,6 +358,20 @@ impl Instance {
         })
     }
 
+    /// Why the process that was started last ended while nobody watched it, as far as its control group still tells. Nothing
+    /// is written: the group is there until the next start.
+    fn missed_end(&self, shared: &Shared, record: &Record) -> Result<Option<Reason>> {
+        if record.intended != Intended::Running || self.live().motion.is_some() {
+            return Ok(None);
+        }
+        // The group of an earlier start says nothing of one that did not get to have its own.
+        if process::started_last(&self.folder)?.is_none() {
+            return Ok(None);
+        }
+        let incidents = shared.groups.incidents(&shared.group(&self.key));
+        Ok(incidents.killed_for_memory.map(|_| exited(Exit::Unknown, incidents, record.memory_mib, "")))
+    }
+
     /// Writes down how the watched process ended, once, if nobody asked it to.
     pub(crate) fn note_exit(&self, record: Option<&Record>) {
         let mut live = self.live();
@@ -383,8 +402,19 @@ pub(crate) fn exited(exit: Exit, incidents: Incidents, memory_mib: u32, tail: &s
         Exit::Unknown => "is gone; its status is not known".to_owned(),
     };
     let printed = if tail.is_empty() { String::new() } else { format!("; it last printed: {tail}") };
-    if incidents.killed_for_memory > 0 && !matches!(exit, Exit::Code(0)) {
-        return Reason::new("out-of-memory", format!("the process {how}: its {memory_mib} MiB were used up{printed}"));
+    match incidents.killed_for_memory.filter(|_| exit != Exit::Code(0)) {
+        Some(UsedUp::Own) => {
+            let message = format!("the process {how}: its {memory_mib} MiB were used up{printed}");
+            return Reason::new("out-of-memory", message);
+        }
+        Some(UsedUp::Above) => {
+            let message = format!(
+                "the process {how}: the machine had no memory left, or all instances together had not, while its \
+                 {memory_mib} MiB were not used up{printed}"
+            );
+            return Reason::new("machine-out-of-memory", message);
+        }
+        None => {}
     }
     let refused = match incidents.refused_processes {
         0 => "",

@@ -9,13 +9,15 @@ use std::{
 
 use rustix::fs::Access;
 
-use super::Limits;
+use super::{Limits, UsedUp};
 use crate::error::{Problem, Result};
 
 /// Microseconds over which CPU time is counted out.
 const CPU_PERIOD_US: u64 = 100_000;
 /// The least that the kernel takes.
 const CPU_QUOTA_US_MIN: u64 = 1_000;
+/// A little more than the most that is asked for at a time, in bytes, when the lack of it kills.
+const CHARGE_MAX: u64 = 128 << 10;
 
 /// What a hierarchy can bound or count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -275,12 +277,21 @@ impl Hierarchy {
         }
     }
 
-    pub(super) fn killed_for_memory(&self, group: &str) -> Option<u64> {
-        let file = match self.version {
-            Version::One => "memory.oom_control",
-            Version::Two => "memory.events",
-        };
-        field(&read(&self.base.join(group), file)?, "oom_kill")
+    /// Whose memory was used up when a process of the group was killed for it; `None`: none was.
+    pub(super) fn killed_for_memory(&self, group: &str) -> Option<UsedUp> {
+        let folder = self.base.join(group);
+        let number = |file: &str| read(&folder, file)?.trim().parse::<u64>().ok();
+        match self.version {
+            Version::One => {
+                let most = number("memory.memsw.max_usage_in_bytes").or_else(|| number("memory.max_usage_in_bytes"))?;
+                let bound = number("memory.limit_in_bytes")?;
+                used_up(
+                    field(&read(&folder, "memory.oom_control")?, "oom_kill")?,
+                    most.saturating_add(CHARGE_MAX) > bound,
+                )
+            }
+            Version::Two => used_up_in(&read(&folder, "memory.events")?),
+        }
     }
 
     pub(super) fn refused_processes(&self, group: &str) -> Option<u64> {
@@ -305,6 +316,18 @@ impl Hierarchy {
         let folders = entries.filter(|entry| entry.file_type().is_ok_and(|what| what.is_dir()));
         folders.filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
+}
+
+/// What `memory.events` tells: `oom_kill` counts the processes of the group that were killed, by whatever shortage; `oom` the
+/// shortages of this group itself.
+fn used_up_in(events: &str) -> Option<UsedUp> {
+    used_up(field(events, "oom_kill")?, field(events, "oom").unwrap_or(0) > 0)
+}
+
+/// Version 1 does not count the shortages of a group, and not every time that it meets its bound, but knows the most that it
+/// ever used: a group that was never full was killed for others, and one that was is taken to be killed for its own.
+fn used_up(killed: u64, was_full: bool) -> Option<UsedUp> {
+    (killed > 0).then_some(if was_full { UsedUp::Own } else { UsedUp::Above })
 }
 
 /// What version 1 counts a CPU as.
@@ -428,6 +451,23 @@ garbage - cgroup
         for (millis, expected) in [(0, (2, 1)), (250, (256, 10)), (1000, (1024, 39)), (u32::MAX, (262_144, 10_000))] {
             assert_eq!((shares(millis), weight(millis)), expected, "{millis}");
         }
+    }
+
+    #[test]
+    fn a_kill_for_memory_is_told_by_whose_it_was() {
+        // Of version 2: a group at its own bound, one at that of the group above, and one that was only held back.
+        let events = |max, oom, kills| {
+            format!("low 0\nhigh 0\nmax {max}\noom {oom}\noom_kill {kills}\noom_group_kill {kills}\nsock_throttled 0\n")
+        };
+        assert_eq!(used_up_in(&events(25, 1, 2)), Some(UsedUp::Own));
+        assert_eq!(used_up_in(&events(0, 0, 1)), Some(UsedUp::Above));
+        assert_eq!(used_up_in(&events(25, 0, 1)), Some(UsedUp::Above), "memory was found at its own bound");
+        assert_eq!(used_up_in(&events(25, 0, 0)), None);
+        assert_eq!(used_up_in(""), None);
+        // Of version 1.
+        let control = "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n";
+        assert_eq!(used_up(field(control, "oom_kill").unwrap(), true), Some(UsedUp::Own));
+        assert_eq!(used_up(field(control, "oom_kill").unwrap(), false), Some(UsedUp::Above));
     }
 
     #[test]

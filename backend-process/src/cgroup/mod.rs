@@ -41,10 +41,19 @@ pub(crate) struct Limits {
 /// What the kernel did to an instance for its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Incidents {
-    /// Processes killed because the memory was used up.
-    pub(crate) killed_for_memory: u64,
+    /// Why processes were killed for memory, if any were.
+    pub(crate) killed_for_memory: Option<UsedUp>,
     /// Processes that were refused because there were too many.
     pub(crate) refused_processes: u64,
+}
+
+/// Whose memory it was that was used up when a process was killed for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UsedUp {
+    /// The instance's own.
+    Own,
+    /// That of the machine, or of a group above.
+    Above,
 }
 
 impl Groups {
@@ -127,7 +136,7 @@ impl Groups {
     pub(crate) fn incidents(&self, group: &str) -> Incidents {
         let memory = self.with(Controller::Memory).and_then(|hierarchy| hierarchy.killed_for_memory(group));
         let pids = self.with(Controller::Pids).and_then(|hierarchy| hierarchy.refused_processes(group));
-        Incidents { killed_for_memory: memory.unwrap_or(0), refused_processes: pids.unwrap_or(0) }
+        Incidents { killed_for_memory: memory, refused_processes: pids.unwrap_or(0) }
     }
 
     /// Removes a group, and whatever still lives in it: nothing should, but a process may have left everything else that

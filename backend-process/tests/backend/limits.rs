@@ -206,7 +206,7 @@ async fn what_runs_without_a_folder_is_ended_by_upkeep() {
     site.running(&target).await;
     let pid = site.process(&target);
     site.backend.shutdown().await;
-    fs::remove_dir_all(site.instance_folder(&target)).unwrap();
+    site.delete_instance_folder(&target);
     // The one after it has never heard of the process.
     site.restart();
     let plan = site.backend.maintain(&site.cx, true).await.unwrap();
@@ -332,4 +332,57 @@ impl Drop for Base {
             let _ = fs::remove_dir(folder);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_that_was_used_up_while_no_control_plane_ran_is_the_reason_all_the_same() {
+    let mut site = Site::new();
+    if !has_groups(&site) {
+        return;
+    }
+    let target = sized(&site, 1000, 48);
+    let seen = site.running(&target).await;
+    let pid = site.process(&target);
+    site.backend.shutdown().await;
+    get(&seen, "/take?200");
+    eventually(|| !PathBuf::from(format!("/proc/{pid}/exe")).exists()).await;
+    for _ in 0..2 {
+        site.restart();
+        let failed = site.until_phase(&target, Phase::Failed).await;
+        let reason = reason(&failed);
+        assert_eq!(reason.code, "out-of-memory", "{reason}");
+        assert!(reason.message.contains("48 MiB"), "{reason}");
+    }
+    // What comes after is another matter.
+    let seen = site.running(&target).await;
+    let pid = site.process(&target);
+    site.backend.shutdown().await;
+    get(&seen, "/exit");
+    eventually(|| !PathBuf::from(format!("/proc/{pid}/exe")).exists()).await;
+    site.restart();
+    assert_eq!(reason(&site.until_phase(&target, Phase::Failed).await).code, "exited");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_that_was_used_up_by_all_together_is_told_apart() {
+    let site = Site::with(|config| config.cgroup = Some(format!("provisioner-small-{}", std::process::id())));
+    let base = Base(site.config.cgroup.clone().unwrap());
+    if !has_groups(&site) {
+        return;
+    }
+    let target = sized(&site, 1000, 512);
+    let seen = site.running(&target).await;
+    for folder in base.folders() {
+        for file in ["memory.max", "memory.limit_in_bytes"].map(|file| folder.join(file)) {
+            if file.exists() {
+                fs::write(file, (48 << 20).to_string()).unwrap();
+            }
+        }
+    }
+    get(&seen, "/take?200");
+    let failed = site.until_phase(&target, Phase::Failed).await;
+    let reason = reason(&failed);
+    assert_eq!(reason.code, "machine-out-of-memory", "{reason}");
+    site.backend.destroy(&site.cx, &target, DataDisposition::Delete).await.unwrap();
+    site.until_absent(&target).await;
 }
