@@ -25,7 +25,7 @@ use crate::{
     health::Seen,
     layout::{InstanceFolder, Key, Layout, Patience},
     listener::{self, Listener, Whose},
-    log_tail::{self, Values},
+    log_tail::{self, LogStart, Values},
     process::{self, Exit, Life, Process, Signs},
     records::{self, Intended, Record, read_outcome, write_outcome},
     stop::blocking,
@@ -102,7 +102,7 @@ pub(crate) struct Watched {
     /// What must not be told of its log; `None` when another control plane started it and nothing may be told.
     pub(crate) values: Option<Values>,
     /// Where in the log this start begins.
-    pub(crate) log_start: u64,
+    pub(crate) log_start: LogStart,
 }
 
 /// One look at an instance: files, processes and memory together.

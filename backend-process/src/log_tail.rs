@@ -3,11 +3,12 @@
 use std::{
     fs::File,
     io::{Read, Seek, SeekFrom},
+    path::Path,
 };
 
 use provisioner_core::secret::{ExposeSecret, SecretString};
 
-use crate::layout::InstanceFolder;
+use crate::{layout::InstanceFolder, turn_over::TurnedOver};
 
 /// How much of a log goes into a reason, in bytes.
 const TAIL_BYTES_MAX: usize = 1024;
@@ -65,24 +66,58 @@ impl Values {
     }
 }
 
-/// The last lines of what was printed after the first `from` bytes of the log. Empty when there are none, or the log
-/// cannot be read: it is an extra.
-pub(crate) fn read(folder: &InstanceFolder, from: u64, values: &Values) -> String {
-    let tail = || -> std::io::Result<String> {
-        let mut file = File::open(folder.log())?;
-        let length = file.metadata()?.len();
-        // So much more than is shown that no value at the edge is seen only in part.
-        let wanted = (TAIL_BYTES_MAX + values.longest()) as u64;
-        let start = from.max(length.saturating_sub(wanted)).min(length);
-        file.seek(SeekFrom::Start(start))?;
-        let mut text = Vec::new();
-        file.take(wanted).read_to_end(&mut text)?;
-        let shown = text.len().saturating_sub(TAIL_BYTES_MAX);
-        Ok(values.strike(&text, shown))
-    };
-    let text = tail().unwrap_or_default();
+/// Where in the logs a start begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LogStart {
+    /// Bytes before it: in the log, or in the old one where it was turned over since.
+    at: u64,
+    turned: bool,
+}
+
+impl LogStart {
+    /// After so many bytes of the log.
+    pub(crate) fn after(at: u64) -> Self {
+        Self { at, turned: false }
+    }
+
+    /// The same after the log was turned over.
+    pub(crate) fn turned(self, how: TurnedOver) -> Self {
+        match how {
+            TurnedOver::Kept { dropped } => {
+                // All of a log that was begun since is of this start.
+                let at = if self.turned { 0 } else { self.at };
+                Self { at: at.saturating_sub(dropped), turned: true }
+            }
+            TurnedOver::Lost => Self::after(0),
+        }
+    }
+}
+
+/// The last lines of what was printed since a start, in the old log too while there is little in the new one. Empty when
+/// there are none, or the log cannot be read: it is an extra.
+pub(crate) fn read(folder: &InstanceFolder, start: LogStart, values: &Values) -> String {
+    // So much more than is shown that no value at the edge is seen only in part.
+    let wanted = TAIL_BYTES_MAX + values.longest();
+    let new = end_of(&folder.log(), if start.turned { 0 } else { start.at }, wanted).unwrap_or_default();
+    let room = wanted - new.len();
+    let old = if start.turned { end_of(&folder.old_log(), start.at, room).unwrap_or_default() } else { Vec::new() };
+    // Together, as a value may begin in one and end in the other.
+    let text = [old, new].concat();
+    let text = values.strike(&text, text.len().saturating_sub(TAIL_BYTES_MAX));
     let lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
     lines.collect::<Vec<_>>().join(" | ").chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// The end of a file after its first `from` bytes.
+fn end_of(path: &Path, from: u64, bytes_max: usize) -> std::io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let start = from.max(length.saturating_sub(bytes_max as u64)).min(length);
+    file.seek(SeekFrom::Start(start))?;
+    let mut text = Vec::new();
+    // It may grow while it is read.
+    file.take(bytes_max as u64).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -102,20 +137,61 @@ mod tests {
         assert!(!format!("{values:?}").contains("canary"));
     }
 
-    #[test]
-    fn only_the_end_of_this_start_is_read() {
-        let root = tempfile::tempdir().unwrap();
+    fn folder(root: &tempfile::TempDir) -> InstanceFolder {
         let key = crate::layout::Key {
             control_plane: "plane".parse().unwrap(),
             id: "acme".parse().unwrap(),
             incarnation: provisioner_core::types::Incarnation::new(1, 1),
         };
-        let folder = crate::layout::Layout::new(root.path().into()).instance(&key);
-        assert_eq!(read(&folder, 0, &Values::default()), "");
+        crate::layout::Layout::new(root.path().into()).instance(&key)
+    }
+
+    #[test]
+    fn only_the_end_of_this_start_is_read() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = folder(&root);
+        let all = LogStart::after(0);
+        assert_eq!(read(&folder, all, &Values::default()), "");
         crate::layout::make_folder(folder.path()).unwrap();
         std::fs::write(folder.log(), "old\nnew\n\nlast\n").unwrap();
-        assert_eq!(read(&folder, 4, &Values::default()), "new | last");
+        assert_eq!(read(&folder, LogStart::after(4), &Values::default()), "new | last");
+        std::fs::write(folder.old_log(), "of an earlier start\n").unwrap();
+        assert_eq!(read(&folder, all, &Values::default()), "old | new | last");
         std::fs::write(folder.log(), "x".repeat(100_000)).unwrap();
-        assert_eq!(read(&folder, 0, &Values::default()).len(), TAIL_BYTES_MAX);
+        assert_eq!(read(&folder, all, &Values::default()).len(), TAIL_BYTES_MAX);
+    }
+
+    #[test]
+    fn what_was_turned_over_is_read_as_long_as_there_is_little_else() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = folder(&root);
+        crate::layout::make_folder(folder.path()).unwrap();
+        let turn = |start: LogStart, bytes_max| {
+            start.turned(crate::turn_over::turn_over(&folder, bytes_max).unwrap().expect("it has grown"))
+        };
+        let append = |text: &str| {
+            use std::io::Write;
+            let mut log = std::fs::OpenOptions::new().create(true).append(true).open(folder.log()).unwrap();
+            log.write_all(text.as_bytes()).unwrap();
+        };
+        let mut values = Values::default();
+        values.add("canary-value");
+        append("old\n");
+        let start = LogStart::after(4);
+        append("one\ncanary-");
+        // Two bytes of what was before are dropped, and two are kept.
+        let start = turn(start, 13);
+        append("value\ntwo\n");
+        assert_eq!(read(&folder, start, &values), "one | [...] | two");
+        // Again, and all that it has is of this start.
+        let start = turn(start, 4);
+        assert_eq!(read(&folder, start, &values), "two");
+        append(&"x".repeat(100_000));
+        assert_eq!(read(&folder, start, &values).len(), TAIL_BYTES_MAX);
+        // The old one could not be kept: what is there is not of this start.
+        std::fs::create_dir(folder.old_log().with_extension("new")).unwrap();
+        let start = turn(start, 10);
+        append("last\n");
+        assert_eq!(read(&folder, start, &values), "last");
     }
 }

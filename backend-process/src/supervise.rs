@@ -11,7 +11,7 @@ use crate::{
     instance::{Instance, Motion, Shared, View, Watched},
     layout::{Key, Names, Patience},
     listener::Listener,
-    log_tail::Values,
+    log_tail::{LogStart, Values},
     process::{Life, Process},
     records::{Intended, Record, write_outcome},
     spawn,
@@ -45,6 +45,7 @@ pub(crate) fn watch(
     let adopted = started.is_none();
     let (values, log_start) = started.map_or((None, 0), |(values, log_start)| (Some(values), log_start));
     let (seen, _) = watch::channel(Seen::Nothing);
+    let log_start = LogStart::after(log_start);
     {
         let mut live = instance.live();
         if live.watched.as_ref().is_some_and(|watched| watched.process == process) {
@@ -134,10 +135,10 @@ impl Watcher {
     async fn bound_log(&self) {
         let (instance, bytes_max) = (Arc::clone(&self.instance), u64::from(self.shared.config.log_mib_max) << 20);
         let bounded = blocking(move || {
-            if turn_over::turn_over(&instance.folder, bytes_max)?
+            if let Some(turned) = turn_over::turn_over(&instance.folder, bytes_max)?
                 && let Some(watched) = &mut instance.live().watched
             {
-                watched.log_start = 0;
+                watched.log_start = watched.log_start.turned(turned);
             }
             Ok(())
         });

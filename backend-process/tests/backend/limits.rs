@@ -386,3 +386,16 @@ async fn memory_that_was_used_up_by_all_together_is_told_apart() {
     site.backend.destroy(&site.cx, &target, DataDisposition::Delete).await.unwrap();
     site.until_absent(&target).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_words_are_told_also_right_after_the_log_was_turned_over() {
+    let site = Site::with(|config| config.log_mib_max = 1);
+    let target = site.target(&[]);
+    let seen = site.running(&target).await;
+    get(&seen, "/print?20000");
+    let log = site.instance_folder(&target).join("log");
+    eventually(|| fs::metadata(&log).is_ok_and(|log| log.len() == 0)).await;
+    get(&seen, "/exit");
+    let reason = reason(&site.until_phase(&target, Phase::Failed).await);
+    assert!(reason.message.contains("it last printed: ") && reason.message.contains("line 19999 xxx"), "{reason}");
+}
