@@ -2,12 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs::{self, File, Permissions},
     hash::{DefaultHasher, Hash, Hasher},
     io::{self, Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
+    ops::RangeInclusive,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -21,9 +23,32 @@ use super::product;
 /// How long the slow product takes to be ready.
 const SLOW: Duration = Duration::from_millis(900);
 /// A port for each of the instances of the longest rule.
-const PORTS: std::ops::RangeInclusive<u16> = 20_000..=20_299;
+const PORTS: RangeInclusive<u16> = 20_000..=20_299;
 
-/// The process backend.
+/// Users for each of them, where there may be such: more than instances, as data is kept when they are gone.
+const USERS: u32 = 1_024;
+
+/// This program, where every user may execute it: where programs are built, others may not be let in.
+static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+    let built = std::env::current_exe().expect("own path");
+    let open = |path: &Path| fs::metadata(path).is_ok_and(|what| what.mode() & 0o001 != 0);
+    if !is_root() || built.ancestors().all(open) {
+        return built;
+    }
+    let what = fs::metadata(&built).expect("own program");
+    let place = std::env::temp_dir().join(format!("contract-product-{}-{}", what.len(), what.mtime_nsec()));
+    if !place.exists() {
+        let copy = place.with_extension(std::process::id().to_string());
+        fs::copy(&built, &copy).and_then(|_| fs::rename(copy, &place)).expect("a copy of this program");
+    }
+    place
+});
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The process backend. Run as root, each instance is a user of its own.
 #[derive(Debug)]
 pub(crate) struct Processes;
 
@@ -60,8 +85,7 @@ fn set(spec: &mut InstanceSpec, name: &str, value: &str) {
 }
 
 fn spec(address: Ipv4Addr, version: &str) -> InstanceSpec {
-    let program = std::env::current_exe().expect("own path");
-    let mut workload = Workload::new(version).with_command([program.to_str().expect("a path of ours")]);
+    let mut workload = Workload::new(version).with_command([PROGRAM.to_str().expect("a path of ours")]);
     workload.health_path = "/healthz".into();
     workload.start_timeout_seconds = 20;
     workload.stop_grace_seconds = 1;
@@ -71,24 +95,31 @@ fn spec(address: Ipv4Addr, version: &str) -> InstanceSpec {
     spec
 }
 
-/// A folder and an address of its own. When dropped, whatever still runs there is killed.
+/// A folder, an address and users of its own. When dropped, whatever still runs there is killed.
 struct Place {
     folder: tempfile::TempDir,
     address: Ipv4Addr,
+    users: RangeInclusive<u32>,
 }
 
 impl Place {
     fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("contract-").tempdir().expect("a folder");
         let mut hasher = DefaultHasher::new();
+        // Users pass through it to their data.
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o711)).expect("a folder of ours");
         folder.path().hash(&mut hasher);
-        let [a, b, c, ..] = hasher.finish().to_be_bytes();
+        let [a, b, c, d, e, ..] = hasher.finish().to_be_bytes();
+        // Used by nobody, like the backend's own default, but apart from it.
+        let first = 1_910_000_000 + u32::from(u16::from_be_bytes([d, e])) * USERS;
         // All of 127/8 is this machine; its first addresses are used by others.
-        Self { folder, address: Ipv4Addr::new(127, a.clamp(1, 254), b, c.clamp(1, 254)) }
+        let address = Ipv4Addr::new(127, a.clamp(1, 254), b, c.clamp(1, 254));
+        Self { folder, address, users: first..=first + USERS - 1 }
     }
 
     fn config(&self) -> ProcessConfig {
-        let mut config = ProcessConfig::new(self.folder.path().join("root")).with_ports(PORTS).without_users();
+        let mut config = ProcessConfig::new(self.folder.path().join("root")).with_ports(PORTS);
+        config.users = is_root().then(|| self.users.clone());
         config.address = self.address.into();
         config.size_max = SizeLimit { cpu_millis: 64_000, memory_mib: 65_536, data_mib: 1 << 20 };
         config
