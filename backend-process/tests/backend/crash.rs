@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal};
 use crate::support::{CONTROL_PLANE, PRODUCT, SOON, Site, change, deaf, eventually};
 
 /// A control plane in a process of its own. Killed when dropped.
-pub(crate) struct OtherControlPlane(pub(crate) Child);
+struct OtherControlPlane(Child);
 
 impl Drop for OtherControlPlane {
     fn drop(&mut self) {
@@ -37,25 +37,8 @@ fn other_control_plane(site: &Site, seed: u64) -> OtherControlPlane {
     OtherControlPlane(child)
 }
 
-/// A command that runs the control plane in namespaces of its own.
-pub(crate) fn contained(options: &[&str]) -> Command {
-    let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user"]).args(options).arg(CONTROL_PLANE);
-    command
-}
-
-/// What a control plane says of itself; `None`, and says so, where namespaces may not be made.
-pub(crate) fn told_by(mut control_plane: Command, site: &Site) -> Option<String> {
-    let told = control_plane.arg(site.root()).output().unwrap();
-    if !told.status.success() {
-        println!("not tried: no namespaces here: {}", String::from_utf8_lossy(&told.stderr));
-        return None;
-    }
-    Some(String::from_utf8(told.stdout).unwrap())
-}
-
 /// The one instance of [`other_control_plane`].
-pub(crate) fn its_target(site: &Site) -> Target {
+fn its_target(site: &Site) -> Target {
     let mut target = site.target(&[]);
     target.incarnation = Incarnation::new(1, 1);
     target.data = DataSource::Fresh(DataId::from_random(1));
@@ -275,21 +258,5 @@ async fn a_dropped_call_is_seen_through_or_never_begun() {
     let old = Target { ..target.clone() };
     site.backend.destroy(&site.cx, &old, DataDisposition::Delete).await.unwrap();
     site.until_absent(&old).await;
-    eventually(|| site.processes().is_empty()).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_ends_with_the_first_process_of_a_container_is_not_said_to_go_on() {
-    let site = Site::new();
-    let container = ["--pid", "--fork", "--mount-proc"];
-    let Some(told) = told_by(contained(&container), &site) else { return };
-    assert!(told.contains("survives: false"), "{told}");
-    // And so it is. The command itself is outside, and is told to take the container with it.
-    let arguments = [site.ports.0.to_string(), site.ports.1.to_string(), PRODUCT.clone(), "1".to_owned()];
-    let mut command = contained(&[&container[..], &["--kill-child"]].concat());
-    let control_plane = command.arg(site.root()).args(arguments).stderr(Stdio::null()).spawn().unwrap();
-    let control_plane = OtherControlPlane(control_plane);
-    eventually(|| !site.processes().is_empty()).await;
-    drop(control_plane);
     eventually(|| site.processes().is_empty()).await;
 }

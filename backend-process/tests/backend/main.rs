@@ -4,9 +4,7 @@
 
 mod crash;
 mod data;
-mod disk;
-mod isolation;
-mod limits;
 mod rest;
 mod start;
+#[allow(dead_code, reason = "shared with the other target")]
 mod support;

@@ -9,16 +9,6 @@ use provisioner_core::{
 
 use crate::support::{Site, change, eventually, get};
 
-/// Whether all bounds can be set on this machine. Says so where they cannot.
-fn has_groups(site: &Site) -> bool {
-    let isolation = site.backend.capabilities().isolation;
-    let all = [isolation.memory, isolation.cpu, isolation.processes].iter().all(|bound| *bound == Bound::Instance);
-    if !all {
-        println!("not tried: control groups may not be written here ({isolation:?})");
-    }
-    all
-}
-
 /// The folders of a target's control group, one for each hierarchy.
 fn groups(target: &Target) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -56,12 +46,8 @@ fn reason(seen: &Present) -> Reason {
     seen.reason.clone().unwrap_or_else(|| Reason::new("", ""))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_instance_has_a_group_of_its_size_for_as_long_as_it_runs() {
+pub(crate) async fn an_instance_has_a_group_of_its_size_for_as_long_as_it_runs() {
     let site = Site::with(|config| config.processes_max = 77);
-    if !has_groups(&site) {
-        return;
-    }
     let target = sized(&site, 500, 64);
     site.running(&target).await;
     assert_eq!(value(&target, &["memory.max", "memory.limit_in_bytes"]), (64 << 20).to_string());
@@ -83,12 +69,8 @@ async fn an_instance_has_a_group_of_its_size_for_as_long_as_it_runs() {
     assert_eq!(groups(&target), Vec::<PathBuf>::new());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn memory_that_is_used_up_is_the_reason_that_is_told() {
+pub(crate) async fn memory_that_is_used_up_is_the_reason_that_is_told() {
     let site = Site::new();
-    if !has_groups(&site) {
-        return;
-    }
     let target = sized(&site, 1000, 48);
     let seen = site.running(&target).await;
     assert_eq!(get(&seen, "/take?8"), "done");
@@ -105,12 +87,8 @@ async fn memory_that_is_used_up_is_the_reason_that_is_told() {
     assert_eq!(failed.reason.as_ref().unwrap().code, "exited");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn another_instance_is_not_hurt_by_one_that_wants_too_much() {
+pub(crate) async fn another_instance_is_not_hurt_by_one_that_wants_too_much() {
     let site = Site::with(|config| config.processes_max = 20);
-    if !has_groups(&site) {
-        return;
-    }
     let (greedy, other) = (sized(&site, 1000, 48), {
         let mut other = sized(&site, 1000, 48);
         other.id = "other".parse().unwrap();
@@ -132,8 +110,7 @@ async fn another_instance_is_not_hurt_by_one_that_wants_too_much() {
     assert_eq!(group.lines().count(), 1, "{group}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn where_there_are_no_groups_each_process_is_bounded() {
+pub(crate) async fn where_there_are_no_groups_each_process_is_bounded() {
     let site = Site::with(|config| config.cgroup = None);
     let isolation = site.backend.capabilities().isolation;
     assert_eq!((isolation.memory, isolation.cpu), (Bound::Process, Bound::None));
@@ -155,8 +132,7 @@ async fn where_there_are_no_groups_each_process_is_bounded() {
     assert_eq!(reason(&failed).code, "exited", "it was refused the memory, and gave up");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_it_uses_is_told_while_it_runs() {
+pub(crate) async fn what_it_uses_is_told_while_it_runs() {
     for cgroup in [Some("provisioner".to_owned()), None] {
         let site = Site::with(|config| config.cgroup = cgroup);
         let target = sized(&site, 4000, 256);
@@ -172,12 +148,8 @@ async fn what_it_uses_is_told_while_it_runs() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_left_everything_but_its_group_is_stopped_with_the_others() {
+pub(crate) async fn a_process_that_left_everything_but_its_group_is_stopped_with_the_others() {
     let site = Site::new();
-    if !has_groups(&site) {
-        return;
-    }
     let mut target = site.target(&[]);
     // Another session, no inherited file, another environment: nothing tells of it any more.
     let script =
@@ -196,12 +168,8 @@ async fn a_process_that_left_everything_but_its_group_is_stopped_with_the_others
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_runs_without_a_folder_is_ended_by_upkeep() {
+pub(crate) async fn what_runs_without_a_folder_is_ended_by_upkeep() {
     let mut site = Site::new();
-    if !has_groups(&site) {
-        return;
-    }
     let target = site.target(&[]);
     site.running(&target).await;
     let pid = site.process(&target);
@@ -218,8 +186,7 @@ async fn what_runs_without_a_folder_is_ended_by_upkeep() {
     assert_eq!(site.backend.maintain(&site.cx, false).await.unwrap(), Vec::<String>::new());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_has_grown_is_turned_over() {
+pub(crate) async fn a_log_that_has_grown_is_turned_over() {
     let mut site = Site::with(|config| config.log_mib_max = 1);
     let target = site.target(&[]);
     let seen = site.running(&target).await;
@@ -239,8 +206,7 @@ async fn a_log_that_has_grown_is_turned_over() {
     assert!(log.starts_with("line 0 x") && log.lines().count() == 3, "{log}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_log_is_turned_over_also_while_a_product_is_not_ready() {
+pub(crate) async fn a_log_is_turned_over_also_while_a_product_is_not_ready() {
     let mut site = Site::with(|config| config.log_mib_max = 1);
     let mut target = site.target(&[("LISTEN", "never")]);
     change(&mut target, |spec| spec.workload.start_timeout_seconds = 600);
@@ -283,13 +249,9 @@ impl Drop for Cover {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn without_the_group_that_was_promised_nothing_starts_and_it_is_tried_again() {
+pub(crate) async fn without_the_group_that_was_promised_nothing_starts_and_it_is_tried_again() {
     let site = Site::with(|config| config.cgroup = Some(format!("provisioner-covered-{}", std::process::id())));
     let base = Base(site.config.cgroup.clone().unwrap());
-    if !has_groups(&site) {
-        return;
-    }
     let target = sized(&site, 1000, 64);
     site.running(&target).await;
     site.backend.scale_to_zero(&site.cx, &target).await.unwrap();
@@ -334,12 +296,8 @@ impl Drop for Base {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn memory_that_was_used_up_while_no_control_plane_ran_is_the_reason_all_the_same() {
+pub(crate) async fn memory_that_was_used_up_while_no_control_plane_ran_is_the_reason_all_the_same() {
     let mut site = Site::new();
-    if !has_groups(&site) {
-        return;
-    }
     let target = sized(&site, 1000, 48);
     let seen = site.running(&target).await;
     let pid = site.process(&target);
@@ -363,13 +321,9 @@ async fn memory_that_was_used_up_while_no_control_plane_ran_is_the_reason_all_th
     assert_eq!(reason(&site.until_phase(&target, Phase::Failed).await).code, "exited");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn memory_that_was_used_up_by_all_together_is_told_apart() {
+pub(crate) async fn memory_that_was_used_up_by_all_together_is_told_apart() {
     let site = Site::with(|config| config.cgroup = Some(format!("provisioner-small-{}", std::process::id())));
     let base = Base(site.config.cgroup.clone().unwrap());
-    if !has_groups(&site) {
-        return;
-    }
     let target = sized(&site, 1000, 512);
     let seen = site.running(&target).await;
     for folder in base.folders() {
@@ -387,8 +341,7 @@ async fn memory_that_was_used_up_by_all_together_is_told_apart() {
     site.until_absent(&target).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_last_words_are_told_also_right_after_the_log_was_turned_over() {
+pub(crate) async fn the_last_words_are_told_also_right_after_the_log_was_turned_over() {
     let site = Site::with(|config| config.log_mib_max = 1);
     let target = site.target(&[]);
     let seen = site.running(&target).await;

@@ -7,7 +7,7 @@ use std::{
         process::CommandExt,
     },
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
 };
 
 use provisioner_core::{
@@ -15,20 +15,7 @@ use provisioner_core::{
     types::{DataDisposition, DataSource, Observed, Phase, Present, Target},
 };
 
-use crate::{
-    crash::{OtherControlPlane, contained, its_target, told_by},
-    support::{PRODUCT, Site, change, eventually, get},
-};
-
-/// Users can be given to others by root alone. Says so where it is somebody else who runs the tests.
-fn is_root(site: &Site) -> bool {
-    let users = site.backend.capabilities().isolation.users;
-    assert_eq!(users, rustix::process::geteuid().is_root(), "capabilities say how it is");
-    if !users {
-        println!("not tried: only root can run instances as users of their own");
-    }
-    users
-}
+use crate::support::{Site, change, get};
 
 /// A line of `/proc/PID/status`.
 fn status(seen: &Present, name: &str) -> Vec<String> {
@@ -66,12 +53,8 @@ impl Drop for Stranger {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn each_instance_is_a_user_of_its_own_that_cannot_reach_the_others() {
+pub(crate) async fn each_instance_is_a_user_of_its_own_that_cannot_reach_the_others() {
     let site = Site::new();
-    if !is_root(&site) {
-        return;
-    }
     let targets = [named(&site, "one"), named(&site, "two")];
     let [one, two] = [site.running(&targets[0]).await, site.running(&targets[1]).await];
     let users: Vec<u32> = [&one, &two].map(|seen| status(seen, "Uid")[0].parse().unwrap()).into();
@@ -112,19 +95,14 @@ async fn each_instance_is_a_user_of_its_own_that_cannot_reach_the_others() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_instance_gains_rights() {
+pub(crate) async fn no_instance_gains_rights() {
     let site = Site::new();
     let seen = site.running(&site.target(&[])).await;
     assert_eq!(status(&seen, "NoNewPrivs"), ["1"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn data_keeps_its_user_for_as_long_as_it_lives_and_gives_it_back() {
+pub(crate) async fn data_keeps_its_user_for_as_long_as_it_lives_and_gives_it_back() {
     let site = Site::new();
-    if !is_root(&site) {
-        return;
-    }
     let reserved = || fs::read_dir(site.root().join(".users")).unwrap().count();
     let first = site.target(&[]);
     let user = status(&site.running(&first).await, "Uid");
@@ -142,8 +120,7 @@ async fn data_keeps_its_user_for_as_long_as_it_lives_and_gives_it_back() {
     assert_eq!(reserved(), 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn data_from_before_there_were_users_is_handed_over_once() {
+pub(crate) async fn data_from_before_there_were_users_is_handed_over_once() {
     let mut site = Site::with(|config| config.users = None);
     let target = site.target(&[]);
     let seen = site.running(&target).await;
@@ -154,9 +131,6 @@ async fn data_from_before_there_were_users_is_handed_over_once() {
     site.until_phase(&target, Phase::Zero).await;
     site.config.users = Some(1_900_100_000..=1_900_100_009);
     site.restart();
-    if !is_root(&site) {
-        return;
-    }
     site.backend.resume(&site.cx, &target).await.unwrap();
     let seen = site.until_phase(&target, Phase::Running).await;
     let user: u32 = status(&seen, "Uid")[0].parse().unwrap();
@@ -169,12 +143,8 @@ async fn data_from_before_there_were_users_is_handed_over_once() {
     assert_eq!(get(&seen, "/starts").lines().count(), 2);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn when_there_are_no_more_users_it_is_told_and_nothing_is_left_behind() {
+pub(crate) async fn when_there_are_no_more_users_it_is_told_and_nothing_is_left_behind() {
     let site = Site::with(|config| config.users = Some(1_900_100_010..=1_900_100_010));
-    if !is_root(&site) {
-        return;
-    }
     let first = named(&site, "one");
     site.running(&first).await;
     let second = named(&site, "two");
@@ -194,13 +164,9 @@ async fn when_there_are_no_more_users_it_is_told_and_nothing_is_left_behind() {
     site.running(&named(&site, "two")).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_new_data_gets_a_user_that_something_on_the_machine_runs_as() {
+pub(crate) async fn no_new_data_gets_a_user_that_something_on_the_machine_runs_as() {
     let range = 1_900_100_011..=1_900_100_012;
     let site = Site::with(|config| config.users = Some(range.clone()));
-    if !is_root(&site) {
-        return;
-    }
     let mut strangers: Vec<_> = range.clone().map(Stranger::of).collect();
     let error = site.backend.create(&site.cx, &site.target(&[])).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::CapacityExhausted, "{error}");
@@ -216,8 +182,7 @@ async fn no_new_data_gets_a_user_that_something_on_the_machine_runs_as() {
     assert_eq!(status(&site.until_phase(&target, Phase::Running).await, "Uid")[0], user);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_that_the_control_plane_inherited_is_handed_down() {
+pub(crate) async fn nothing_that_the_control_plane_inherited_is_handed_down() {
     let site = Site::new();
     let planted = tempfile::NamedTempFile::new().unwrap();
     // A copy is inherited by whatever is started.
@@ -233,12 +198,8 @@ async fn nothing_that_the_control_plane_inherited_is_handed_down() {
     assert!(open.contains(&site.instance_folder(&target).join("lock")), "{open:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_program_that_not_everybody_may_execute_is_refused_before_anything_is_touched() {
+pub(crate) async fn a_program_that_not_everybody_may_execute_is_refused_before_anything_is_touched() {
     let site = Site::new();
-    if !is_root(&site) {
-        return;
-    }
     let closed = closed_folder();
     let program = closed.path().join("product");
     fs::copy(&*crate::support::PRODUCT, &program).unwrap();
@@ -251,21 +212,16 @@ async fn a_program_that_not_everybody_may_execute_is_refused_before_anything_is_
     assert_eq!(site.observe(&target).await, Observed::Absent);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_root_that_users_cannot_get_to_is_told() {
+pub(crate) async fn a_root_that_users_cannot_get_to_is_told() {
     let closed = closed_folder();
     let site = Site::with(|config| config.root = closed.path().join("root"));
-    if !is_root(&site) {
-        return;
-    }
     let error = site.backend.create(&site.cx, &site.target(&[])).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
     assert!(error.to_string().contains("above the root"), "{error}");
     assert!(!error.customer_message().contains("root"), "{}", error.customer_message());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_it_prints_can_be_opened_again_by_itself_alone() {
+pub(crate) async fn what_it_prints_can_be_opened_again_by_itself_alone() {
     let site = Site::new();
     let mut target = site.target(&[]);
     let script = "echo first; echo second >>/dev/stdout; echo third >>/dev/stderr; exec \"$0\"";
@@ -275,17 +231,4 @@ async fn what_it_prints_can_be_opened_again_by_itself_alone() {
     site.running(&target).await;
     let log = fs::read_to_string(site.instance_folder(&target).join("log")).unwrap();
     assert!(["first", "second", "third"].iter().all(|line| log.contains(line)), "{log}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn root_of_a_namespace_that_lacks_the_users_runs_instances_as_itself_and_says_so() {
-    let site = Site::new();
-    let Some(told) = told_by(contained(&[]), &site) else { return };
-    assert!(told.contains("users: false"), "{told}");
-    let target = its_target(&site);
-    let arguments = [site.ports.0.to_string(), site.ports.1.to_string(), PRODUCT.clone(), "1".to_owned()];
-    let control_plane = contained(&[]).arg(site.root()).args(arguments).stderr(Stdio::null()).spawn().unwrap();
-    let _control_plane = OtherControlPlane(control_plane);
-    eventually(|| site.starts(&target) > 0).await;
-    assert_eq!(fs::metadata(site.files(&target)).unwrap().uid(), rustix::process::geteuid().as_raw());
 }
