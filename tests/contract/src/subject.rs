@@ -13,7 +13,7 @@ use std::{
 
 use futures::StreamExt;
 use provisioner_core::{
-    Error, OpContext, Provisioner, Retry,
+    Effect, Error, OpContext, Provisioner, Retry,
     secret::SecretResolver,
     types::{
         ControlPlaneId, DataId, DataSource, Generation, Incarnation, InstanceId, InstanceSpec, Observed, Owned,
@@ -326,6 +326,26 @@ impl Subject {
         if let Some(sight) = self.sight(target).await? {
             ensure!(sight.made == expected, "{} things of the instance are there, expected {expected}", sight.made);
             ensure!(sight.awake <= expected, "{} things of the instance run, expected {expected}", sight.awake);
+        }
+        Ok(())
+    }
+
+    /// Fails unless there is of the target what a verb leaves: one thing, or none, and the data if that is retained.
+    pub(crate) async fn expect_end(&self, verb: Verb, target: &Target) -> Outcome {
+        self.expect_things(target, usize::from(verb.end().is_some())).await?;
+        if verb == Verb::RETAIN {
+            let is_it = |owned: &Owned| owned.kind == OwnedKind::Data && owned.data.as_ref() == Some(target.data.id());
+            ensure!(self.list().await?.iter().any(is_it), "the retained data is not listed");
+        }
+        Ok(())
+    }
+
+    /// Fails when an error says that the call did not act, and it did.
+    pub(crate) async fn expect_no_effect(&self, error: &Error, target: &Target, was: &Observed) -> Outcome {
+        if error.effect() == Effect::None {
+            self.settle().await;
+            let now = self.at_rest(target).await?;
+            ensure!(now == *was, "{error} says that it did not act: it was {}, now {}", shown(was), shown(&now));
         }
         Ok(())
     }

@@ -26,8 +26,11 @@ impl Verb {
     /// `destroy` with the data.
     pub const DESTROY: Self = Self::Destroy(DataDisposition::Delete);
 
+    /// `destroy` without the data.
+    pub const RETAIN: Self = Self::Destroy(DataDisposition::Retain);
+
     /// Every verb.
-    pub const ALL: [Self; 5] = [Self::Create, Self::Suspend, Self::Zero, Self::Resume, Self::DESTROY];
+    pub const ALL: [Self; 6] = [Self::Create, Self::Suspend, Self::Zero, Self::Resume, Self::DESTROY, Self::RETAIN];
 
     /// The verbs that end with nothing running.
     pub(crate) const SLEEP: [Self; 2] = [Self::Suspend, Self::Zero];
@@ -85,6 +88,9 @@ impl Verb {
 
 impl fmt::Display for Verb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.operation())
+        match *self {
+            Self::RETAIN => f.pad("destroy that retains the data"),
+            verb => f.pad(verb.operation()),
+        }
     }
 }

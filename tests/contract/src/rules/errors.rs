@@ -102,7 +102,7 @@ async fn expect_caught_up(subject: &Subject, verb: Verb, target: &Target, before
     ensure!(after == *before, "a refused {verb} left it {}, before {}", shown(&after), shown(before));
     subject.expect_things(target, usize::from(before.present().is_some())).await.during(verb)?;
     subject.reach(verb, target).await.during(format_args!("{verb} after a refusal"))?;
-    subject.expect_things(target, usize::from(verb.end().is_some())).await.during(verb)
+    subject.expect_end(verb, target).await.during(verb)
 }
 
 /// When to come back is handed on.
@@ -213,39 +213,61 @@ pub(super) async fn errors_carry_the_providers_code_and_request_id(subject: Subj
 
 /// A provider that does not answer holds nobody up beyond the deadline, and is caught up with.
 pub(super) async fn a_verb_on_a_provider_that_hangs_returns_by_its_deadline(subject: Subject) -> Outcome {
-    let (patience, slack) = (Duration::from_millis(100), Duration::from_millis(900));
     for verb in Verb::ALL {
         let target = subject.ready_for(verb).await?;
+        let was = subject.at_rest(&target).await?;
         subject.outsider().refuse(Some(Refusal::Hang)).await?;
-        let mut cx = subject.cx_of(&target);
-        let started = Instant::now();
-        cx.deadline = Some(started + patience);
-        let answer = tokio::time::timeout(patience + slack, subject.call_with(verb, &cx, &target)).await;
-        let observed = {
-            let mut cx = subject.cx_of(&target);
-            cx.deadline = Some(Instant::now() + patience);
-            tokio::time::timeout(patience + slack, subject.backend.observe(&cx, &target)).await
-        };
-        // Dropped by its caller, too.
-        let dropped = tokio::time::timeout(patience, subject.call(verb, &target)).await;
+        let answer = by_a_deadline(&subject, Some(verb), &target).await;
         subject.outsider().refuse(None).await?;
-        let Ok(answer) = answer else {
-            return Err(Failure::new(format!("{verb} is not back {slack:?} after its deadline")));
-        };
-        if let Err(error) = answer {
-            ensure!(error.kind() == ErrorKind::Timeout, "{verb} on a provider that hangs is {error}");
-            ensure!(error.retry() != Retry::Never, "{verb} on a provider that hangs is never to be retried");
-            ensure!(error.instance() == Some(&target.id), "a timeout of {verb} is on {:?}", error.instance());
+        let answer = answer.ok_or_else(|| Failure::new(format!("{verb} is not back {SLACK:?} after its deadline")))?;
+        match answer {
+            Err(error) => {
+                ensure!(error.kind() == ErrorKind::Timeout, "{verb} on a provider that hangs is {error}");
+                ensure!(error.retry() != Retry::Never, "{verb} on a provider that hangs is never to be retried");
+                ensure!(error.instance() == Some(&target.id), "a timeout of {verb} is on {:?}", error.instance());
+                subject.expect_no_effect(&error, &target, &was).await.during(verb)?;
+            }
+            Ok(Observed::Absent) if was != Observed::Absent => {
+                let made = subject.sight(&target).await?.map_or(1, |sight| sight.made);
+                ensure!(made == 0, "{verb} on a provider that hangs says absent, and {made} things are there");
+            }
+            Ok(_) => {}
         }
-        let Ok(observed) = observed else {
-            return Err(Failure::new(format!("observe is not back {slack:?} after its deadline")));
-        };
-        let absent = observed.as_ref().is_ok_and(|seen| *seen == Observed::Absent);
-        let was_there = verb != Verb::Create && verb != Verb::DESTROY;
-        ensure!(!(absent && was_there), "observe of a provider that hangs says absent");
-        drop(dropped);
+        looked_at_and_dropped(&subject, verb, &target).await?;
         subject.reach(verb, &target).await.during(format_args!("{verb} after the provider hung"))?;
-        subject.expect_things(&target, usize::from(verb.end().is_some())).await.during(verb)?;
+        subject.expect_end(verb, &target).await.during(verb)?;
     }
+    Ok(())
+}
+
+/// How long callers of a provider that hangs wait, and how long after that they may have to.
+const PATIENCE: Duration = Duration::from_millis(100);
+const SLACK: Duration = Duration::from_millis(900);
+
+/// Calls a verb, or looks, with a deadline that is soon. None: it was not heeded.
+async fn by_a_deadline(subject: &Subject, verb: Option<Verb>, target: &Target) -> Option<Result<Observed, Error>> {
+    let mut cx = subject.cx_of(target);
+    cx.deadline = Some(Instant::now() + PATIENCE);
+    let call = async {
+        match verb {
+            Some(verb) => subject.call_with(verb, &cx, target).await,
+            None => subject.backend.observe(&cx, target).await,
+        }
+    };
+    tokio::time::timeout(PATIENCE + SLACK, call).await.ok()
+}
+
+/// Looks at a thing of a provider that hangs, and calls a verb whose caller does not wait for its answer.
+async fn looked_at_and_dropped(subject: &Subject, verb: Verb, target: &Target) -> Outcome {
+    let is_there = subject.at_rest(target).await? != Observed::Absent;
+    subject.outsider().refuse(Some(Refusal::Hang)).await?;
+    let observed = by_a_deadline(subject, None, target).await;
+    // Dropped by its caller.
+    let dropped = tokio::time::timeout(PATIENCE, subject.call(verb, target)).await;
+    subject.outsider().refuse(None).await?;
+    drop(dropped);
+    let observed = observed.ok_or_else(|| Failure::new(format!("observe is not back {SLACK:?} after its deadline")))?;
+    let absent = observed.as_ref().is_ok_and(|seen| *seen == Observed::Absent);
+    ensure!(!(absent && is_there), "observe of a provider that hangs says absent");
     Ok(())
 }

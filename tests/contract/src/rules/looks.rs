@@ -207,7 +207,7 @@ pub(super) async fn what_an_outsider_stopped_does_not_run(subject: Subject) -> O
             ensure!(seen.phase() != Some(Phase::Running), "{part} starts it");
         }
         subject.reach(verb, &target).await.during(&part)?;
-        subject.expect_things(&target, usize::from(verb.end().is_some())).await.during(&part)?;
+        subject.expect_end(verb, &target).await.during(&part)?;
         if let Some(sight) = subject.sight(&target).await? {
             let awake = usize::from(verb.end() == Some(Phase::Running));
             ensure!(sight.awake == awake, "{part}: {} things of the instance run, expected {awake}", sight.awake);

@@ -44,7 +44,7 @@ pub(super) async fn what_a_verb_answers_tells_incarnation_and_generation(subject
     for verb in Verb::ALL {
         let target = subject.at(&subject.ready_for(verb).await?, 3);
         let answer = subject.call(verb, &target).await.during(verb)?;
-        let reached = if verb == Verb::DESTROY { Observed::Absent } else { subject.reach(verb, &target).await? };
+        let reached = if verb.end().is_none() { Observed::Absent } else { subject.reach(verb, &target).await? };
         for seen in [answer, reached] {
             let Observed::Present(present) = &seen else { continue };
             let (seen, expected) = (present.incarnation, target.incarnation);

@@ -86,6 +86,14 @@ pub(super) async fn a_missing_secret_is_an_error_that_names_it_and_does_nothing(
     let seen = subject.at_rest(&running).await?;
     let generation = seen.present().map(|present| present.generation);
     ensure!(generation == Some(running.generation), "an update without its secret left it {}", shown(&seen));
+    // Nor does a wake.
+    subject.reach(Verb::Zero, &running).await?;
+    let Err(error) = subject.call(Verb::Resume, &update).await else {
+        return Err(Failure::new("resume without a secret that it needs succeeds"));
+    };
+    ensure!(error.effect() == Effect::None, "resumed without a secret it may have acted: {error}");
+    let seen = subject.at_rest(&running).await?;
+    ensure!(seen.phase() == Verb::Zero.end(), "a wake without its secret left it {}", shown(&seen));
     vault.put("not-there", "here now");
     subject.reach(Verb::Create, &target).await.during("with the secret in place").map(drop)
 }

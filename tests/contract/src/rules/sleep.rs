@@ -56,17 +56,20 @@ pub(super) async fn data_outlives_updates_and_repeated_verbs(subject: Subject) -
 /// It answers where it is said to answer, also after a sleep.
 pub(super) async fn what_runs_answers_at_its_endpoint(subject: Subject) -> Outcome {
     let target = subject.running().await?;
-    for wake in [None, Some(Verb::Resume), Some(Verb::Create)] {
-        if let Some(wake) = wake {
-            subject.reach(Verb::Zero, &target).await?;
+    let sleeps = Verb::SLEEP.into_iter().flat_map(|asleep| Verb::WAKE.map(|wake| Some((asleep, wake))));
+    for slept in [None].into_iter().chain(sleeps) {
+        let mut part = "before any sleep".to_owned();
+        if let Some((asleep, wake)) = slept {
+            part = format!("after {asleep} and {wake}");
+            subject.reach(asleep, &target).await?;
             subject.reach(wake, &target).await?;
         }
         let seen = subject.look(&target).await?;
         let endpoint = seen.present().and_then(|present| present.endpoint.clone());
         let Some(endpoint) = endpoint else {
-            return Err(crate::Failure::new(format!("it runs and has no endpoint: {}", shown(&seen))));
+            return Err(crate::Failure::new(format!("{part} it runs and has no endpoint: {}", shown(&seen))));
         };
-        subject.outsider().ask(endpoint.as_str()).await.during(format_args!("{endpoint}, after {wake:?}"))?;
+        subject.outsider().ask(endpoint.as_str()).await.during(format_args!("{endpoint}, {part}"))?;
     }
     Ok(())
 }

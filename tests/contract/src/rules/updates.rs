@@ -69,7 +69,7 @@ pub(super) async fn what_an_outsider_changed_is_undone_by_the_next_spec(subject:
             let newer = changed(&subject, &target, 2);
             let part = format!("{verb} of what was changed");
             subject.reach(verb, &newer).await.during(&part)?;
-            subject.expect_things(&newer, usize::from(verb.end().is_some())).await.during(&part)?;
+            subject.expect_end(verb, &newer).await.during(&part)?;
             if verb.end().is_none() {
                 continue;
             }
@@ -190,11 +190,11 @@ async fn follow(subject: &Subject, first: Verb, second: Verb, waits: bool) -> Ou
     } else {
         subject.call(first, &target).await?;
     }
-    if first == Verb::DESTROY && !matches!(second, Verb::Create | Verb::Destroy(_)) {
+    if first.end().is_none() && !matches!(second, Verb::Create | Verb::Destroy(_)) {
         // What is on its way out stays so, and what is out is absent.
         subject.call(second, &target).await?;
-        subject.reach(Verb::DESTROY, &target).await?;
-        return subject.expect_things(&target, 0).await;
+        subject.reach(first, &target).await?;
+        return subject.expect_end(first, &target).await;
     }
     let seen = subject.reach(second, &target).await?;
     ensure!(seen.phase() == second.end(), "it is {}", shown(&seen));

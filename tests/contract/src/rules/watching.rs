@@ -40,8 +40,8 @@ async fn yields(subject: &Subject, stream: &mut BoxStream<'static, InstanceId>, 
 
 /// An instance dies; and a move whose end nobody was told to look for ends.
 pub(super) async fn watch_yields_the_id_of_what_changes(subject: Subject) -> Outcome {
-    let mut stream = opened(&subject).await;
     let target = subject.running().await?;
+    let mut stream = opened(&subject).await;
     subject.outsider().kill(&subject.owner, &target).await?;
     let mut news = opened(&subject).await;
     ensure!(yields(&subject, &mut stream, &target.id).await, "watch does not tell that an instance died");

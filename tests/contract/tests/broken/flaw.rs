@@ -45,6 +45,7 @@ pub(crate) enum Flaw {
     ResumeMakes,
     SuspendMakes,
     RepeatedCreateMakesASecond,
+    RepeatedRetainDeletes,
     CreatesAtOnceMakeASecond,
     CrossedVerbsGetStuck,
     IgnoresUpdates,
@@ -62,10 +63,12 @@ pub(crate) enum Flaw {
     CutCreateLeavesASecond,
     ForgetsWithItsProcess,
     CancelledCallsHang,
+    DeniesItsEffects,
     SleepsInNameOnly,
     WakesBlank,
     UpdatesBlank,
     WrongEndpoint,
+    WrongEndpointAfterSuspension,
     EndpointAsleep,
     DestroyOfAbsentFails,
     DestroyLies,
@@ -108,6 +111,7 @@ pub(crate) enum Flaw {
     IgnoresDeadlines,
     CachesSecrets,
     StartsWithoutSecrets,
+    WakesWithoutSecrets,
     PrintsSecrets,
     LogsSecrets,
     ResolvesNativeSecrets,
@@ -143,6 +147,8 @@ pub(super) struct State {
     pub(super) tenants: BTreeMap<DataId, TenantId>,
     pub(super) gone_in_name: BTreeSet<Incarnation>,
     pub(super) asleep_in_name: BTreeMap<Incarnation, Phase>,
+    /// Was suspended at least once.
+    pub(super) suspended: BTreeSet<Incarnation>,
     pub(super) stuck: BTreeSet<Incarnation>,
     pub(super) generations: BTreeMap<Incarnation, Generation>,
     pub(super) cache: BTreeMap<Incarnation, Observed>,
@@ -224,6 +230,9 @@ impl Broken {
         match self.flaw {
             Flaw::OneIncarnationIsAnother => present.incarnation = incarnation,
             Flaw::WrongEndpoint => present.endpoint = present.endpoint.map(|_| "http://wrong".into()),
+            Flaw::WrongEndpointAfterSuspension if state.suspended.contains(&incarnation) => {
+                present.endpoint = present.endpoint.map(|_| "http://wrong".into());
+            }
             Flaw::EndpointAsleep => present.endpoint = Some("memory://a/b".into()),
             Flaw::TellsNoReasons => present.reason = None,
             Flaw::TellsUsageAsleep => present.usage = Some(USAGE),

@@ -45,6 +45,9 @@ impl Broken {
             state.owners.insert(cx.control_plane.clone());
             state.known.insert(target.incarnation);
             state.last.insert(target.incarnation, verb);
+            if verb == Verb::Suspend {
+                state.suspended.insert(target.incarnation);
+            }
             state.cache.remove(&target.incarnation);
             if verb == Verb::Create {
                 state.first.entry(target.id.clone()).or_insert(target.incarnation);
@@ -187,6 +190,9 @@ impl Broken {
                 self.state().gone_in_name.insert(incarnation);
                 return Some(Ok(Observed::Absent));
             }
+            (Flaw::RepeatedRetainDeletes, None) if call.verb == Verb::RETAIN => {
+                let _ = self.provider.delete_data(&call.cx, call.target.data.id()).await;
+            }
             (Flaw::DestroyNeedsASpec, _)
                 if matches!(call.verb, Verb::Destroy(_)) && call.target.spec.workload.version == "forgotten" =>
             {
@@ -232,6 +238,16 @@ impl Broken {
                     std::future::pending::<()>().await;
                 }
             }
+            (Flaw::DeniesItsEffects, _) => {
+                tokio::task::yield_now().await;
+                if call.cx.cancel.is_cancelled() {
+                    let _ = call
+                        .verb
+                        .call(&self.provider, &OpContext::new(call.cx.control_plane.clone()), &call.target)
+                        .await;
+                    return call.refuse(ErrorKind::Cancelled);
+                }
+            }
             (Flaw::IgnoresDeadlines, _) => call.cx.deadline = None,
             (Flaw::CachesSecrets, _) => {
                 let cached = self.state().resolver.is_some();
@@ -240,6 +256,11 @@ impl Broken {
                 } else if call.runs() && !call.target.spec.secrets.is_empty() {
                     self.state().resolver = Some(Arc::clone(&call.cx.secrets));
                 }
+            }
+            (Flaw::WakesWithoutSecrets, _) if call.verb == Verb::Resume => {
+                let mut spec = (*call.target.spec).clone();
+                spec.secrets.clear();
+                call.target.spec = Arc::new(spec);
             }
             (Flaw::StartsWithoutSecrets, _) if call.runs() => {
                 let mut spec = (*call.target.spec).clone();

@@ -300,6 +300,7 @@ impl Outsider for ProcessOutsider {
             Notes,
             Ask,
             Environment,
+            Secrets,
             Name,
             Search,
             Kill,
