@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use crate::{
     command::{self, cargo},
-    dependencies, msrv, peers, sim,
+    dependencies, msrv,
+    peers::{self, Effort},
+    sim,
     test::{
         self,
         report::{Ignored, Report},
@@ -38,7 +40,7 @@ const STEPS: &[Step] = &[
     Step { name: "who depends on what", run: || dependencies::check().map(|()| None) },
     Step { name: "oldest Rust", run: || msrv::check().map(|()| None) },
     Step { name: "licences, sources, duplicates", run: deny },
-    Step { name: "peers", run: || peers::prepare().map(|()| None) },
+    Step { name: "peers", run: || peers::prepare(Effort::Usual).map(|()| None) },
 ];
 
 /// What the benchmarks are compared with, each in a workspace of its own.

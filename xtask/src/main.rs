@@ -9,9 +9,10 @@ mod peers;
 mod sim;
 mod test;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use peers::Effort;
 use test::report::Report;
 
 #[derive(Debug, Parser)]
@@ -26,10 +27,16 @@ enum Task {
     /// Prepare the programs that tests talk to, or say what to install
     ///
     /// Fails only for a peer that the variable REQUIRED_PEERS names (with commas between names).
+    #[command(args_conflicts_with_subcommands = true)]
     Peers {
         /// Only show each peer, whether it is here, and which tests want it
         #[arg(long)]
         list: bool,
+        /// Stop what was made here and runs: the Kubernetes cluster, unless it is that of KUBECONFIG
+        #[arg(long, conflicts_with = "list")]
+        stop: bool,
+        #[command(subcommand)]
+        action: Option<PeersAction>,
     },
     /// Prepare the peers, run every test, and say what was ignored and why
     Test {
@@ -65,23 +72,43 @@ enum Task {
     Ci,
 }
 
+#[derive(Debug, Subcommand)]
+enum PeersAction {
+    /// Make an image of a program, with the shared libraries it needs, and bring it onto the Kubernetes cluster for tests
+    ///
+    /// Not onto that of KUBECONFIG, whose nodes only its owner can reach.
+    Image {
+        /// What to call it: localhost/NAME:TAG. Pods use it with imagePullPolicy: Never
+        name: String,
+        /// The program that it starts
+        program: PathBuf,
+    },
+}
+
 fn main() -> ExitCode {
     let passed = match Arguments::parse().task {
-        Task::Peers { list: true } => {
+        Task::Peers { action: Some(PeersAction::Image { name, program }), .. } => told(peers::load(&name, &program)),
+        Task::Peers { list: true, .. } => {
             print!("{}", peers::list());
             true
         }
-        Task::Peers { list: false } => peers::prepare().inspect_err(|error| eprintln!("error: {error}")).is_ok(),
+        Task::Peers { stop: true, .. } => told(peers::stop()),
+        Task::Peers { .. } => told(peers::prepare(Effort::Full)),
         Task::Test { plain, arguments } => reported(test::run(plain, &arguments)),
         Task::Contract { list: true, .. } => {
             print!("{}", contract::list());
             true
         }
         Task::Contract { backend, .. } => reported_plainly(contract::run(&backend.unwrap_or_default())),
-        Task::Sim { arguments } => sim::run(&arguments).inspect_err(|error| eprintln!("error: {error}")).is_ok(),
+        Task::Sim { arguments } => told(sim::run(&arguments)),
         Task::Ci => reported(ci::run()),
     };
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Says what went wrong; whether nothing did.
+fn told(done: Result<(), String>) -> bool {
+    done.inspect_err(|error| eprintln!("error: {error}")).is_ok()
 }
 
 /// Ends with the sum, also of what ended early; whether everything passed.

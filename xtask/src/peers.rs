@@ -1,5 +1,6 @@
 //! Software that nobody here wrote and that tests talk to.
 
+mod kubernetes;
 mod python;
 
 use std::{
@@ -8,6 +9,8 @@ use std::{
     path::Path,
     process::{Command, Stdio},
 };
+
+pub(crate) use self::kubernetes::{load, stop};
 
 use self::python::Environment;
 use crate::command;
@@ -18,35 +21,42 @@ const PEERS: &[Peer] = &[
         name: "chromium",
         programs: &["chromium", "chromedriver"],
         packages: &["chromium", "chromium-driver"],
-        environment: None,
+        made: None,
         wanted_by: &["examples, target browser: the page of the signup service in a real browser"],
     },
     Peer {
         name: "user-mode-linux",
         programs: &["linux.uml", "mkfs.ext4", "systemctl"],
         packages: &["user-mode-linux", "e2fsprogs", "systemd"],
-        environment: None,
+        made: None,
         wanted_by: &["tests, target machine: the process backend under real systemd, through restarts and power cuts"],
     },
     Peer {
         name: "datasette",
         programs: &["python3"],
         packages: &["python3", "python3-venv"],
-        environment: Some(Environment {
+        made: Some(Made::Environment(Environment {
             name: "datasette",
             requirements: include_str!("../../tests/peers/datasette.txt"),
-        }),
+        })),
         wanted_by: &["tests, target products: a product from PyPI as an instance, by its spec alone"],
     },
     Peer {
         name: "radicale",
         programs: &["python3"],
         packages: &["python3", "python3-venv"],
-        environment: Some(Environment {
+        made: Some(Made::Environment(Environment {
             name: "radicale",
             requirements: include_str!("../../tests/peers/radicale.txt"),
-        }),
+        })),
         wanted_by: &["tests, target products: the same"],
+    },
+    Peer {
+        name: kubernetes::NAME,
+        programs: &["kubectl"],
+        packages: &["kubernetes-client"],
+        made: Some(Made::Cluster),
+        wanted_by: &["nothing yet: it is there for a backend on Kubernetes"],
     },
 ];
 
@@ -59,22 +69,58 @@ struct Peer {
     programs: &'static [&'static str],
     /// The Debian packages that bring them.
     packages: &'static [&'static str],
-    /// What it is installed into, where that is no Debian package.
-    environment: Option<Environment>,
+    /// What no package brings.
+    made: Option<Made>,
     wanted_by: &'static [&'static str],
 }
 
+/// What is made here.
+#[derive(Debug)]
+enum Made {
+    Environment(Environment),
+    /// A Kubernetes cluster. Nobody makes another one where one is at hand.
+    Cluster,
+}
+
+/// How far to go for a peer that is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// Everything that is possible here.
+    Full,
+    /// Nothing that takes minutes and stays running, unless it is required.
+    Usual,
+}
+
 impl Peer {
-    /// Programs that are not here.
-    fn missing(&self) -> Vec<&'static str> {
-        let mut missing = self.missing_programs();
-        missing.extend(self.environment.as_ref().filter(|environment| !environment.is_here()).map(|it| it.name));
+    /// What is not here, each in words.
+    fn missing(&self) -> Vec<String> {
+        let mut missing: Vec<_> = self.missing_programs().into_iter().map(str::to_owned).collect();
+        match &self.made {
+            Some(Made::Environment(environment)) if !environment.is_here() => missing.push(environment.name.to_owned()),
+            // It is asked with that program.
+            Some(Made::Cluster) if missing.is_empty() => missing.extend(kubernetes::found().err()),
+            _ => {}
+        }
         missing
     }
 
     /// Programs that packages bring and that are not here.
     fn missing_programs(&self) -> Vec<&'static str> {
         self.programs.iter().copied().filter(|name| command::program(name).is_none()).collect()
+    }
+
+    /// Makes what no package brings, unless it is here.
+    fn make(&self) -> Result<(), String> {
+        match &self.made {
+            None => Ok(()),
+            Some(Made::Environment(environment)) => environment.prepare(),
+            Some(Made::Cluster) => kubernetes::prepare(),
+        }
+    }
+
+    /// Whether it is made without being required.
+    const fn is_usual(&self) -> bool {
+        !matches!(self.made, Some(Made::Cluster))
     }
 }
 
@@ -108,11 +154,11 @@ pub(crate) fn list() -> String {
     PEERS.iter().map(|peer| described(peer, &peer.missing())).collect()
 }
 
-/// Installs what is missing where that is possible, and says what to install where it is not.
+/// Installs and makes what is missing where that is possible, and says what to install where it is not.
 ///
 /// # Errors
 /// When a peer that `REQUIRED_PEERS` names is missing afterwards, or is none of ours.
-pub(crate) fn prepare() -> Result<(), String> {
+pub(crate) fn prepare(effort: Effort) -> Result<(), String> {
     let required = env::var("REQUIRED_PEERS").unwrap_or_default();
     let required = required_peers(&required)?;
     let missing: Vec<_> = PEERS.iter().filter(|peer| !peer.missing_programs().is_empty()).collect();
@@ -125,14 +171,17 @@ pub(crate) fn prepare() -> Result<(), String> {
             }
         }
     }
-    for environment in PEERS.iter().filter_map(|peer| peer.environment.as_ref()) {
-        if let Err(error) = environment.prepare() {
-            println!("{error}; the tests that want {} are ignored", environment.name);
+    let is_required = |peer: &Peer| required.iter().any(|required| required.name == peer.name);
+    for peer in PEERS.iter().filter(|peer| effort == Effort::Full || peer.is_usual() || is_required(peer)) {
+        if let Err(error) = peer.make() {
+            println!("{error}; the tests that want {} are ignored", peer.name);
         }
     }
     print!("{}", list());
-    let absent = required.iter().find_map(|peer| peer.missing().first().map(|program| (peer.name, *program)));
-    absent.map_or(Ok(()), |(peer, program)| Err(format!("{peer} is required, and {program} is missing")))
+    required.iter().try_for_each(|peer| match peer.missing().first() {
+        Some(missing) => Err(absent(peer, missing)),
+        None => Ok(()),
+    })
 }
 
 /// Whether every peer that `REQUIRED_PEERS` names is here, and so is what is wanted anyway. Nothing is installed.
@@ -144,14 +193,20 @@ pub(crate) fn check(wanted: &[&str]) -> Result<(), String> {
     let required = required_peers(&names)?;
     for peer in PEERS {
         let is_required = required.iter().any(|required| required.name == peer.name);
-        if let (true, Some(program)) = (is_required, peer.missing().first()) {
-            return Err(format!("{} is required, and {program} is missing", peer.name));
+        if !is_required && !wanted.contains(&peer.name) {
+            continue;
         }
-        if let (true, Some(program)) = (wanted.contains(&peer.name), peer.missing().first()) {
-            println!("{}: {program} is missing; the rules that want it are ignored", peer.name);
+        match peer.missing().first() {
+            Some(missing) if is_required => return Err(absent(peer, missing)),
+            Some(missing) => println!("{}: missing: {missing}; the rules that want it are ignored", peer.name),
+            None => {}
         }
     }
     Ok(())
+}
+
+fn absent(peer: &Peer, missing: &str) -> String {
+    format!("{} is required, but missing: {missing}", peer.name)
 }
 
 fn required_peers(names: &str) -> Result<Vec<&'static Peer>, String> {
@@ -195,10 +250,11 @@ fn install(packages: &[&str]) -> Result<(), String> {
     apt(&[&["install", "--yes", "--no-install-recommends"], packages].concat())
 }
 
-fn described(peer: &Peer, missing: &[&str]) -> String {
-    let state = match missing {
-        [] => "here".to_owned(),
-        missing => format!("missing: {}", missing.join(", ")),
+fn described(peer: &Peer, missing: &[String]) -> String {
+    let state = match (missing, &peer.made) {
+        ([], Some(Made::Cluster)) => kubernetes::found().map_or("here".to_owned(), |origin| format!("here: {origin}")),
+        ([], _) => "here".to_owned(),
+        (missing, _) => format!("missing: {}", missing.join(", ")),
     };
     let wanted: String = peer.wanted_by.iter().map(|tests| format!("  wanted by {tests}\n")).collect();
     format!("{}: {state}\n{wanted}", peer.name)
@@ -243,8 +299,14 @@ mod tests {
     }
 
     #[test]
+    fn only_what_stays_running_has_to_be_asked_for() {
+        let unusual = PEERS.iter().filter(|peer| !peer.is_usual()).map(|peer| peer.name);
+        assert_eq!(unusual.collect::<Vec<_>>(), ["kubernetes"]);
+    }
+
+    #[test]
     fn the_list_names_what_is_missing_and_who_wants_it() {
-        let text = described(&PEERS[0], &["chromedriver"]);
+        let text = described(&PEERS[0], &["chromedriver".to_owned()]);
         assert!(text.starts_with("chromium: missing: chromedriver\n  wanted by examples"), "{text}");
         assert!(described(&PEERS[0], &[]).starts_with("chromium: here\n"));
     }

@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use crate::{command, peers};
+use crate::{
+    command,
+    peers::{self, Effort},
+};
 use report::Report;
 
 /// Binaries that tests start. Built beforehand, as the tests would build them, so that no test waits for a compiler.
@@ -25,7 +28,7 @@ pub(crate) const STRANGER: &str = "tests/stranger/Cargo.toml";
 
 /// Prepares the peers and runs every test, or only those that the arguments choose.
 pub(crate) fn run(plain: bool, arguments: &[String]) -> Result<Report, String> {
-    peers::prepare()?;
+    peers::prepare(Effort::Usual)?;
     run_prepared(plain, arguments)
 }
 
