@@ -53,6 +53,16 @@ impl Suite {
         self.rules(&name, move || setup.profile())
     }
 
+    /// The same and a backend of this name that cannot be tried: each rule is ignored, for this reason.
+    #[must_use]
+    pub fn without(mut self, name: &str, reason: &str) -> Self {
+        self.trials.extend(RULES.iter().map(|rule| {
+            let reason = reason.to_owned();
+            Trial::ignorable_test(trial_name(name, rule), move || Ok(Completion::ignored_with(reason)))
+        }));
+        self
+    }
+
     /// The same and this backend, by itself and behind every wrapper of [`LAYERS`].
     #[must_use]
     pub fn with_layers(self, setup: impl Setup) -> Self {
