@@ -10,10 +10,14 @@ use crate::{
     },
 };
 
+/// The package of the rules, with the backends that take little to build.
+const SUITE: &str = "provisioner-contract";
+
 /// Every backend of the workspace.
 const BACKENDS: &[Backend] = &[
-    Backend { name: "memory", target: "memory", peers: &[] },
-    Backend { name: "process", target: "process", peers: &[] },
+    Backend { name: "memory", package: SUITE, target: "memory", peers: &[] },
+    Backend { name: "process", package: SUITE, target: "process", peers: &[] },
+    Backend { name: "k8s", package: "backend-k8s", target: "contract", peers: &["kubernetes"] },
 ];
 
 /// A backend, and how its rules are run.
@@ -21,7 +25,9 @@ const BACKENDS: &[Backend] = &[
 struct Backend {
     /// Also how its subjects are called in the names of trials, with the wrapper behind a dash.
     name: &'static str,
-    /// The test target of `provisioner-contract`.
+    /// The package that tries it.
+    package: &'static str,
+    /// Its test target.
     target: &'static str,
     /// The peers without which some of its rules are ignored.
     peers: &'static [&'static str],
@@ -36,7 +42,7 @@ pub(crate) fn list() -> String {
 pub(crate) fn run(name: &str) -> Result<Report, String> {
     let backend = find(name)?;
     peers::check(backend.peers)?;
-    let test = ["test", "--package", "provisioner-contract", "--test", backend.target, "--"];
+    let test = ["test", "--package", backend.package, "--test", backend.target, "--"];
     let listed = command::read(command::cargo(&test).arg("--list"))?;
     let mut command = command::cargo(&test);
     command.stderr(Stdio::inherit());
@@ -121,8 +127,8 @@ mod tests {
     fn an_unknown_backend_is_refused_naming_those_that_there_are() {
         assert_eq!(find("process").unwrap().target, "process");
         let error = find("vm").unwrap_err();
-        assert!(error.contains("\"vm\"") && error.contains("memory, process"), "{error}");
-        assert_eq!(list(), "memory\nprocess\n");
+        assert!(error.contains("\"vm\"") && error.contains("memory, process, k8s"), "{error}");
+        assert_eq!(list(), "memory\nprocess\nk8s\n");
     }
 
     #[test]
