@@ -1,0 +1,373 @@
+//! The backend: what each verb writes, and what is seen.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures::{StreamExt, stream::BoxStream};
+use provisioner_core::{
+    Effect, Error, ErrorKind, OpContext, Provisioner, Result, Retry,
+    secret::SecretString,
+    types::{
+        Bound, Capabilities, ControlPlaneId, DataDisposition, DataId, Incarnation, InstanceId, InstanceSpec, Isolation,
+        Observed, Owned, SecretSupport, Target,
+    },
+};
+use tokio::{sync::broadcast::error::RecvError, time::Instant};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    cache::{COMPLETE_WITHIN, Cache, Intended, Space},
+    client::{Calls, Cluster},
+    config::KubernetesConfig,
+    convert,
+    error::During,
+    names,
+    render::{Layout, Subject},
+    verbs::{self, Work},
+};
+
+/// How long a verb waits for the watches to tell of what it wrote, before it says that it does not know.
+const SHOWN_WITHIN: Duration = Duration::from_millis(500);
+/// Writes of other processes are looked for at the cluster itself for so long; after that the watches have told of them.
+const FOREIGN_WRITES_FOR: Duration = Duration::from_secs(5);
+/// How many namespaces of a listing are copied out of the cache at a time.
+const PAGE: usize = 256;
+
+/// Instances on a Kubernetes cluster. A clone is the same backend.
+///
+/// Made by [`KubernetesConfig::build`]. Its calls need a tokio runtime with I/O and time. The first call of a control plane
+/// connects and begins to watch what that has there; when the last clone is dropped, the watches end and instances go on.
+#[derive(Debug, Clone)]
+pub struct KubernetesBackend {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: KubernetesConfig,
+    cluster: Cluster,
+    layout: Box<dyn Layout>,
+    caches: Mutex<BTreeMap<ControlPlaneId, Cache>>,
+    /// When this process last wrote about a making.
+    written: Mutex<BTreeMap<Incarnation, Instant>>,
+    tasks: TaskTracker,
+}
+
+impl fmt::Display for KubernetesBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Kubernetes({})", self.shared.cluster)
+    }
+}
+
+impl KubernetesBackend {
+    pub(crate) fn new(config: KubernetesConfig, client: Option<kube::Client>, layout: Box<dyn Layout>) -> Self {
+        let cluster = Cluster::new(config.connection.clone(), client);
+        let (caches, written, tasks) = (Mutex::default(), Mutex::default(), TaskTracker::new());
+        Self { shared: Arc::new(Shared { config, cluster, layout, caches, written, tasks }) }
+    }
+
+    /// How many namespaces a control plane's cache knows, and about how many bytes that takes. None before its first call.
+    #[must_use]
+    pub fn cache_weight(&self, control_plane: &ControlPlaneId) -> Option<(usize, usize)> {
+        let caches = self.shared.caches.lock().unwrap_or_else(PoisonError::into_inner);
+        caches.get(control_plane).map(Cache::weight)
+    }
+
+    fn calls<'a>(&'a self, cx: &'a OpContext, operation: &'static str, instance: Option<&'a InstanceId>) -> Calls<'a> {
+        self.shared.cluster.during(cx, During { operation, instance })
+    }
+
+    /// The cache of a control plane, once it knows everything.
+    async fn cache(&self, calls: &Calls<'_>) -> Result<Cache> {
+        let cx = calls.cx;
+        let cache = {
+            let mut caches = self.shared.caches.lock().unwrap_or_else(PoisonError::into_inner);
+            let start = || Cache::start(&self.shared.cluster, &cx.control_plane, &self.shared.tasks);
+            caches.entry(cx.control_plane.clone()).or_insert_with(start).clone()
+        };
+        let limit = Instant::now() + COMPLETE_WITHIN;
+        let deadline = cx.deadline.map_or(limit, |deadline| deadline.min(limit));
+        cache.complete(deadline).await.map_err(|failure| calls.reading(failure))?;
+        Ok(cache)
+    }
+
+    /// What is known of a namespace, as new as anything that was written about the making.
+    async fn look(
+        &self,
+        calls: &Calls<'_>,
+        cache: &Cache,
+        namespace: &str,
+        incarnation: Incarnation,
+    ) -> Result<Option<Space>> {
+        let since = calls.cx.since_last_call.filter(|since| *since < FOREIGN_WRITES_FOR);
+        let is_ours = since.is_none_or(|since| {
+            let written = self.shared.written.lock().unwrap_or_else(PoisonError::into_inner);
+            written.get(&incarnation).is_some_and(|at| at.elapsed() <= since + FOREIGN_WRITES_FOR)
+        });
+        if cache.is_in_doubt() || !is_ours {
+            verbs::compare(calls, cache, namespace).await.map_err(|failure| calls.reading(failure))?;
+        }
+        let shown = Instant::now() + SHOWN_WITHIN;
+        cache.until(namespace, shown, |space| space.is_none_or(|space| !space.is_behind())).await;
+        Ok(cache.space(namespace))
+    }
+
+    /// Notes that this process writes about a making.
+    fn touch(&self, incarnation: Incarnation) {
+        let mut written = self.shared.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.retain(|_, at| at.elapsed() < 4 * FOREIGN_WRITES_FOR);
+        written.insert(incarnation, Instant::now());
+    }
+
+    async fn run(&self, cx: &OpContext, operation: &'static str, target: &Target, make: bool) -> Result<Observed> {
+        let calls = self.calls(cx, operation, Some(&target.id));
+        convert::check(&target.spec, None, &self.capabilities(), &self.shared.config)
+            .map_err(|error| renamed(error, operation, &target.id))?;
+        let cache = self.cache(&calls).await?;
+        let namespace = names::namespace(&cx.control_plane, target.data.id());
+        if let Some(home) = cache.home(target.incarnation)
+            && *home != *namespace
+            && convert::observed(cache.space(&home).as_ref(), target.incarnation) != Observed::Absent
+        {
+            return Err(calls.error(ErrorKind::Conflict).with_field("data").with_message("it runs on other data"));
+        }
+        let space = self.look(&calls, &cache, &namespace, target.incarnation).await?;
+        let work = self.work(calls, &cache, &namespace, target);
+        self.touch(target.incarnation);
+        let is_there = work.run(space, make).await?;
+        if !is_there {
+            return Ok(Observed::Absent);
+        }
+        self.see(&calls, &cache, &namespace, target.incarnation).await
+    }
+
+    fn work<'a>(&'a self, calls: Calls<'a>, cache: &'a Cache, namespace: &'a str, target: &'a Target) -> Work<'a> {
+        let subject = Subject { control_plane: &calls.cx.control_plane, target, config: &self.shared.config };
+        Work { calls, cache, namespace, subject, layout: &*self.shared.layout }
+    }
+
+    async fn rest(
+        &self,
+        cx: &OpContext,
+        operation: &'static str,
+        target: &Target,
+        intended: Intended,
+    ) -> Result<Observed> {
+        let calls = self.calls(cx, operation, Some(&target.id));
+        let cache = self.cache(&calls).await?;
+        let namespace = self.home(&calls, &cache, target);
+        let space = self.look(&calls, &cache, &namespace, target.incarnation).await?;
+        self.touch(target.incarnation);
+        self.work(calls, &cache, &namespace, target).rest(space, intended).await?;
+        self.see(&calls, &cache, &namespace, target.incarnation).await
+    }
+
+    /// Where a making lives: by the watches, or by its data.
+    fn home(&self, calls: &Calls<'_>, cache: &Cache, target: &Target) -> String {
+        let home = cache.home(target.incarnation).map(String::from);
+        home.unwrap_or_else(|| names::namespace(&calls.cx.control_plane, target.data.id()))
+    }
+
+    async fn see(
+        &self,
+        calls: &Calls<'_>,
+        cache: &Cache,
+        namespace: &str,
+        incarnation: Incarnation,
+    ) -> Result<Observed> {
+        let shown = Instant::now() + SHOWN_WITHIN;
+        cache.until(namespace, shown, |space| space.is_none_or(|space| !space.is_behind())).await;
+        let space = cache.space(namespace);
+        let seen = convert::observed(space.as_ref(), incarnation);
+        match space {
+            Some(space) => Ok(verbs::explained(calls, namespace, &space, seen).await),
+            None => Ok(seen),
+        }
+    }
+}
+
+/// An error of a check, as one of the verb that made it.
+fn renamed(error: Error, operation: &'static str, instance: &InstanceId) -> Error {
+    let mut renamed = Error::new(error.kind(), operation).with_instance(instance);
+    if let Some(field) = error.field() {
+        renamed = renamed.with_field(field);
+    }
+    let customer = error.customer_message().to_owned();
+    renamed.with_customer_message(customer).with_source(error)
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Provisioner for KubernetesBackend {
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::PLAIN;
+        // What is older than a write of this process is told as unknown, and other processes' writes are looked for.
+        capabilities.settling = Duration::ZERO;
+        capabilities.call_max = Duration::from_secs(60);
+        capabilities.watch = true;
+        capabilities.conditional_writes = true;
+        capabilities.survives_control_plane = true;
+        capabilities.secrets = SecretSupport::Resolved;
+        capabilities.size_max = self.shared.config.size_max.into();
+        // The number of processes is the node's to bound, by its kubelet's podPidsLimit.
+        capabilities.isolation =
+            Isolation { users: true, memory: Bound::Instance, cpu: Bound::Instance, processes: Bound::None };
+        capabilities
+    }
+
+    fn validate(&self, wanted: &InstanceSpec, applied: Option<&InstanceSpec>) -> Result<()> {
+        convert::check(wanted, applied, &self.capabilities(), &self.shared.config)
+    }
+
+    async fn identity(&self, cx: &OpContext) -> Result<String> {
+        let calls = self.calls(cx, "identify", None);
+        let uid = calls.cluster_uid().await.map_err(|failure| calls.reading(failure))?;
+        let uid = uid.ok_or_else(|| calls.error(ErrorKind::Internal).with_message("there is no kube-system"))?;
+        Ok(format!("kubernetes {uid}"))
+    }
+
+    async fn create(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
+        self.run(cx, "create", target, true).await
+    }
+
+    async fn suspend(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
+        self.rest(cx, "suspend", target, Intended::Suspended).await
+    }
+
+    async fn scale_to_zero(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
+        self.rest(cx, "scale to zero", target, Intended::Zero).await
+    }
+
+    async fn resume(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
+        self.run(cx, "resume", target, false).await
+    }
+
+    async fn destroy(&self, cx: &OpContext, target: &Target, data: DataDisposition) -> Result<Observed> {
+        let calls = self.calls(cx, "destroy", Some(&target.id));
+        let cache = self.cache(&calls).await?;
+        let namespace = self.home(&calls, &cache, target);
+        let space = self.look(&calls, &cache, &namespace, target.incarnation).await?;
+        self.touch(target.incarnation);
+        self.work(calls, &cache, &namespace, target).destroy(space, data).await?;
+        self.see(&calls, &cache, &namespace, target.incarnation).await
+    }
+
+    async fn observe(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
+        let calls = self.calls(cx, "observe", Some(&target.id));
+        let cache = self.cache(&calls).await?;
+        let namespace = self.home(&calls, &cache, target);
+        self.look(&calls, &cache, &namespace, target.incarnation).await?;
+        self.see(&calls, &cache, &namespace, target.incarnation).await
+    }
+
+    async fn observe_many(&self, cx: &OpContext, targets: &[Target]) -> Vec<Result<Observed>> {
+        let mut answers = Vec::with_capacity(targets.len());
+        for target in targets {
+            answers.push(self.observe(cx, target).await);
+        }
+        answers
+    }
+
+    fn list(&self, cx: &OpContext) -> BoxStream<'static, Result<Owned>> {
+        let (backend, cx) = (self.clone(), cx.clone());
+        let first = async move {
+            let calls = backend.calls(&cx, "list", None);
+            let cache = backend.cache(&calls).await?;
+            if cache.is_in_doubt() {
+                verbs::compare_all(&calls, &cache).await.map_err(|failure| calls.reading(failure))?;
+            }
+            Ok(cache)
+        };
+        let pages = futures::stream::once(first).flat_map(|cache| match cache {
+            Err(error) => futures::stream::iter([Err(error)]).boxed(),
+            Ok(cache) => futures::stream::unfold((cache, None::<Box<str>>), |(cache, after)| async move {
+                let page = cache.page(after.as_deref(), PAGE);
+                let last = page.last()?.0.clone();
+                let owned: Vec<_> = page.iter().flat_map(|(_, space)| convert::owned(space)).map(Ok).collect();
+                Some((futures::stream::iter(owned), (cache, Some(last))))
+            })
+            .flatten()
+            .boxed(),
+        });
+        pages.boxed()
+    }
+
+    fn watch(&self, cx: &OpContext) -> BoxStream<'static, InstanceId> {
+        let (backend, cx, cancel) = (self.clone(), cx.clone(), cx.cancel.clone());
+        let first = async move {
+            let calls = backend.calls(&cx, "watch", None);
+            match backend.cache(&calls).await {
+                Ok(cache) => Some((cache.changes(), cache)),
+                Err(error) => {
+                    tracing::warn!(%error, "nothing can be watched");
+                    None
+                }
+            }
+        };
+        futures::stream::once(first)
+            .filter_map(std::future::ready)
+            .flat_map(|(changes, cache)| {
+                futures::stream::unfold((changes, cache), |(mut changes, cache)| async move {
+                    loop {
+                        match changes.recv().await {
+                            Ok(id) => return Some((id, (changes, cache))),
+                            // A slow reader loses events, never truth.
+                            Err(RecvError::Lagged(_)) => {}
+                            Err(RecvError::Closed) => return None,
+                        }
+                    }
+                })
+            })
+            .take_until(async move { cancel.cancelled().await })
+            .boxed()
+    }
+
+    async fn delete_data(&self, cx: &OpContext, data: &DataId) -> Result<()> {
+        let calls = self.calls(cx, "delete data", None);
+        let cache = self.cache(&calls).await?;
+        let namespace = names::namespace(&cx.control_plane, data);
+        verbs::delete_data(&calls, &cache, &namespace).await
+    }
+
+    async fn maintain(&self, _cx: &OpContext, _plan_only: bool) -> Result<Vec<String>> {
+        // Everything goes with its namespace.
+        Ok(Vec::new())
+    }
+}
+
+/// The values of a spec's secrets, from the context's resolver.
+pub(crate) async fn resolve_secrets(calls: &Calls<'_>, target: &Target) -> Result<BTreeMap<String, SecretString>> {
+    let mut secrets = BTreeMap::new();
+    for (name, reference) in &target.spec.secrets {
+        let resolved = tokio::select! {
+            biased;
+            () = calls.cx.cancel.cancelled() => Err(calls.error(ErrorKind::Cancelled)),
+            () = passed(calls.cx.deadline) => Err(calls.error(ErrorKind::Timeout)),
+            resolved = calls.cx.secrets.resolve(reference) => resolved,
+        };
+        let value = resolved.map_err(|error| {
+            let retry: Retry = error.retry();
+            calls
+                .error(error.kind())
+                .with_effect(Effect::None)
+                .with_field(format!("secrets.{name}"))
+                .with_retry(retry)
+                .with_source(error)
+        })?;
+        secrets.insert(name.to_string(), value);
+    }
+    Ok(secrets)
+}
+
+/// Returns when the deadline has passed.
+pub(crate) async fn passed(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,219 @@
+//! What is kept of each object: as little as tells how an instance stands.
+
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{Namespace, PersistentVolumeClaim, Pod},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use provisioner_core::types::{DataId, Generation, Incarnation, InstanceId, Reason};
+
+use crate::{
+    names::{self, FIELD_MANAGER},
+    reasons,
+};
+
+/// What an instance is meant to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Intended {
+    Running,
+    Zero,
+    Suspended,
+}
+
+impl Intended {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Zero => "zero",
+            Self::Suspended => "suspended",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Running, Self::Zero, Self::Suspended].into_iter().find(|intended| intended.as_str() == text)
+    }
+}
+
+/// A namespace: what everything else of a data set lives in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NamespaceDigest {
+    pub(crate) name: Box<str>,
+    pub(crate) version: u64,
+    pub(crate) uid: Box<str>,
+    /// Who used it last.
+    pub(crate) instance: InstanceId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) data: DataId,
+    pub(crate) tenant: Box<str>,
+    /// Who is done with it, or on its way out of it.
+    pub(crate) released: Option<Incarnation>,
+    pub(crate) is_ending: bool,
+    /// What keeps it from ending.
+    pub(crate) blocked: Option<Box<str>>,
+}
+
+/// A stateful set: the instance itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SetDigest {
+    pub(crate) name: Box<str>,
+    pub(crate) version: u64,
+    pub(crate) uid: Box<str>,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) generation: Generation,
+    pub(crate) intended: Intended,
+    pub(crate) replicas: i32,
+    /// Whether its controller has seen its last change.
+    pub(crate) is_seen: bool,
+    /// The revision that pods are to have.
+    pub(crate) revision: Box<str>,
+    pub(crate) is_ending: bool,
+    /// Whether somebody else changed what we said.
+    pub(crate) is_foreign: bool,
+    /// Where it answers when it runs.
+    pub(crate) endpoint: Box<str>,
+}
+
+/// A pod: what runs now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PodDigest {
+    pub(crate) name: Box<str>,
+    pub(crate) uid: Box<str>,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) revision: Box<str>,
+    pub(crate) is_ready: bool,
+    pub(crate) is_ending: bool,
+    pub(crate) trouble: Option<Trouble>,
+}
+
+/// What is wrong with a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    pub(crate) reason: Reason,
+    /// Whether it does not go away by waiting.
+    pub(crate) is_failure: bool,
+    /// Whether the last lines of its log say more.
+    pub(crate) has_log: bool,
+}
+
+/// A claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ClaimDigest {
+    pub(crate) version: u64,
+    pub(crate) is_bound: bool,
+    pub(crate) is_ending: bool,
+    /// Its volume is gone.
+    pub(crate) is_lost: bool,
+}
+
+fn label<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    meta.labels.as_ref()?.get(key).map(String::as_str)
+}
+
+fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    meta.annotations.as_ref()?.get(key).map(String::as_str)
+}
+
+pub(crate) fn version_of(meta: &ObjectMeta) -> u64 {
+    // Comparable as numbers: <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>.
+    meta.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
+}
+
+pub(crate) fn incarnation_of(meta: &ObjectMeta) -> Option<Incarnation> {
+    label(meta, names::INCARNATION)?.parse().ok()
+}
+
+fn name_of(meta: &ObjectMeta) -> Box<str> {
+    meta.name.as_deref().unwrap_or_default().into()
+}
+
+fn uid_of(meta: &ObjectMeta) -> Box<str> {
+    meta.uid.as_deref().unwrap_or_default().into()
+}
+
+/// Whether anybody but us, and but those who tell its status, has a say in what an object should be.
+pub(crate) fn is_foreign(meta: &ObjectMeta, own: &[&str]) -> bool {
+    meta.managed_fields.iter().flatten().any(|entry| {
+        let manager = entry.manager.as_deref().unwrap_or_default();
+        let says = entry.fields_v1.as_ref().map(|fields| &fields.0);
+        let about_spec = says.is_some_and(|fields| ["f:spec", "f:data"].iter().any(|key| fields.get(*key).is_some()));
+        entry.subresource.is_none() && manager != FIELD_MANAGER && !own.contains(&manager) && about_spec
+    })
+}
+
+impl NamespaceDigest {
+    /// `None`: it is not one of ours, whatever its labels say.
+    pub(crate) fn of(namespace: &Namespace) -> Option<Self> {
+        let meta = &namespace.metadata;
+        let conditions = namespace.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let blocked = conditions.filter(|condition| condition.status == "True").filter_map(|condition| {
+            let message = condition.message.as_deref().unwrap_or_default();
+            (!message.is_empty()).then(|| format!("{}: {message}", condition.type_))
+        });
+        let blocked: Vec<_> = blocked.collect();
+        Some(Self {
+            name: name_of(meta),
+            version: version_of(meta),
+            uid: uid_of(meta),
+            instance: label(meta, names::INSTANCE)?.parse().ok()?,
+            incarnation: incarnation_of(meta)?,
+            data: label(meta, names::DATA)?.parse().ok()?,
+            tenant: label(meta, names::TENANT)?.into(),
+            released: annotation(meta, names::RELEASED).and_then(|text| text.parse().ok()),
+            is_ending: meta.deletion_timestamp.is_some(),
+            blocked: (!blocked.is_empty()).then(|| blocked.join("; ").into()),
+        })
+    }
+}
+
+impl SetDigest {
+    pub(crate) fn of(set: &StatefulSet) -> Option<Self> {
+        let meta = &set.metadata;
+        let status = set.status.as_ref();
+        let generation = annotation(meta, names::GENERATION)?.parse().ok()?;
+        Some(Self {
+            name: name_of(meta),
+            version: version_of(meta),
+            uid: uid_of(meta),
+            incarnation: incarnation_of(meta)?,
+            generation: Generation(generation),
+            intended: Intended::parse(annotation(meta, names::INTENDED)?)?,
+            replicas: set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1),
+            is_seen: status.and_then(|status| status.observed_generation) >= meta.generation,
+            revision: status.and_then(|status| status.update_revision.as_deref()).unwrap_or_default().into(),
+            is_ending: meta.deletion_timestamp.is_some(),
+            is_foreign: is_foreign(meta, &["kube-controller-manager"]),
+            endpoint: annotation(meta, names::ENDPOINT).unwrap_or_default().into(),
+        })
+    }
+}
+
+impl PodDigest {
+    pub(crate) fn of(pod: &Pod) -> Option<Self> {
+        let meta = &pod.metadata;
+        let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let mut ready = conditions.filter(|condition| condition.type_ == "Ready");
+        Some(Self {
+            name: name_of(meta),
+            uid: uid_of(meta),
+            incarnation: incarnation_of(meta)?,
+            revision: label(meta, "controller-revision-hash").unwrap_or_default().into(),
+            is_ready: ready.any(|condition| condition.status == "True"),
+            is_ending: meta.deletion_timestamp.is_some(),
+            trouble: reasons::of_pod(pod),
+        })
+    }
+}
+
+impl ClaimDigest {
+    pub(crate) fn of(claim: &PersistentVolumeClaim) -> Self {
+        let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
+        Self {
+            version: version_of(&claim.metadata),
+            is_bound: phase == "Bound",
+            is_ending: claim.metadata.deletion_timestamp.is_some(),
+            is_lost: phase == "Lost",
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! What is known of the cluster: digests of all that one control plane has there, kept current by watches.
+//!
+//! One watch for each kind, over all namespaces, of what has the control plane's label; never of secrets. The client library
+//! starts a watch again after a disconnect, from where it was.
+
+mod digest;
+mod space;
+mod watches;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use provisioner_core::types::{ControlPlaneId, Incarnation, InstanceId};
+use tokio::sync::{broadcast, watch};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+
+pub(crate) use self::{
+    digest::{Intended, NamespaceDigest, PodDigest, SetDigest, Trouble},
+    space::{Awaited, Space},
+};
+use crate::{client::Cluster, error::Failure};
+
+/// How many changes a slow reader of a watch may be behind before it loses some.
+const CHANGES_KEPT: usize = 4096;
+
+/// The kinds that are watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    Namespace,
+    Quota,
+    Limits,
+    Policy,
+    Account,
+    Claim,
+    Set,
+    Pod,
+    Service,
+    Ingress,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Namespace,
+        Self::Quota,
+        Self::Limits,
+        Self::Policy,
+        Self::Account,
+        Self::Claim,
+        Self::Set,
+        Self::Pod,
+        Self::Service,
+        Self::Ingress,
+    ];
+    /// What every instance that is whole has, beside namespace, claim and stateful set.
+    pub(crate) const PARTS: [Self; 5] = [Self::Quota, Self::Limits, Self::Policy, Self::Account, Self::Service];
+}
+
+/// How a watch fares.
+#[derive(Debug, Default)]
+struct Health {
+    /// Everything that there was has been read.
+    is_complete: bool,
+    /// What went wrong since something was last heard.
+    trouble: Option<Failure>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    spaces: BTreeMap<Box<str>, Space>,
+    /// Where each making lives.
+    makings: BTreeMap<Incarnation, Box<str>>,
+    health: BTreeMap<Kind, Health>,
+}
+
+/// What one control plane has at the cluster. A clone is the same. When the last one is dropped, its watches end.
+#[derive(Debug, Clone)]
+pub(crate) struct Cache {
+    shared: Arc<Shared>,
+    _cancel_on_drop: Arc<DropGuard>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Rises with every change.
+    changed: watch::Sender<u64>,
+    changes: broadcast::Sender<InstanceId>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Cache {
+    /// Starts the watches.
+    pub(crate) fn start(cluster: &Cluster, control_plane: &ControlPlaneId, tasks: &TaskTracker) -> Self {
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            changed: watch::Sender::new(0),
+            changes: broadcast::Sender::new(CHANGES_KEPT),
+        });
+        let cancel = CancellationToken::new();
+        watches::start(cluster, control_plane, &shared, tasks, &cancel);
+        Self { shared, _cancel_on_drop: Arc::new(cancel.drop_guard()) }
+    }
+
+    /// Waits until everything that there is has been read once.
+    ///
+    /// # Errors
+    /// What keeps a watch from that, when it has not come to it by then.
+    pub(crate) async fn complete(&self, deadline: tokio::time::Instant) -> Result<(), Failure> {
+        let mut changed = self.shared.changed.subscribe();
+        loop {
+            let trouble = {
+                let state = self.shared.state();
+                let lacking = |kind: &Kind| !state.health.get(kind).is_some_and(|health| health.is_complete);
+                let mut lacking = Kind::ALL.iter().filter(|kind| lacking(kind)).peekable();
+                if lacking.peek().is_none() {
+                    return Ok(());
+                }
+                lacking.find_map(|kind| state.health.get(kind).and_then(|health| health.trouble.clone()))
+            };
+            // What may not be read is not waited for.
+            if let Some(trouble @ Failure::Refused(_)) = trouble {
+                return Err(trouble);
+            }
+            if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
+                return Err(trouble.unwrap_or(Failure::TimedOut));
+            }
+        }
+    }
+
+    /// Whether a watch was interrupted, and nothing was heard of it since: what is known may be old.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.shared.state().health.values().any(|health| health.trouble.is_some())
+    }
+
+    /// What is known of a namespace.
+    pub(crate) fn space(&self, namespace: &str) -> Option<Space> {
+        self.shared.state().spaces.get(namespace).cloned()
+    }
+
+    /// Where a making lives.
+    pub(crate) fn home(&self, incarnation: Incarnation) -> Option<Box<str>> {
+        self.shared.state().makings.get(&incarnation).cloned()
+    }
+
+    /// A page of what is known: what follows a namespace, in their order.
+    pub(crate) fn page(&self, after: Option<&str>, length: usize) -> Vec<(Box<str>, Space)> {
+        let state = self.shared.state();
+        let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        let page = state.spaces.range::<str, _>((from, std::ops::Bound::Unbounded)).take(length);
+        page.map(|(name, space)| (name.clone(), space.clone())).collect()
+    }
+
+    /// Notes what was written, so that nothing older is taken for what is there.
+    pub(crate) fn await_written(&self, namespace: &str, awaited: Awaited) {
+        self.shared.state().spaces.entry(namespace.into()).or_default().wait_for(awaited);
+    }
+
+    /// Waits until a condition holds of a namespace, or the deadline.
+    pub(crate) async fn until(
+        &self,
+        namespace: &str,
+        deadline: tokio::time::Instant,
+        condition: impl Fn(Option<&Space>) -> bool,
+    ) -> bool {
+        let mut changed = self.shared.changed.subscribe();
+        loop {
+            if condition(self.shared.state().spaces.get(namespace)) {
+                return true;
+            }
+            if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
+                return false;
+            }
+        }
+    }
+
+    /// Ids of instances that something changed of, from now on.
+    pub(crate) fn changes(&self) -> broadcast::Receiver<InstanceId> {
+        self.shared.changes.subscribe()
+    }
+
+    /// How many namespaces are known, and about how many bytes that takes.
+    pub(crate) fn weight(&self) -> (usize, usize) {
+        let state = self.shared.state();
+        let bytes = state.spaces.iter().map(|(name, space)| name.len() + space.weight()).sum();
+        (state.spaces.len(), bytes)
+    }
+}
+
+/// How long reads wait for the first look at everything.
+pub(crate) const COMPLETE_WITHIN: Duration = Duration::from_secs(20);

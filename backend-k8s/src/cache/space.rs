@@ -1,0 +1,156 @@
+//! What is known of one namespace.
+
+use provisioner_core::types::Incarnation;
+
+use super::{
+    Kind,
+    digest::{ClaimDigest, NamespaceDigest, PodDigest, SetDigest},
+};
+
+/// What is known of one namespace.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Space {
+    pub(crate) namespace: Option<NamespaceDigest>,
+    pub(crate) claim: Option<ClaimDigest>,
+    pub(crate) sets: Vec<SetDigest>,
+    pub(crate) pods: Vec<PodDigest>,
+    pub(super) parts: Vec<PartDigest>,
+    /// Writes of ours that the watches have not told of yet.
+    awaited: Vec<Awaited>,
+}
+
+/// An object of which nobody needs to know more than that it is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PartDigest {
+    pub(super) kind: Kind,
+    pub(super) name: Box<str>,
+    pub(super) incarnation: Incarnation,
+    pub(super) version: u64,
+    pub(super) is_foreign: bool,
+}
+
+/// What a write of ours will look like to a watch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Awaited {
+    /// An object of this kind, as new as that.
+    Version(Kind, u64),
+    /// The stateful set with this uid, gone or going.
+    SetGone(Box<str>),
+    /// The namespace with this uid, gone or going.
+    NamespaceGone(Box<str>),
+}
+
+impl Space {
+    pub(super) fn is_empty(&self) -> bool {
+        self.namespace.is_none()
+            && self.claim.is_none()
+            && self.sets.is_empty()
+            && self.pods.is_empty()
+            && self.parts.is_empty()
+    }
+
+    /// Whether what is known is older than what we wrote.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.awaited.iter().any(|awaited| !self.shows(awaited))
+    }
+
+    fn shows(&self, awaited: &Awaited) -> bool {
+        match awaited {
+            Awaited::Version(kind, version) => self.newest(*kind) >= *version,
+            Awaited::SetGone(uid) => self.sets.iter().all(|set| set.uid != *uid || set.is_ending),
+            Awaited::NamespaceGone(uid) => {
+                self.namespace.as_ref().is_none_or(|namespace| namespace.uid != *uid || namespace.is_ending)
+            }
+        }
+    }
+
+    fn newest(&self, kind: Kind) -> u64 {
+        match kind {
+            Kind::Namespace => self.namespace.as_ref().map(|namespace| namespace.version),
+            Kind::Claim => self.claim.as_ref().map(|claim| claim.version),
+            Kind::Set => self.sets.iter().map(|set| set.version).max(),
+            Kind::Pod => None,
+            kind => self.parts.iter().filter(|part| part.kind == kind).map(|part| part.version).max(),
+        }
+        .unwrap_or_default()
+    }
+
+    pub(super) fn wait_for(&mut self, awaited: Awaited) {
+        if !self.shows(&awaited) && !self.awaited.contains(&awaited) {
+            self.awaited.push(awaited);
+        }
+    }
+
+    /// A watch has told something: what it shows is waited for no more. What it has passed by, such as a version of what is
+    /// deleted since, neither.
+    pub(super) fn heard(&mut self, kind: Kind, version: u64) {
+        let mut awaited = std::mem::take(&mut self.awaited);
+        awaited.retain(|one| {
+            let passed = matches!(one, Awaited::Version(of, at) if *of == kind && *at <= version);
+            !passed && !self.shows(one)
+        });
+        self.awaited = awaited;
+    }
+
+    /// A watch has read everything again.
+    pub(super) fn heard_all(&mut self, kind: Kind) {
+        self.heard(kind, u64::MAX);
+    }
+
+    /// The stateful set of a making.
+    pub(crate) fn set_of(&self, incarnation: Incarnation) -> Option<&SetDigest> {
+        self.sets.iter().find(|set| set.incarnation == incarnation)
+    }
+
+    /// The pods of a making.
+    pub(crate) fn pods_of(&self, incarnation: Incarnation) -> impl Iterator<Item = &PodDigest> {
+        self.pods.iter().filter(move |pod| pod.incarnation == incarnation)
+    }
+
+    /// Whether the making has an object of this kind.
+    pub(crate) fn has(&self, kind: Kind, incarnation: Incarnation) -> bool {
+        self.parts.iter().any(|part| part.kind == kind && part.incarnation == incarnation)
+    }
+
+    /// Whether the making has all that it should have, and nobody else changed it.
+    pub(crate) fn is_whole(&self, incarnation: Incarnation) -> bool {
+        let own = || self.parts.iter().filter(|part| part.incarnation == incarnation);
+        Kind::PARTS.iter().all(|kind| own().any(|part| part.kind == *kind)) && !own().any(|part| part.is_foreign)
+    }
+
+    /// Its small objects.
+    pub(crate) fn parts(&self, incarnation: Incarnation) -> impl Iterator<Item = (Kind, &str)> {
+        let own = self.parts.iter().filter(move |part| part.incarnation == incarnation);
+        own.map(|part| (part.kind, &*part.name))
+    }
+
+    /// Whether anything at all of the making is left.
+    pub(crate) fn has_any(&self, incarnation: Incarnation) -> bool {
+        self.set_of(incarnation).is_some()
+            || self.pods_of(incarnation).next().is_some()
+            || self.parts.iter().any(|part| part.incarnation == incarnation)
+    }
+
+    /// The makings that something of is here.
+    pub(crate) fn makings(&self) -> Vec<Incarnation> {
+        let namespace = self.namespace.iter().map(|namespace| namespace.incarnation);
+        let sets = self.sets.iter().map(|set| set.incarnation);
+        let mut makings: Vec<_> = namespace.chain(sets).chain(self.pods.iter().map(|pod| pod.incarnation)).collect();
+        makings.sort_unstable();
+        makings.dedup();
+        makings
+    }
+
+    /// About how many bytes this takes.
+    pub(super) fn weight(&self) -> usize {
+        let texts = |texts: &[&str]| texts.iter().map(|text| text.len()).sum::<usize>();
+        let namespace = self.namespace.as_ref().map_or(0, |it| {
+            texts(&[&it.uid, it.instance.as_str(), it.data.as_str(), &it.tenant, it.blocked.as_deref().unwrap_or("")])
+        });
+        let sets: usize = self.sets.iter().map(|it| size_of::<SetDigest>() + texts(&[&it.uid, &it.revision])).sum();
+        let pods: usize =
+            self.pods.iter().map(|it| size_of::<PodDigest>() + texts(&[&it.name, &it.uid, &it.revision])).sum();
+        let parts = self.parts.capacity() * size_of::<PartDigest>();
+        size_of::<Self>() + namespace + sets + pods + parts + self.awaited.capacity() * size_of::<Awaited>()
+    }
+}

@@ -1,0 +1,345 @@
+//! The watches that keep the cache current.
+
+use std::{collections::BTreeSet, fmt::Debug, sync::Arc, time::Duration};
+
+use backon::ExponentialBuilder;
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{LimitRange, Namespace, PersistentVolumeClaim, Pod, ResourceQuota, Service, ServiceAccount},
+    networking::v1::{Ingress, NetworkPolicy},
+};
+use kube::{
+    Api, Resource,
+    core::PartialObjectMeta,
+    runtime::{WatchStreamExt, utils::ResetTimerBackoff, watcher},
+};
+use provisioner_core::types::{ControlPlaneId, InstanceId};
+use serde::de::DeserializeOwned;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::debug;
+
+use super::{
+    Kind, Shared, State,
+    digest::{ClaimDigest, NamespaceDigest, PodDigest, SetDigest, incarnation_of, is_foreign, version_of},
+    space::{PartDigest, Space},
+};
+use crate::{
+    client::Cluster,
+    error::{Failure, Refusal},
+    names,
+};
+
+/// Between a watch that failed and the next try, at first and at most.
+const AGAIN_MIN: Duration = Duration::from_millis(200);
+const AGAIN_MAX: Duration = Duration::from_secs(10);
+/// After so long without a failure the next one counts as the first.
+const AGAIN_RESET: Duration = Duration::from_secs(60);
+
+/// What a watch does with an object that it tells of.
+trait Watched: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static {
+    const KIND: Kind;
+    /// Puts what matters of it where it belongs.
+    fn put(&self, space: &mut Space);
+    /// Takes it away.
+    fn take(&self, space: &mut Space);
+    /// What tells it from others of its kind in its namespace.
+    fn key(&self) -> String {
+        self.meta().name.clone().unwrap_or_default()
+    }
+    /// The namespace it lives in, or is.
+    fn home(&self) -> &str {
+        self.meta().namespace.as_deref().unwrap_or_default()
+    }
+}
+
+/// Starts all of them.
+pub(super) fn start(
+    cluster: &Cluster,
+    control_plane: &ControlPlaneId,
+    shared: &Arc<Shared>,
+    tasks: &TaskTracker,
+    cancel: &CancellationToken,
+) {
+    let watches = Watches { cluster, control_plane, shared, tasks, cancel };
+    watches.start::<Namespace>();
+    watches.start::<StatefulSet>();
+    watches.start::<Pod>();
+    watches.start::<PersistentVolumeClaim>();
+    // Of these, what they are called and whose they are is enough.
+    watches.start::<PartialObjectMeta<ResourceQuota>>();
+    watches.start::<PartialObjectMeta<LimitRange>>();
+    watches.start::<PartialObjectMeta<NetworkPolicy>>();
+    watches.start::<PartialObjectMeta<ServiceAccount>>();
+    watches.start::<PartialObjectMeta<Service>>();
+    watches.start::<PartialObjectMeta<Ingress>>();
+}
+
+struct Watches<'a> {
+    cluster: &'a Cluster,
+    control_plane: &'a ControlPlaneId,
+    shared: &'a Arc<Shared>,
+    tasks: &'a TaskTracker,
+    cancel: &'a CancellationToken,
+}
+
+impl Watches<'_> {
+    fn start<K: Watched>(&self) {
+        let (cluster, shared) = (self.cluster.clone(), Arc::clone(self.shared));
+        let labels = format!("{}={}", names::CONTROL_PLANE, self.control_plane);
+        let work = watch::<K>(cluster, shared, labels);
+        let cancel = self.cancel.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = work => {}
+            }
+        });
+    }
+}
+
+async fn watch<K: Watched>(cluster: Cluster, shared: Arc<Shared>, labels: String) {
+    let client = loop {
+        match cluster.client().await {
+            Ok(client) => break client.clone(),
+            Err(failure) => {
+                fail::<K>(&shared, failure);
+                tokio::time::sleep(AGAIN_MAX).await;
+            }
+        }
+    };
+    let backoff = ExponentialBuilder::default()
+        .with_min_delay(AGAIN_MIN)
+        .with_max_delay(AGAIN_MAX)
+        .without_max_times()
+        .with_jitter();
+    let backoff = ResetTimerBackoff::new(watcher::ExponentialBackoff::from(backoff), AGAIN_RESET);
+    let events = watcher(Api::<K>::all(client), watcher::Config::default().labels(&labels)).backoff(backoff);
+    let mut events = events.map_err(|error| failure_of::<K>(&error)).boxed();
+    let mut read = None;
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => hear(&shared, event, &mut read),
+            Err(failure) => fail::<K>(&shared, failure),
+        }
+    }
+}
+
+fn fail<K: Watched>(shared: &Shared, failure: Failure) {
+    debug!(kind = ?K::KIND, ?failure, "a watch was interrupted");
+    shared.state().health.entry(K::KIND).or_default().trouble = Some(failure);
+    shared.changed.send_modify(|changed| *changed += 1);
+}
+
+fn failure_of<K: Watched>(error: &watcher::Error) -> Failure {
+    use watcher::Error as E;
+    let status = match error {
+        E::InitialListFailed(kube::Error::Api(status))
+        | E::WatchStartFailed(kube::Error::Api(status))
+        | E::WatchFailed(kube::Error::Api(status))
+        | E::WatchError(status) => Some(status),
+        _ => None,
+    };
+    match status {
+        Some(status) => Failure::Refused(Box::new(Refusal {
+            code: http::StatusCode::from_u16(status.code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR),
+            status: (**status).clone(),
+            retry_after: None,
+            audit_id: None,
+            request: format!("watch {}", K::plural(&())),
+        })),
+        None => Failure::Unanswered { was_sent: true, message: error.to_string() },
+    }
+}
+
+/// Which objects a reading of everything has told of so far.
+type Read = Option<BTreeSet<(String, String)>>;
+
+fn hear<K: Watched>(shared: &Shared, event: watcher::Event<K>, read: &mut Read) {
+    let mut changed = BTreeSet::new();
+    {
+        let mut state = shared.state();
+        state.health.entry(K::KIND).or_default().trouble = None;
+        match event {
+            watcher::Event::Init => *read = Some(BTreeSet::new()),
+            watcher::Event::InitApply(object) => {
+                if let Some(read) = read {
+                    read.insert((object.home().to_owned(), object.key()));
+                }
+                put(&mut state, &object, &mut changed);
+            }
+            watcher::Event::InitDone => {
+                forget_unread::<K>(&mut state, &read.take().unwrap_or_default(), &mut changed);
+                state.health.entry(K::KIND).or_default().is_complete = true;
+            }
+            watcher::Event::Apply(object) => put(&mut state, &object, &mut changed),
+            watcher::Event::Delete(object) => take(&mut state, &object, &mut changed),
+        }
+    }
+    shared.changed.send_modify(|changed| *changed += 1);
+    for id in changed {
+        // Nobody listens: nobody misses it.
+        let _ = shared.changes.send(id);
+    }
+}
+
+/// Whose namespace it is, as far as that is known.
+fn instance_in(space: &Space) -> Option<InstanceId> {
+    space.namespace.as_ref().map(|namespace| namespace.instance.clone())
+}
+
+fn put<K: Watched>(state: &mut State, object: &K, changed: &mut BTreeSet<InstanceId>) {
+    let home = object.home();
+    if !state.spaces.contains_key(home) {
+        state.spaces.insert(home.into(), Space::default());
+    }
+    let space = state.spaces.get_mut(home).expect("it was put there");
+    let before = (K::KIND == Kind::Namespace).then(|| instance_in(space)).flatten();
+    object.put(space);
+    space.heard(K::KIND, version_of(object.meta()));
+    changed.extend(before);
+    changed.extend(instance_in(space));
+    if let Some(incarnation) = incarnation_of(object.meta()) {
+        state.makings.entry(incarnation).or_insert_with(|| home.into());
+    }
+}
+
+fn take<K: Watched>(state: &mut State, object: &K, changed: &mut BTreeSet<InstanceId>) {
+    let home = object.home();
+    let Some(space) = state.spaces.get_mut(home) else { return };
+    changed.extend(instance_in(space));
+    object.take(space);
+    space.heard(K::KIND, version_of(object.meta()));
+    if space.is_empty() {
+        state.spaces.remove(home);
+        state.makings.retain(|_, namespace| **namespace != *home);
+    }
+}
+
+/// A reading of everything is over: what it did not tell of is gone.
+fn forget_unread<K: Watched>(state: &mut State, read: &BTreeSet<(String, String)>, changed: &mut BTreeSet<InstanceId>) {
+    let mut empty = Vec::new();
+    for (home, space) in &mut state.spaces {
+        let is_read = |name: &str| read.contains(&(home.to_string(), name.to_owned()));
+        let before = instance_in(space);
+        if space.keep(K::KIND, is_read) {
+            changed.extend(before);
+        }
+        space.heard_all(K::KIND);
+        if space.is_empty() {
+            empty.push(home.clone());
+        }
+    }
+    for home in empty {
+        state.spaces.remove(&home);
+        state.makings.retain(|_, namespace| *namespace != home);
+    }
+}
+
+impl Space {
+    /// Keeps what has one of these names; `true`: something went.
+    fn keep(&mut self, kind: Kind, is_read: impl Fn(&str) -> bool) -> bool {
+        let before =
+            (self.namespace.is_some(), self.claim.is_some(), self.sets.len(), self.pods.len(), self.parts.len());
+        match kind {
+            // It has the name of its home.
+            Kind::Namespace => self.namespace = self.namespace.take().filter(|it| is_read(&it.name)),
+            Kind::Claim => self.claim = self.claim.take().filter(|_| is_read(names::CLAIM)),
+            Kind::Set => self.sets.retain(|it| is_read(&it.name)),
+            Kind::Pod => self.pods.retain(|it| is_read(&it.name)),
+            kind => self.parts.retain(|it| it.kind != kind || is_read(&it.name)),
+        }
+        before != (self.namespace.is_some(), self.claim.is_some(), self.sets.len(), self.pods.len(), self.parts.len())
+    }
+}
+
+impl Watched for Namespace {
+    const KIND: Kind = Kind::Namespace;
+
+    fn put(&self, space: &mut Space) {
+        space.namespace = NamespaceDigest::of(self);
+    }
+
+    fn take(&self, space: &mut Space) {
+        space.namespace = None;
+    }
+
+    fn home(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+}
+
+impl Watched for StatefulSet {
+    const KIND: Kind = Kind::Set;
+
+    fn put(&self, space: &mut Space) {
+        self.take(space);
+        space.sets.extend(SetDigest::of(self));
+    }
+
+    fn take(&self, space: &mut Space) {
+        space.sets.retain(|set| *set.name != self.key());
+    }
+}
+
+impl Watched for Pod {
+    const KIND: Kind = Kind::Pod;
+
+    fn put(&self, space: &mut Space) {
+        self.take(space);
+        space.pods.extend(PodDigest::of(self));
+    }
+
+    fn take(&self, space: &mut Space) {
+        space.pods.retain(|pod| *pod.name != self.key());
+    }
+}
+
+impl Watched for PersistentVolumeClaim {
+    const KIND: Kind = Kind::Claim;
+
+    fn put(&self, space: &mut Space) {
+        if self.key() == names::CLAIM {
+            space.claim = Some(ClaimDigest::of(self));
+        }
+    }
+
+    fn take(&self, space: &mut Space) {
+        if self.key() == names::CLAIM {
+            space.claim = None;
+        }
+    }
+}
+
+macro_rules! watched_parts {
+    ($($kind:ident: $object:ty, written also by $others:expr;)*) => {
+        $(impl Watched for PartialObjectMeta<$object> {
+            const KIND: Kind = Kind::$kind;
+
+            fn put(&self, space: &mut Space) {
+                self.take(space);
+                let Some(incarnation) = incarnation_of(self.meta()) else { return };
+                space.parts.push(PartDigest {
+                    kind: Self::KIND,
+                    name: self.key().into(),
+                    incarnation,
+                    version: version_of(self.meta()),
+                    is_foreign: is_foreign(self.meta(), &$others),
+                });
+            }
+
+            fn take(&self, space: &mut Space) {
+                space.parts.retain(|part| part.kind != Self::KIND || *part.name != self.key());
+            }
+        })*
+    };
+}
+
+watched_parts! {
+    Quota: ResourceQuota, written also by ["kube-controller-manager", "kube-apiserver"];
+    Limits: LimitRange, written also by [];
+    Policy: NetworkPolicy, written also by [];
+    Account: ServiceAccount, written also by ["kube-controller-manager"];
+    Service: Service, written also by ["kube-apiserver"];
+    Ingress: Ingress, written also by [];
+}

@@ -1,0 +1,355 @@
+//! Requests to the cluster: one try each, until the caller's deadline.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{Request, StatusCode, header::HeaderMap};
+use http_body_util::BodyExt;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{
+    Client, Config, Resource,
+    api::{
+        ApiResource, DeleteParams, DynamicObject, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions,
+    },
+    client::{Body, ClientBuilder, ConfigExt},
+    config::{KubeConfigOptions, Kubeconfig},
+    core::{Request as Builder, Status},
+};
+use provisioner_core::{Error, ErrorKind, OpContext, Result};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+use tower::ServiceBuilder;
+
+use crate::{
+    config::Connection,
+    error::{During, Failure, Refusal},
+    names::FIELD_MANAGER,
+};
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one request may take that comes without a deadline.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A cluster that is connected to when it is first needed. A clone is the same.
+#[derive(Clone)]
+pub(crate) struct Cluster {
+    connection: Connection,
+    client: Arc<OnceCell<Client>>,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("connection", &self.connection).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Display for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.connection {
+            Connection::Inferred => f.write_str("inferred"),
+            Connection::InCluster => f.write_str("in cluster"),
+            Connection::Kubeconfig { context: Some(context), .. } => f.write_str(context),
+            Connection::Kubeconfig { path: Some(path), .. } => write!(f, "{}", path.display()),
+            Connection::Kubeconfig { .. } => f.write_str("kubeconfig"),
+        }
+    }
+}
+
+impl Cluster {
+    pub(crate) fn new(connection: Connection, client: Option<Client>) -> Self {
+        Self { connection, client: Arc::new(OnceCell::new_with(client)) }
+    }
+
+    /// The client: the embedder's own, or one made now.
+    pub(crate) async fn client(&self) -> Result<&Client, Failure> {
+        self.client.get_or_try_init(|| connect(&self.connection)).await
+    }
+
+    /// Requests of one call.
+    pub(crate) fn during<'a>(&'a self, cx: &'a OpContext, during: During<'a>) -> Calls<'a> {
+        Calls { cluster: self, cx, during }
+    }
+}
+
+async fn connect(connection: &Connection) -> Result<Client, Failure> {
+    let unusable = |error: &dyn std::fmt::Display| Failure::Unanswered {
+        was_sent: false,
+        message: format!("no way to the cluster: {error}"),
+    };
+    let mut config = match connection {
+        Connection::Inferred => Config::infer().await.map_err(|error| unusable(&error))?,
+        Connection::InCluster => Config::incluster().map_err(|error| unusable(&error))?,
+        Connection::Kubeconfig { path, context } => {
+            let options = KubeConfigOptions { context: context.clone(), ..KubeConfigOptions::default() };
+            match path {
+                None => Config::from_kubeconfig(&options).await.map_err(|error| unusable(&error))?,
+                Some(path) => {
+                    let kubeconfig = Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;
+                    Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| unusable(&error))?
+                }
+            }
+        }
+    };
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    let https = config.rustls_https_connector().map_err(|error| unusable(&error))?;
+    // No layer that retries: the engine owns that.
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer().map_err(|error| unusable(&error))?)
+        .map_err(tower::BoxError::from)
+        .service(hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build(https));
+    Ok(ClientBuilder::new(service, config.default_namespace).build())
+}
+
+/// The requests of one call, with its deadline and its name for errors.
+#[derive(Clone, Copy)]
+pub(crate) struct Calls<'a> {
+    cluster: &'a Cluster,
+    pub(crate) cx: &'a OpContext,
+    pub(crate) during: During<'a>,
+}
+
+/// What an answer tells of the object that it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Written {
+    pub(crate) version: Option<u64>,
+    pub(crate) uid: String,
+}
+
+impl Written {
+    fn of(object: &DynamicObject) -> Self {
+        let version = object.metadata.resource_version.as_deref().and_then(|version| version.parse().ok());
+        Self { version, uid: object.metadata.uid.clone().unwrap_or_default() }
+    }
+}
+
+impl Calls<'_> {
+    /// An error of this kind in this call.
+    pub(crate) fn error(&self, kind: ErrorKind) -> Error {
+        self.during.error(kind)
+    }
+
+    /// Makes the public error of a failure to read.
+    pub(crate) fn reading(&self, failure: Failure) -> Error {
+        failure.during(self.during, false)
+    }
+
+    /// Makes the public error of a failure to write.
+    pub(crate) fn writing(&self, failure: Failure) -> Error {
+        failure.during(self.during, true)
+    }
+
+    /// Applies an object: its fields become ours, whoever had them.
+    pub(crate) async fn apply(
+        &self,
+        resource: &ApiResource,
+        namespace: Option<&str>,
+        name: &str,
+        body: &Value,
+    ) -> Result<DynamicObject, Failure> {
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        let request = builder(resource, namespace).patch(name, &parameters, &Patch::Apply(body)).map_err(unbuilt)?;
+        self.send(request, || format!("patch {}", full_name(resource))).await
+    }
+
+    /// Makes an object that is not there yet.
+    pub(crate) async fn create<K: Resource<DynamicType = ()> + Serialize + Sync>(
+        &self,
+        object: &K,
+    ) -> Result<DynamicObject, Failure> {
+        let resource = ApiResource::erase::<K>(&());
+        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
+        let body = serde_json::to_vec(object).map_err(|error| Failure::Unreadable(error.to_string()))?;
+        let request =
+            builder(&resource, object.meta().namespace.as_deref()).create(&parameters, body).map_err(unbuilt)?;
+        self.send(request, || format!("create {}", full_name(&resource))).await
+    }
+
+    /// Changes an object by a JSON patch: its tests hold, or nothing is changed.
+    pub(crate) async fn patch(
+        &self,
+        resource: &ApiResource,
+        namespace: Option<&str>,
+        name: &str,
+        patch: Value,
+    ) -> Result<DynamicObject, Failure> {
+        let patch: kube::core::params::Patch<()> =
+            Patch::Json(serde_json::from_value(patch).map_err(|error| Failure::Unreadable(error.to_string()))?);
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+        let request = builder(resource, namespace).patch(name, &parameters, &patch).map_err(unbuilt)?;
+        self.send(request, || format!("patch {}", full_name(resource))).await
+    }
+
+    /// Reads an object. `None`: it is not there.
+    pub(crate) async fn get<K: Resource<DynamicType = ()> + DeserializeOwned>(
+        &self,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Option<K>, Failure> {
+        let resource = ApiResource::erase::<K>(&());
+        let request = builder(&resource, namespace).get(name, &GetParams::default()).map_err(unbuilt)?;
+        match self.send(request, || format!("get {}", full_name(&resource))).await {
+            Ok(object) => Ok(Some(object)),
+            Err(failure) if failure.is_not_found() => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Reads all objects of a kind in a namespace that have these labels or fields.
+    pub(crate) async fn list<K: Resource<DynamicType = ()> + DeserializeOwned + Clone>(
+        &self,
+        namespace: &str,
+        parameters: &ListParams,
+    ) -> Result<Vec<K>, Failure> {
+        let resource = ApiResource::erase::<K>(&());
+        let request = builder(&resource, Some(namespace)).list(parameters).map_err(unbuilt)?;
+        let list: kube::core::ObjectList<K> = self.send(request, || format!("list {}", full_name(&resource))).await?;
+        Ok(list.items)
+    }
+
+    /// Reads all objects of a kind in all namespaces that have these labels.
+    pub(crate) async fn list_everywhere<K: Resource<DynamicType = ()> + DeserializeOwned + Clone>(
+        &self,
+        parameters: &ListParams,
+    ) -> Result<Vec<K>, Failure> {
+        let resource = ApiResource::erase::<K>(&());
+        let request = builder(&resource, None).list(parameters).map_err(unbuilt)?;
+        let list: kube::core::ObjectList<K> = self.send(request, || format!("list {}", full_name(&resource))).await?;
+        Ok(list.items)
+    }
+
+    /// Removes an object, if it is still the one with this uid. `false`: it is not there.
+    pub(crate) async fn delete(
+        &self,
+        resource: &ApiResource,
+        namespace: Option<&str>,
+        name: &str,
+        uid: Option<&str>,
+    ) -> Result<bool, Failure> {
+        let preconditions = uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+        let parameters = DeleteParams { preconditions, ..DeleteParams::background() };
+        let request = builder(resource, namespace).delete(name, &parameters).map_err(unbuilt)?;
+        match self.send::<Value>(request, || format!("delete {}", full_name(resource))).await {
+            Ok(_) => Ok(true),
+            Err(failure) if failure.is_not_found() => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// The last lines that a pod's container wrote before it ended.
+    pub(crate) async fn last_lines(&self, namespace: &str, pod: &str, lines: i64) -> Result<String, Failure> {
+        let parameters = kube::api::LogParams {
+            previous: true,
+            tail_lines: Some(lines),
+            limit_bytes: Some(8 * 1024),
+            ..kube::api::LogParams::default()
+        };
+        let resource = ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
+        let request = builder(&resource, Some(namespace)).logs(pod, &parameters).map_err(unbuilt)?;
+        let (_, body) = self.answer(request, || "get pods/log".to_owned()).await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// What tells this cluster from every other: the uid of its namespace kube-system.
+    pub(crate) async fn cluster_uid(&self) -> Result<Option<String>, Failure> {
+        Ok(self.get::<Namespace>(None, "kube-system").await?.and_then(|namespace| namespace.metadata.uid))
+    }
+
+    async fn send<T: DeserializeOwned>(
+        &self,
+        request: Request<Vec<u8>>,
+        named: impl Fn() -> String + Send + Sync,
+    ) -> Result<T, Failure> {
+        let (_, body) = self.answer(request, &named).await?;
+        serde_json::from_slice(&body).map_err(|error| Failure::Unreadable(format!("{}: {error}", named())))
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Vec<u8>>,
+        named: impl Fn() -> String + Send + Sync,
+    ) -> Result<(HeaderMap, Vec<u8>), Failure> {
+        if self.cx.cancel.is_cancelled() {
+            return Err(Failure::Cancelled);
+        }
+        let limit = tokio::time::Instant::now() + REQUEST_TIMEOUT;
+        let deadline = self.cx.deadline.map_or(limit, |deadline| deadline.min(limit));
+        let exchange = async {
+            let client = self.cluster.client().await?;
+            exchange(client, request).await
+        };
+        let (code, headers, body) =
+            tokio::time::timeout_at(deadline, exchange).await.map_err(|_| Failure::TimedOut)??;
+        if code.is_success() {
+            return Ok((headers, body));
+        }
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        // Not every answer is the API's own: a proxy before it writes text.
+        let status = serde_json::from_slice::<Status>(&body).unwrap_or_else(|_| Status {
+            message: String::from_utf8_lossy(&body).chars().take(500).collect(),
+            ..Status::default()
+        });
+        Err(Failure::Refused(Box::new(Refusal {
+            code,
+            status,
+            retry_after: text("retry-after").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs),
+            audit_id: text("audit-id").map(str::to_owned),
+            request: named(),
+        })))
+    }
+}
+
+async fn exchange(client: &Client, request: Request<Vec<u8>>) -> Result<(StatusCode, HeaderMap, Vec<u8>), Failure> {
+    let response = client.send(request.map(Body::from)).await.map_err(|error| unanswered(&error))?;
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.map_err(|error| unanswered(&error))?;
+    Ok((parts.status, parts.headers, body.to_bytes().to_vec()))
+}
+
+fn unanswered(error: &kube::Error) -> Failure {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    let (mut message, mut was_sent) = (String::new(), true);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<hyper_util::client::legacy::Error>() {
+            was_sent &= !error.is_connect();
+        }
+        if !message.is_empty() {
+            message.push_str(": ");
+        }
+        message.push_str(&error.to_string());
+        source = error.source();
+    }
+    Failure::Unanswered { was_sent, message }
+}
+
+fn unbuilt(error: kube::core::request::Error) -> Failure {
+    Failure::Unreadable(error.to_string())
+}
+
+fn builder(resource: &ApiResource, namespace: Option<&str>) -> Builder {
+    Builder::new(DynamicObject::url_path(resource, namespace))
+}
+
+/// The plural and the group, as rights name it.
+fn full_name(resource: &ApiResource) -> String {
+    match resource.group.as_str() {
+        "" => resource.plural.clone(),
+        group => format!("{}.{group}", resource.plural),
+    }
+}
+
+/// What an object's answer tells.
+pub(crate) fn written(object: &DynamicObject) -> Written {
+    Written::of(object)
+}
+
+/// One operation of a JSON patch.
+pub(crate) fn operation(op: &str, path: &str, value: impl Into<Value>) -> Value {
+    json!({"op": op, "path": path, "value": value.into()})
+}
+
+/// The path to an annotation or label, as JSON patches write it.
+pub(crate) fn path_of(map: &str, key: &str) -> String {
+    format!("/metadata/{map}/{}", key.replace('~', "~0").replace('/', "~1"))
+}

@@ -1,0 +1,256 @@
+//! What the backend is told, checked before anything is touched.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use provisioner_core::{Error, ErrorKind, Result, types::SizeMax};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    backend::KubernetesBackend,
+    render::{Layout, NamespaceEach},
+};
+
+/// What the backend is told about one cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KubernetesConfig {
+    /// How the cluster is reached.
+    pub connection: Connection,
+    /// The storage class of claims. `None`: the cluster's default class.
+    pub storage_class: Option<String>,
+    /// Whether that class lets a claim grow. Without it a change of `data.size_mib` is refused.
+    pub volume_expansion: bool,
+    /// How instances are reached from outside. `None`: by the names of their services inside the cluster alone; specs with
+    /// host names are refused.
+    pub ingress: Option<IngressConfig>,
+    /// What instances may reach.
+    pub egress: Egress,
+    /// The labels that a node must have.
+    pub node_selector: BTreeMap<String, String>,
+    /// The taints of nodes that instances put up with.
+    pub tolerations: Vec<Toleration>,
+    /// The priority class of pods.
+    pub priority_class: Option<String>,
+    /// The secrets of image registries, by their names in each instance's namespace.
+    pub image_pull_secrets: Vec<String>,
+    /// When images are pulled: `Always`, `IfNotPresent` or `Never`. `None`: as Kubernetes decides by the tag.
+    pub image_pull_policy: Option<String>,
+    /// The user and group that products run as, other than 0; also the group that owns their data.
+    pub run_as: RunAs,
+    /// Whether a product's own file system is read-only; its data and `/tmp` are not.
+    pub read_only_root: bool,
+    /// The largest size of one instance.
+    pub size_max: SizeLimit,
+}
+
+/// How the cluster is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum Connection {
+    /// As `kubectl` does: by `KUBECONFIG` or `~/.kube/config`, else from inside the cluster.
+    #[default]
+    Inferred,
+    /// By a kubeconfig file.
+    Kubeconfig {
+        /// The file. `None`: `KUBECONFIG` or `~/.kube/config`.
+        #[serde(default)]
+        path: Option<PathBuf>,
+        /// The context by name. `None`: the current one.
+        #[serde(default)]
+        context: Option<String>,
+    },
+    /// By the service account of the pod that this runs in.
+    InCluster,
+}
+
+/// How instances are reached from outside the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IngressConfig {
+    /// The class of the ingress controller.
+    pub class: String,
+    /// The labels of the namespace that the controller runs in: traffic from there alone reaches instances.
+    pub controller_namespace: BTreeMap<String, String>,
+    /// Whether there is TLS, with a certificate in the secret `tls` of each namespace, as cert-manager makes it when the
+    /// annotations name an issuer.
+    #[serde(default)]
+    pub tls: bool,
+    /// Annotations of every ingress.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What instances may reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Egress {
+    /// Everything.
+    #[default]
+    Anywhere,
+    /// The cluster's name service alone.
+    NamesOnly,
+}
+
+/// The user and group that products run as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunAs {
+    /// The user.
+    pub user: u32,
+    /// The group.
+    pub group: u32,
+}
+
+impl Default for RunAs {
+    /// Nobody, as distroless images call it.
+    fn default() -> Self {
+        Self { user: 65_532, group: 65_532 }
+    }
+}
+
+/// A taint of nodes that instances put up with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Toleration {
+    /// The key of the taint.
+    pub key: String,
+    /// Its value. `None`: any.
+    #[serde(default)]
+    pub value: Option<String>,
+    /// Its effect. `None`: any.
+    #[serde(default)]
+    pub effect: Option<String>,
+}
+
+/// The largest size of one instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SizeLimit {
+    /// Thousandths of a CPU.
+    pub cpu_millis: u32,
+    /// Mebibytes of memory.
+    pub memory_mib: u32,
+    /// Mebibytes of data.
+    pub data_mib: u32,
+}
+
+impl Default for SizeLimit {
+    /// No limit.
+    fn default() -> Self {
+        Self { cpu_millis: u32::MAX, memory_mib: u32::MAX, data_mib: u32::MAX }
+    }
+}
+
+impl From<SizeLimit> for SizeMax {
+    fn from(limit: SizeLimit) -> Self {
+        Self { cpu_millis: limit.cpu_millis, memory_mib: limit.memory_mib, data_mib: limit.data_mib }
+    }
+}
+
+impl KubernetesConfig {
+    /// Checks everything and makes the backend of it, with the usual layout: a namespace for each data set. Touches nothing.
+    ///
+    /// # Errors
+    /// [`InvalidSpec`](ErrorKind::InvalidSpec) naming the first field that is wrong and what was expected.
+    pub fn build(self) -> Result<KubernetesBackend> {
+        self.build_with(None, NamespaceEach)
+    }
+
+    /// The same with the caller's own client, another layout, or both.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    pub fn build_with(self, client: Option<kube::Client>, layout: impl Layout) -> Result<KubernetesBackend> {
+        self.check()?;
+        Ok(KubernetesBackend::new(self, client, Box::new(layout)))
+    }
+
+    fn check(&self) -> Result<()> {
+        if let Some(policy) = &self.image_pull_policy
+            && !["Always", "IfNotPresent", "Never"].contains(&policy.as_str())
+        {
+            return Err(wrong("image_pull_policy", "expected Always, IfNotPresent or Never"));
+        }
+        for (field, id) in [("run_as.user", self.run_as.user), ("run_as.group", self.run_as.group)] {
+            // Kubernetes takes signed numbers.
+            if id == 0 || id > i32::MAX as u32 {
+                return Err(wrong(field, "expected 1 to 2147483647"));
+            }
+        }
+        if let Some(ingress) = &self.ingress {
+            if ingress.class.is_empty() {
+                return Err(wrong("ingress.class", "empty: expected the name of an ingress class"));
+            }
+            if ingress.controller_namespace.is_empty() {
+                return Err(wrong("ingress.controller_namespace", "empty: expected the labels of one namespace"));
+            }
+        }
+        for (i, toleration) in self.tolerations.iter().enumerate() {
+            let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+            if toleration.effect.as_deref().is_some_and(|effect| !effects.contains(&effect)) {
+                let field = format!("tolerations[{i}].effect");
+                return Err(wrong(&field, "expected NoSchedule, PreferNoSchedule or NoExecute"));
+            }
+        }
+        for (field, value) in [
+            ("size_max.cpu_millis", self.size_max.cpu_millis),
+            ("size_max.memory_mib", self.size_max.memory_mib),
+            ("size_max.data_mib", self.size_max.data_mib),
+        ] {
+            if value == 0 {
+                return Err(wrong(field, "0: expected 1 or more"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn wrong(field: &str, problem: &str) -> Error {
+    Error::new(ErrorKind::InvalidSpec, "configure").with_field(field).with_message(problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn assert_refused(change: impl FnOnce(&mut KubernetesConfig), field: &str) {
+        let mut config = KubernetesConfig::default();
+        change(&mut config);
+        let error = config.build().unwrap_err();
+        assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidSpec, Some(field)));
+    }
+
+    #[test]
+    fn each_wrong_field_is_named() {
+        assert_refused(|c| c.image_pull_policy = Some("Sometimes".into()), "image_pull_policy");
+        assert_refused(|c| c.run_as.user = 0, "run_as.user");
+        assert_refused(|c| c.run_as.group = u32::MAX, "run_as.group");
+        assert_refused(|c| c.size_max.data_mib = 0, "size_max.data_mib");
+        let ingress = IngressConfig {
+            class: String::new(),
+            controller_namespace: BTreeMap::new(),
+            tls: false,
+            annotations: BTreeMap::new(),
+        };
+        assert_refused(|c| c.ingress = Some(ingress.clone()), "ingress.class");
+        assert_refused(
+            |c| c.ingress = Some(IngressConfig { class: "nginx".into(), ..ingress.clone() }),
+            "ingress.controller_namespace",
+        );
+        let toleration = Toleration { key: "k".into(), value: None, effect: Some("Never".into()) };
+        assert_refused(|c| c.tolerations = vec![toleration], "tolerations[0].effect");
+        assert_eq!(KubernetesConfig::default().build().unwrap().to_string(), "Kubernetes(inferred)");
+    }
+
+    #[test]
+    fn reads_from_a_file_and_refuses_unknown_fields() {
+        let text = r#"{"connection": {"kubeconfig": {"context": "prod"}}, "storage_class": "fast"}"#;
+        let config: KubernetesConfig = serde_json::from_str(text).unwrap();
+        assert_eq!(config.storage_class.as_deref(), Some("fast"));
+        assert!(
+            matches!(config.connection, Connection::Kubeconfig { context: Some(context), .. } if context == "prod")
+        );
+        assert!(serde_json::from_str::<KubernetesConfig>(r#"{"storage": "fast"}"#).is_err());
+    }
+}

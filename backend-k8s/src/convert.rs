@@ -1,0 +1,171 @@
+//! Between the words of the contract and those of the cluster.
+
+use std::time::Duration;
+
+use provisioner_core::{
+    Error, ErrorKind, Result,
+    types::{
+        Capabilities, Generation, Incarnation, InstanceSpec, InvalidSpec, Observed, Owned, OwnedKind, Phase, Present,
+        Reason,
+    },
+};
+
+use crate::{
+    cache::{Intended, Kind, PodDigest, SetDigest, Space},
+    config::KubernetesConfig,
+};
+
+/// How soon to look again while the watches are behind what was written.
+const CATCHING_UP: Duration = Duration::from_millis(100);
+
+/// Checks a spec, and what of it cannot be changed in place.
+pub(crate) fn check(
+    wanted: &InstanceSpec,
+    applied: Option<&InstanceSpec>,
+    capabilities: &Capabilities,
+    config: &KubernetesConfig,
+) -> Result<()> {
+    wanted.check_against(capabilities)?;
+    if wanted.workload.image.is_none() {
+        return Err(InvalidSpec::new("workload.image", "absent: expected a container image").into());
+    }
+    if wanted.workload.port.is_none() {
+        return Err(InvalidSpec::new("workload.port", "absent: expected the port that the product listens on").into());
+    }
+    if wanted.workload.data_path.as_ref().is_some_and(|path| !path.starts_with('/') || path.contains(':')) {
+        return Err(InvalidSpec::new("workload.data_path", "expected an absolute path without a colon").into());
+    }
+    if let (None, Some(host)) = (&config.ingress, wanted.host_names.first()) {
+        let problem = format!("{host}: this cell has no ingress: expected none");
+        return Err(InvalidSpec::new("host_names", problem).into());
+    }
+    if let Some(applied) = applied {
+        check_change(wanted, applied, config)?;
+    }
+    Ok(())
+}
+
+fn check_change(wanted: &InstanceSpec, applied: &InstanceSpec, config: &KubernetesConfig) -> Result<()> {
+    let (wanted, applied) = (wanted.data.size_mib, applied.data.size_mib);
+    if wanted == applied || (wanted > applied && config.volume_expansion) {
+        return Ok(());
+    }
+    let expected = if config.volume_expansion { "or more" } else { "as its storage class cannot grow it" };
+    let problem = format!("{wanted}: expected {applied}, {expected}");
+    Err(Error::new(ErrorKind::Conflict, "validate").with_field("data.size_mib").with_message(problem))
+}
+
+/// What is seen of a making.
+pub(crate) fn observed(space: Option<&Space>, incarnation: Incarnation) -> Observed {
+    let Some(space) = space else { return Observed::Absent };
+    if space.is_behind() {
+        return Observed::Unknown { again: CATCHING_UP };
+    }
+    let Some(namespace) = &space.namespace else { return Observed::Absent };
+    let is_user = namespace.incarnation == incarnation;
+    let leaving = || {
+        let mut present = Present::new(Phase::Destroying, generation(space, incarnation), incarnation);
+        present.reason = namespace.blocked.as_deref().map(|why| Reason::new("removal-blocked", why));
+        present.into()
+    };
+    if namespace.is_ending {
+        return if is_user || space.has_any(incarnation) { leaving() } else { Observed::Absent };
+    }
+    let is_released = namespace.released == Some(incarnation);
+    match space.set_of(incarnation) {
+        Some(set) if set.is_ending || is_released => leaving(),
+        Some(set) => present(space, set).into(),
+        None if is_released || !is_user => {
+            if space.has_any(incarnation) {
+                leaving()
+            } else {
+                Observed::Absent
+            }
+        }
+        // Its service is made after it: somebody took the stateful set away.
+        None if space.has(Kind::Service, incarnation) => Observed::Absent,
+        None => Present::new(Phase::Provisioning, Generation(0), incarnation).into(),
+    }
+}
+
+/// What somebody else changed is of no generation of ours: it has to be applied again.
+fn generation(space: &Space, incarnation: Incarnation) -> Generation {
+    match space.set_of(incarnation) {
+        Some(set) if !set.is_foreign && space.is_whole(incarnation) => set.generation,
+        _ => Generation(0),
+    }
+}
+
+fn present(space: &Space, set: &SetDigest) -> Present {
+    let incarnation = set.incarnation;
+    let present = |phase| Present::new(phase, generation(space, incarnation), incarnation);
+    let mut pods = space.pods_of(incarnation).peekable();
+    match set.intended {
+        Intended::Zero | Intended::Suspended if set.replicas == 0 => {
+            // Without an endpoint: on its way to sleep.
+            match (pods.peek(), set.intended) {
+                (Some(_), _) => present(Phase::Running),
+                (None, Intended::Zero) => present(Phase::Zero),
+                (None, _) => present(Phase::Suspended),
+            }
+        }
+        _ => running(space, set, present(Phase::Provisioning)),
+    }
+}
+
+fn running(space: &Space, set: &SetDigest, mut present: Present) -> Present {
+    let pod = space.pods_of(set.incarnation).find(|pod| !pod.is_ending && pod.revision == set.revision);
+    match &space.claim {
+        None => return failed(present, Reason::new("data-missing", "its claim is gone")),
+        Some(claim) if claim.is_lost => return failed(present, Reason::new("data-missing", "its volume is gone")),
+        Some(_) => {}
+    }
+    let Some(pod) = pod.filter(|_| set.is_seen && set.replicas > 0) else { return present };
+    if is_serving(pod) {
+        present.phase = Phase::Running;
+        return present.with_endpoint(&*set.endpoint);
+    }
+    match &pod.trouble {
+        Some(trouble) if trouble.is_failure => failed(present, trouble.reason.clone()),
+        Some(trouble) => present.with_reason(trouble.reason.clone()),
+        None => present,
+    }
+}
+
+fn is_serving(pod: &PodDigest) -> bool {
+    pod.is_ready && pod.trouble.as_ref().is_none_or(|trouble| !trouble.is_failure)
+}
+
+fn failed(mut present: Present, reason: Reason) -> Present {
+    present.phase = Phase::Failed;
+    present.with_reason(reason)
+}
+
+/// What a namespace holds of ours: instances, and the data of one that is gone.
+pub(crate) fn owned(space: &Space) -> Vec<Owned> {
+    let Some(namespace) = &space.namespace else { return Vec::new() };
+    let mut all = Vec::new();
+    for incarnation in space.makings() {
+        let seen = observed(Some(space), incarnation);
+        let is_user = namespace.incarnation == incarnation;
+        let owned = |kind, observed| Owned {
+            id: namespace.instance.clone(),
+            incarnation,
+            kind,
+            data: Some(namespace.data.clone()),
+            observed,
+        };
+        let is_released = namespace.released == Some(incarnation);
+        match seen {
+            Observed::Absent if is_user => {
+                let asleep = Present::new(Phase::Zero, Generation(0), incarnation);
+                all.push(owned(OwnedKind::Data, asleep.into()));
+            }
+            Observed::Absent => {}
+            // Data that is being deleted is no data any more.
+            Observed::Present(_) if namespace.is_ending && is_released => {}
+            seen => all.push(owned(OwnedKind::Instance, seen)),
+        }
+    }
+    all
+}

@@ -1,0 +1,72 @@
+//! What things are called at the cluster, and how they are marked.
+
+use provisioner_core::types::{ControlPlaneId, DataId, Incarnation, InstanceId};
+use sha2::{Digest, Sha256};
+
+/// The field manager of all that this backend writes.
+pub(crate) const FIELD_MANAGER: &str = "provisioner";
+
+/// Whose a thing is: the control plane.
+pub(crate) const CONTROL_PLANE: &str = "provisioner.internal/control-plane";
+/// Which instance a thing belongs to; of a namespace, the last one that used it.
+pub(crate) const INSTANCE: &str = "provisioner.internal/instance";
+/// Which making a thing belongs to; of a namespace, the last one that used it.
+pub(crate) const INCARNATION: &str = "provisioner.internal/incarnation";
+/// Which data a namespace holds.
+pub(crate) const DATA: &str = "provisioner.internal/data";
+/// Whose data it is: a hash.
+pub(crate) const TENANT: &str = "provisioner.internal/tenant";
+/// On a namespace: the making that is done with the data, or is being removed from it.
+pub(crate) const RELEASED: &str = "provisioner.internal/released";
+/// On a stateful set: the generation of its spec.
+pub(crate) const GENERATION: &str = "provisioner.internal/generation";
+/// On a stateful set: `running`, `zero` or `suspended`.
+pub(crate) const INTENDED: &str = "provisioner.internal/intended";
+/// On a stateful set: where it answers.
+pub(crate) const ENDPOINT: &str = "provisioner.internal/endpoint";
+/// The version of the product.
+pub(crate) const VERSION: &str = "app.kubernetes.io/version";
+pub(crate) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Before the key of a label of the spec.
+pub(crate) const LABEL_PREFIX: &str = "label.provisioner.internal/";
+
+/// The namespace that a data set lives in. A function of control plane and data, as data outlives makings.
+pub(crate) fn namespace(control_plane: &ControlPlaneId, data: &DataId) -> String {
+    let mut hash = Sha256::new();
+    for part in [control_plane.as_str(), data.as_str()] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    let digits: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    format!("instance-{digits}")
+}
+
+/// The name of everything that belongs to one making. With what Kubernetes adds to a stateful set's name for its pods'
+/// labels it stays within a label's 63 characters.
+pub(crate) fn making(control_plane: &ControlPlaneId, instance: &InstanceId, incarnation: Incarnation) -> String {
+    let token = incarnation.token(control_plane, instance);
+    format!("{instance}-{}", &token[..10])
+}
+
+/// The claim in a data set's namespace.
+pub(crate) const CLAIM: &str = "data";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_functions_of_what_they_name_and_fit() {
+        let plane = ControlPlaneId::new("p".repeat(40)).unwrap();
+        let data = DataId::from_random(7);
+        assert_eq!(namespace(&plane, &data), namespace(&plane, &data));
+        assert_ne!(namespace(&plane, &data), namespace(&plane, &DataId::from_random(8)));
+        assert_ne!(namespace(&plane, &data), namespace(&ControlPlaneId::new("other").unwrap(), &data));
+        assert!(namespace(&plane, &data).len() <= 63);
+        let instance = InstanceId::new("i".repeat(40)).unwrap();
+        let name = making(&plane, &instance, Incarnation::new(u32::MAX, u128::MAX));
+        // The label controller-revision-hash holds the name, a dash and ten characters.
+        assert!(name.len() <= 52, "{name}");
+        assert_ne!(name, making(&plane, &instance, Incarnation::new(u32::MAX, 1)));
+    }
+}

@@ -1,0 +1,162 @@
+//! Why a pod is not ready, told apart.
+
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodCondition};
+use provisioner_core::types::Reason;
+
+use crate::cache::Trouble;
+
+/// Longer messages are cut: they go into a row of the store.
+const MESSAGE_CHARS_MAX: usize = 500;
+
+/// What is wrong with a pod, if anything is.
+pub(crate) fn of_pod(pod: &Pod) -> Option<Trouble> {
+    let status = pod.status.as_ref()?;
+    let text = |text: Option<&str>| cut(text.unwrap_or_default());
+    // The node controller's word for a node that does not answer: its pods are removed, and cannot say that they are.
+    if status.reason.as_deref() == Some("NodeLost") {
+        return Some(waiting("node-lost", text(status.message.as_deref())));
+    }
+    if status.phase.as_deref() == Some("Failed") {
+        let code = if status.reason.as_deref() == Some("Evicted") { "evicted" } else { "exited" };
+        let message = match status.message.as_deref() {
+            Some(message) => cut(message),
+            None => status.container_statuses.iter().flatten().find_map(ended).unwrap_or_default(),
+        };
+        return Some(failure(code, message));
+    }
+    let mut conditions = status.conditions.iter().flatten();
+    let is_unschedulable = |condition: &&PodCondition| condition.type_ == "PodScheduled" && condition.status == "False";
+    if let Some(condition) = conditions.find(is_unschedulable) {
+        let message = text(condition.message.as_deref());
+        let code = if message.contains("PersistentVolumeClaim") { "volume-pending" } else { "unschedulable" };
+        return Some(waiting(code, message));
+    }
+    status.container_statuses.iter().flatten().find_map(of_container)
+}
+
+fn of_container(container: &ContainerStatus) -> Option<Trouble> {
+    let state = container.state.as_ref()?;
+    if let Some(state) = &state.waiting {
+        let why = state.reason.as_deref().unwrap_or_default();
+        let message = cut(state.message.as_deref().unwrap_or_default());
+        return match why {
+            "ErrImagePull"
+            | "ImagePullBackOff"
+            | "ErrImageNeverPull"
+            | "InvalidImageName"
+            | "ImageInspectError"
+            | "RegistryUnavailable" => Some(failure("image-pull", format!("{why}: {message}"))),
+            "CrashLoopBackOff" => {
+                let message = ended(container).unwrap_or(message);
+                Some(Trouble { has_log: true, ..failure("crash-loop", message) })
+            }
+            "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+                Some(failure("container-start", format!("{why}: {message}")))
+            }
+            _ => None,
+        };
+    }
+    // Between two tries of a container that ended, before Kubernetes calls it a loop.
+    if state.terminated.is_some() {
+        return Some(waiting("exited", ended(container).unwrap_or_default()));
+    }
+    let is_started = container.started == Some(true);
+    if state.running.is_some() && is_started && !container.ready {
+        return Some(waiting("probe-failing", "it runs, and does not answer at its health path".to_owned()));
+    }
+    None
+}
+
+/// How a container ended the last time.
+fn ended(container: &ContainerStatus) -> Option<String> {
+    let terminated = |state: &Option<ContainerState>| state.as_ref().and_then(|state| state.terminated.clone());
+    let end = terminated(&container.state).or_else(|| terminated(&container.last_state))?;
+    let why = end.reason.as_deref().unwrap_or("Error");
+    let times = match container.restart_count {
+        0 | 1 => String::new(),
+        times => format!(", {times} times so far"),
+    };
+    Some(match why {
+        "OOMKilled" => format!("killed for using more memory than its size{times}"),
+        _ => format!("it ended with status {} ({why}){times}", end.exit_code),
+    })
+}
+
+fn failure(code: &str, message: String) -> Trouble {
+    Trouble { reason: Reason::new(code, message), is_failure: true, has_log: false }
+}
+
+fn waiting(code: &str, message: String) -> Trouble {
+    Trouble { reason: Reason::new(code, message), is_failure: false, has_log: false }
+}
+
+/// A message of the cluster, without line ends and not longer than a row should hold.
+pub(crate) fn cut(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MESSAGE_CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code_of(status: &str) -> Option<(String, bool)> {
+        let pod: Pod =
+            serde_json::from_str(&format!(r#"{{"metadata": {{"name": "a-0"}}, "status": {status}}}"#)).unwrap();
+        of_pod(&pod).map(|trouble| (trouble.reason.code, trouble.is_failure))
+    }
+
+    fn container(rest: &str) -> String {
+        format!(
+            r#"{{"phase": "Running", "containerStatuses": [
+                {{"name": "product", "image": "i", "imageID": "", "restartCount": 3, {rest}}}]}}"#
+        )
+    }
+
+    #[test]
+    fn each_trouble_has_its_code() {
+        let waiting = |reason: &str| {
+            container(&format!(r#""ready": false, "state": {{"waiting": {{"reason": "{reason}", "message": "m"}}}}"#))
+        };
+        for (status, code, is_failure) in [
+            (waiting("ErrImagePull"), "image-pull", true),
+            (waiting("ImagePullBackOff"), "image-pull", true),
+            (waiting("CrashLoopBackOff"), "crash-loop", true),
+            (waiting("CreateContainerConfigError"), "container-start", true),
+            (container(r#""ready": false, "state": {"terminated": {"exitCode": 3}}"#), "exited", false),
+            (container(r#""ready": false, "started": true, "state": {"running": {}}"#), "probe-failing", false),
+            (r#"{"phase": "Failed", "reason": "Evicted", "message": "low on memory"}"#.into(), "evicted", true),
+            (r#"{"phase": "Running", "reason": "NodeLost", "message": "m"}"#.into(), "node-lost", false),
+            (unschedulable("0/3 nodes are available: 3 Insufficient cpu."), "unschedulable", false),
+            (unschedulable("pod has unbound immediate PersistentVolumeClaims"), "volume-pending", false),
+        ] {
+            assert_eq!(code_of(&status), Some((code.to_owned(), is_failure)), "{status}");
+        }
+        for fine in [
+            waiting("ContainerCreating"),
+            container(r#""ready": true, "started": true, "state": {"running": {}}"#),
+            container(r#""ready": false, "started": false, "state": {"running": {}}"#),
+            r#"{"phase": "Pending"}"#.into(),
+        ] {
+            assert_eq!(code_of(&fine), None, "{fine}");
+        }
+    }
+
+    fn unschedulable(message: &str) -> String {
+        format!(
+            r#"{{"phase": "Pending", "conditions": [
+                {{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "{message}"}}]}}"#
+        )
+    }
+
+    #[test]
+    fn a_kill_for_memory_is_told_as_one() {
+        let status = container(
+            r#""ready": false, "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+               "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}"#,
+        );
+        let pod: Pod = serde_json::from_str(&format!(r#"{{"status": {status}}}"#)).unwrap();
+        let trouble = of_pod(&pod).unwrap();
+        assert!(trouble.reason.message.contains("more memory"), "{:?}", trouble.reason);
+        assert!(trouble.has_log);
+    }
+}

@@ -1,0 +1,99 @@
+//! Which objects an instance is made of: a pure function of the target and the cell's configuration.
+//!
+//! [`NamespaceEach`] is the usual [`Layout`]. Another one wraps it and changes what it renders, or renders something of its
+//! own: a route of the Gateway API instead of an ingress, one more policy, a sidecar.
+
+mod namespace_each;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, fmt};
+
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{Namespace, PersistentVolumeClaim, Secret},
+};
+use kube::{Resource, api::ApiResource};
+use provisioner_core::{
+    secret::SecretString,
+    types::{ControlPlaneId, Target},
+};
+use serde::Serialize;
+use serde_json::Value;
+
+pub use self::namespace_each::NamespaceEach;
+use crate::{config::KubernetesConfig, names};
+
+/// What is rendered, and with what.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Subject<'a> {
+    /// Whose it is.
+    pub control_plane: &'a ControlPlaneId,
+    /// What it is to be.
+    pub target: &'a Target,
+    /// What the backend was told.
+    pub config: &'a KubernetesConfig,
+}
+
+/// The objects of one instance.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Objects {
+    /// What everything else lives in.
+    pub namespace: Namespace,
+    /// What is there before anything runs: bounds, policies, accounts. Applied in this order.
+    pub before: Vec<Part>,
+    /// Where the data is.
+    pub claim: PersistentVolumeClaim,
+    /// What runs.
+    pub set: StatefulSet,
+    /// What leads there inside the cluster.
+    pub after: Vec<Part>,
+    /// What leads there from outside: taken away from what is suspended.
+    pub routes: Vec<Part>,
+}
+
+/// One object, of any kind.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    /// Its kind.
+    pub resource: ApiResource,
+    /// Its name.
+    pub name: String,
+    /// All of it, as it is applied.
+    pub body: Value,
+}
+
+impl Part {
+    /// An object of a kind that is known at compile time.
+    ///
+    /// # Panics
+    /// When it has no name, or does not serialize as an object.
+    pub fn of<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Self {
+        Self {
+            resource: ApiResource::erase::<K>(&()),
+            name: object.meta().name.clone().expect("a rendered object has a name"),
+            body: serde_json::to_value(object).expect("an object of Kubernetes serializes"),
+        }
+    }
+}
+
+/// Decides which objects an instance is made of.
+pub trait Layout: fmt::Debug + Send + Sync + 'static {
+    /// The objects of an instance. The same for the same subject, whatever is there already.
+    fn objects(&self, subject: &Subject<'_>) -> Objects;
+
+    /// The names of the routes of an instance, with their kinds, whatever its spec is: what is removed when it is suspended
+    /// and the spec is another one than it was made with.
+    fn routes(&self, control_plane: &ControlPlaneId, target: &Target) -> Vec<(ApiResource, String)>;
+}
+
+/// The environment of one generation: the spec's own variables, where it listens and keeps its data, and its secrets.
+pub(crate) fn environment(subject: &Subject<'_>, secrets: &BTreeMap<String, SecretString>) -> Secret {
+    namespace_each::environment(subject, secrets)
+}
+
+/// The namespace of a target's data.
+pub(crate) fn namespace_of(control_plane: &ControlPlaneId, target: &Target) -> String {
+    names::namespace(control_plane, target.data.id())
+}

@@ -1,0 +1,451 @@
+//! The usual layout: a namespace for each data set, with everything that one customer has in it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    ByteString,
+    api::{
+        apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy},
+        core::v1::{
+            Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvFromSource, HTTPGetAction, LimitRange,
+            LimitRangeItem, LimitRangeSpec, LocalObjectReference, Namespace, PersistentVolumeClaim,
+            PersistentVolumeClaimSpec, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec,
+            Probe, ResourceQuota, ResourceQuotaSpec, ResourceRequirements, SeccompProfile, Secret, SecretEnvSource,
+            SecurityContext, Service, ServiceAccount, ServicePort, ServiceSpec, Volume, VolumeMount,
+            VolumeResourceRequirements,
+        },
+        networking::v1::{
+            HTTPIngressPath, HTTPIngressRuleValue, Ingress, IngressBackend, IngressRule, IngressServiceBackend,
+            IngressSpec, IngressTLS, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule,
+            NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec, ServiceBackendPort,
+        },
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
+};
+use kube::api::ApiResource;
+use provisioner_core::{
+    secret::{ExposeSecret, SecretString},
+    types::{ControlPlaneId, Target},
+};
+
+use super::{Layout, Objects, Part, Subject, namespace_of};
+use crate::{config::Egress, names};
+
+/// Where data is mounted when the spec does not say.
+const DATA_PATH: &str = "/data";
+/// The port that a product listens on when the spec does not say. `validate` demands one, so this is for what is forgotten.
+const PORT: u16 = 8080;
+/// The name of the one port of a service.
+const PORT_NAME: &str = "http";
+/// The secret that holds the certificate, as cert-manager fills it.
+const TLS_SECRET: &str = "tls";
+
+/// A namespace for each data set, with everything that one customer has in it: bounds, policies, account, claim, stateful set,
+/// service and ingress.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NamespaceEach;
+
+impl Layout for NamespaceEach {
+    fn objects(&self, subject: &Subject<'_>) -> Objects {
+        let spec = &subject.target.spec;
+        Objects {
+            namespace: namespace(subject),
+            before: vec![
+                Part::of(&quota(subject)),
+                Part::of(&limits(subject)),
+                Part::of(&policy(subject)),
+                Part::of(&account(subject)),
+            ],
+            claim: claim(subject),
+            set: set(subject),
+            after: vec![Part::of(&service(subject))],
+            routes: if spec.host_names.is_empty() { Vec::new() } else { ingress(subject).into_iter().collect() },
+        }
+    }
+
+    fn routes(&self, control_plane: &ControlPlaneId, target: &Target) -> Vec<(ApiResource, String)> {
+        let name = names::making(control_plane, &target.id, target.incarnation);
+        vec![(ApiResource::erase::<Ingress>(&()), name)]
+    }
+}
+
+// Names and marks
+
+fn name(subject: &Subject<'_>) -> String {
+    names::making(subject.control_plane, &subject.target.id, subject.target.incarnation)
+}
+
+/// What every object has, so that all that a control plane owns is found by its labels.
+fn labels(subject: &Subject<'_>) -> BTreeMap<String, String> {
+    let target = subject.target;
+    [
+        (names::MANAGED_BY, names::FIELD_MANAGER.to_owned()),
+        (names::CONTROL_PLANE, subject.control_plane.to_string()),
+        (names::INSTANCE, target.id.to_string()),
+        (names::INCARNATION, target.incarnation.to_string()),
+        (names::DATA, target.data.id().to_string()),
+        (names::TENANT, target.tenant.digest()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
+}
+
+fn meta(subject: &Subject<'_>) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name(subject)),
+        namespace: Some(namespace_of(subject.control_plane, subject.target)),
+        labels: Some(labels(subject)),
+        ..ObjectMeta::default()
+    }
+}
+
+/// What tells the pods of one making from all others.
+fn selector(subject: &Subject<'_>) -> BTreeMap<String, String> {
+    let incarnation = subject.target.incarnation.to_string();
+    [(names::CONTROL_PLANE, subject.control_plane.to_string()), (names::INCARNATION, incarnation)]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into()
+}
+
+fn port(subject: &Subject<'_>) -> u16 {
+    subject.target.spec.workload.port.unwrap_or(PORT)
+}
+
+fn text_map<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+}
+
+// Objects, in the order in which they are made
+
+fn namespace(subject: &Subject<'_>) -> Namespace {
+    let mut labels = labels(subject);
+    // Ignored by servers that do not know it; see
+    // <https://kubernetes.io/docs/concepts/security/pod-security-admission/>.
+    for mode in ["enforce", "audit", "warn"] {
+        labels.insert(format!("pod-security.kubernetes.io/{mode}"), "restricted".to_owned());
+    }
+    let namespace = namespace_of(subject.control_plane, subject.target);
+    let metadata = ObjectMeta { name: Some(namespace), labels: Some(labels), ..ObjectMeta::default() };
+    Namespace { metadata, ..Namespace::default() }
+}
+
+fn mebibytes(mib: u32) -> Quantity {
+    Quantity(format!("{mib}Mi"))
+}
+
+fn millis(millis: u32) -> Quantity {
+    Quantity(format!("{millis}m"))
+}
+
+fn compute(subject: &Subject<'_>) -> BTreeMap<String, Quantity> {
+    let size = subject.target.spec.size;
+    [("cpu".to_owned(), millis(size.cpu_millis)), ("memory".to_owned(), mebibytes(size.memory_mib))].into()
+}
+
+/// One pod of this size at a time, on one claim: a second writer cannot run, whoever makes it.
+fn quota(subject: &Subject<'_>) -> ResourceQuota {
+    let size = subject.target.spec.size;
+    let hard = [
+        ("pods", Quantity("1".into())),
+        ("persistentvolumeclaims", Quantity("1".into())),
+        ("requests.storage", mebibytes(subject.target.spec.data.size_mib)),
+        ("limits.cpu", millis(size.cpu_millis)),
+        ("limits.memory", mebibytes(size.memory_mib)),
+        ("services.nodeports", Quantity("0".into())),
+        ("services.loadbalancers", Quantity("0".into())),
+    ];
+    let hard = hard.map(|(key, value)| (key.to_owned(), value)).into();
+    let spec = ResourceQuotaSpec { hard: Some(hard), ..ResourceQuotaSpec::default() };
+    ResourceQuota { metadata: meta(subject), spec: Some(spec), status: None }
+}
+
+/// What a container gets that says nothing, such as one that a webhook adds.
+fn limits(subject: &Subject<'_>) -> LimitRange {
+    let each = LimitRangeItem {
+        type_: "Container".into(),
+        default: Some(compute(subject)),
+        default_request: Some(compute(subject)),
+        ..LimitRangeItem::default()
+    };
+    LimitRange { metadata: meta(subject), spec: Some(LimitRangeSpec { limits: vec![each] }) }
+}
+
+fn policy(subject: &Subject<'_>) -> NetworkPolicy {
+    let peer = |labels: BTreeMap<String, String>| NetworkPolicyPeer {
+        namespace_selector: Some(LabelSelector { match_labels: Some(labels), match_expressions: None }),
+        ..NetworkPolicyPeer::default()
+    };
+    let to_port = |port: u16, protocol: &str| NetworkPolicyPort {
+        port: Some(IntOrString::Int(port.into())),
+        protocol: Some(protocol.into()),
+        end_port: None,
+    };
+    let ingress = subject.config.ingress.iter().map(|ingress| NetworkPolicyIngressRule {
+        from: Some(vec![peer(ingress.controller_namespace.clone())]),
+        ports: Some(vec![to_port(port(subject), "TCP")]),
+    });
+    let egress = match subject.config.egress {
+        Egress::Anywhere => NetworkPolicyEgressRule::default(),
+        Egress::NamesOnly => {
+            NetworkPolicyEgressRule { ports: Some(vec![to_port(53, "UDP"), to_port(53, "TCP")]), to: None }
+        }
+    };
+    let spec = NetworkPolicySpec {
+        pod_selector: Some(LabelSelector::default()),
+        policy_types: Some(vec!["Ingress".into(), "Egress".into()]),
+        ingress: Some(ingress.collect()),
+        egress: Some(vec![egress]),
+    };
+    NetworkPolicy { metadata: meta(subject), spec: Some(spec) }
+}
+
+fn account(subject: &Subject<'_>) -> ServiceAccount {
+    ServiceAccount {
+        metadata: meta(subject),
+        automount_service_account_token: Some(false),
+        ..ServiceAccount::default()
+    }
+}
+
+/// The environment of one generation. A generation has a secret of its own, so that what runs never sees a mixture, and a
+/// call of an older one that comes late changes nothing.
+pub(super) fn environment(subject: &Subject<'_>, secrets: &BTreeMap<String, SecretString>) -> Secret {
+    let spec = &subject.target.spec;
+    let bytes = |value: &str| ByteString(value.as_bytes().to_vec());
+    let mut data: BTreeMap<String, ByteString> =
+        [("PORT", port(subject).to_string()), ("DATA_PATH", data_path(subject).to_owned())]
+            .map(|(key, value)| (key.to_owned(), bytes(&value)))
+            .into();
+    data.extend(spec.environment.iter().map(|(key, value)| (key.to_string(), bytes(value))));
+    data.extend(secrets.iter().map(|(key, value)| (key.clone(), bytes(value.expose_secret()))));
+    let metadata = ObjectMeta { name: Some(environment_name(subject)), ..meta(subject) };
+    Secret { metadata, type_: Some("Opaque".into()), data: Some(data), ..Secret::default() }
+}
+
+fn environment_name(subject: &Subject<'_>) -> String {
+    format!("{}-g{}", name(subject), subject.target.generation.0)
+}
+
+fn data_path<'a>(subject: &Subject<'a>) -> &'a str {
+    subject.target.spec.workload.data_path.as_deref().unwrap_or(DATA_PATH)
+}
+
+fn claim(subject: &Subject<'_>) -> PersistentVolumeClaim {
+    let storage = [("storage".to_owned(), mebibytes(subject.target.spec.data.size_mib))].into();
+    let spec = PersistentVolumeClaimSpec {
+        access_modes: Some(vec!["ReadWriteOnce".into()]),
+        resources: Some(VolumeResourceRequirements { requests: Some(storage), limits: None }),
+        storage_class_name: subject.config.storage_class.clone(),
+        ..PersistentVolumeClaimSpec::default()
+    };
+    let metadata = ObjectMeta { name: Some(names::CLAIM.into()), ..meta(subject) };
+    PersistentVolumeClaim { metadata, spec: Some(spec), status: None }
+}
+
+fn set(subject: &Subject<'_>) -> StatefulSet {
+    let target = subject.target;
+    let mut metadata = meta(subject);
+    let generation = target.generation.0.to_string();
+    let endpoint = endpoint(subject);
+    let mut annotations = text_map([
+        (names::ENDPOINT, &endpoint),
+        (names::GENERATION, &generation),
+        (names::INTENDED, "running"),
+        (names::VERSION, &target.spec.workload.version),
+    ]);
+    for (key, value) in &target.spec.labels {
+        annotations.insert(format!("{}{key}", names::LABEL_PREFIX), value.to_string());
+    }
+    metadata.annotations = Some(annotations);
+    let spec = StatefulSetSpec {
+        replicas: Some(1),
+        service_name: Some(name(subject)),
+        selector: LabelSelector { match_labels: Some(selector(subject)), match_expressions: None },
+        // In order, a pod that does not get ready would keep its successor from ever being tried; see
+        // <https://kubernetes.io/docs/concepts/workloads/controllers/statefulset/#forced-rollback>.
+        pod_management_policy: Some("Parallel".into()),
+        update_strategy: Some(StatefulSetUpdateStrategy {
+            type_: Some("RollingUpdate".into()),
+            ..StatefulSetUpdateStrategy::default()
+        }),
+        revision_history_limit: Some(1),
+        template: PodTemplateSpec { metadata: Some(pod_meta(subject)), spec: Some(pod(subject)) },
+        ..StatefulSetSpec::default()
+    };
+    StatefulSet { metadata, spec: Some(spec), status: None }
+}
+
+/// By its first host name where it has a route, else by the name of its service inside the cluster.
+fn endpoint(subject: &Subject<'_>) -> String {
+    match (&subject.config.ingress, subject.target.spec.host_names.first()) {
+        (Some(ingress), Some(host)) => format!("{}://{host}", if ingress.tls { "https" } else { "http" }),
+        _ => format!("http://{}.{}.svc", name(subject), namespace_of(subject.control_plane, subject.target)),
+    }
+}
+
+fn pod_meta(subject: &Subject<'_>) -> ObjectMeta {
+    let version = &subject.target.spec.workload.version;
+    ObjectMeta {
+        labels: Some(labels(subject)),
+        annotations: Some(text_map([(names::VERSION, version)])),
+        ..ObjectMeta::default()
+    }
+}
+
+fn pod(subject: &Subject<'_>) -> PodSpec {
+    let config = subject.config;
+    let tolerations = config.tolerations.iter().map(|toleration| k8s_openapi::api::core::v1::Toleration {
+        key: Some(toleration.key.clone()),
+        operator: Some(if toleration.value.is_some() { "Equal".into() } else { "Exists".into() }),
+        value: toleration.value.clone(),
+        effect: toleration.effect.clone(),
+        toleration_seconds: None,
+    });
+    let pull_secrets = config.image_pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() });
+    let data = Volume {
+        name: names::CLAIM.into(),
+        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+            claim_name: names::CLAIM.into(),
+            read_only: None,
+        }),
+        ..Volume::default()
+    };
+    // A root that may not be written needs another place for what is thrown away.
+    let temporary =
+        Volume { name: "tmp".into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() };
+    let volumes = if config.read_only_root { vec![data, temporary] } else { vec![data] };
+    PodSpec {
+        containers: vec![container(subject)],
+        service_account_name: Some(name(subject)),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(config.run_as.user.into()),
+            run_as_group: Some(config.run_as.group.into()),
+            fs_group: Some(config.run_as.group.into()),
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
+            ..PodSecurityContext::default()
+        }),
+        termination_grace_period_seconds: Some(subject.target.spec.workload.stop_grace_seconds.into()),
+        node_selector: non_empty(config.node_selector.clone()),
+        tolerations: Some(tolerations.collect::<Vec<_>>()).filter(|all| !all.is_empty()),
+        priority_class_name: config.priority_class.clone(),
+        image_pull_secrets: Some(pull_secrets.collect::<Vec<_>>()).filter(|all| !all.is_empty()),
+        volumes: Some(volumes),
+        ..PodSpec::default()
+    }
+}
+
+fn non_empty(map: BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
+    Some(map).filter(|map| !map.is_empty())
+}
+
+fn container(subject: &Subject<'_>) -> Container {
+    let (config, workload) = (subject.config, &subject.target.spec.workload);
+    let mount =
+        |name: &str, path: &str| VolumeMount { name: name.into(), mount_path: path.into(), ..VolumeMount::default() };
+    let mut mounts = vec![mount(names::CLAIM, data_path(subject))];
+    if config.read_only_root {
+        mounts.push(mount("tmp", "/tmp"));
+    }
+    let probe = |period_seconds: i32, failures: i32| Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(workload.health_path.clone()),
+            port: IntOrString::String(PORT_NAME.into()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period_seconds),
+        failure_threshold: Some(failures),
+        timeout_seconds: Some(5),
+        ..Probe::default()
+    };
+    let start_seconds = i32::try_from(workload.start_timeout_seconds).unwrap_or(i32::MAX);
+    Container {
+        name: "product".into(),
+        image: workload.image.clone(),
+        image_pull_policy: config.image_pull_policy.clone(),
+        command: Some(workload.command.clone()).filter(|command| !command.is_empty()),
+        ports: Some(vec![ContainerPort {
+            name: Some(PORT_NAME.into()),
+            container_port: port(subject).into(),
+            protocol: Some("TCP".into()),
+            ..ContainerPort::default()
+        }]),
+        env_from: Some(vec![EnvFromSource {
+            secret_ref: Some(SecretEnvSource { name: environment_name(subject), optional: None }),
+            ..EnvFromSource::default()
+        }]),
+        resources: Some(ResourceRequirements {
+            requests: Some(compute(subject)),
+            limits: Some(compute(subject)),
+            ..ResourceRequirements::default()
+        }),
+        startup_probe: Some(probe(1, start_seconds)),
+        readiness_probe: Some(probe(5, 3)),
+        liveness_probe: Some(probe(10, 6)),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(config.read_only_root),
+            run_as_non_root: Some(true),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: Some(mounts),
+        ..Container::default()
+    }
+}
+
+fn service(subject: &Subject<'_>) -> Service {
+    let port = ServicePort {
+        name: Some(PORT_NAME.into()),
+        port: 80,
+        target_port: Some(IntOrString::String(PORT_NAME.into())),
+        protocol: Some("TCP".into()),
+        ..ServicePort::default()
+    };
+    let spec = ServiceSpec {
+        type_: Some("ClusterIP".into()),
+        selector: Some(selector(subject)),
+        ports: Some(vec![port]),
+        ..ServiceSpec::default()
+    };
+    Service { metadata: meta(subject), spec: Some(spec), status: None }
+}
+
+/// The way in from outside, where the cell has one.
+fn ingress(subject: &Subject<'_>) -> Option<Part> {
+    let ingress = subject.config.ingress.as_ref()?;
+    let backend = IngressBackend {
+        service: Some(IngressServiceBackend {
+            name: name(subject),
+            port: Some(ServiceBackendPort { name: Some(PORT_NAME.into()), number: None }),
+        }),
+        resource: None,
+    };
+    let hosts: Vec<String> = subject.target.spec.host_names.iter().map(ToString::to_string).collect();
+    let rules = hosts.iter().map(|host| IngressRule {
+        host: Some(host.clone()),
+        http: Some(HTTPIngressRuleValue {
+            paths: vec![HTTPIngressPath {
+                path: Some("/".into()),
+                path_type: "Prefix".into(),
+                backend: backend.clone(),
+            }],
+        }),
+    });
+    let tls = IngressTLS { hosts: Some(hosts.clone()), secret_name: Some(TLS_SECRET.into()) };
+    let spec = IngressSpec {
+        ingress_class_name: Some(ingress.class.clone()),
+        rules: Some(rules.collect()),
+        tls: ingress.tls.then(|| vec![tls]),
+        ..IngressSpec::default()
+    };
+    let mut metadata = meta(subject);
+    metadata.annotations = non_empty(ingress.annotations.clone());
+    Some(Part::of(&Ingress { metadata, spec: Some(spec), status: None }))
+}

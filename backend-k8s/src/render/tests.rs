@@ -1,0 +1,131 @@
+//! What is rendered, held against files that a person has read. `GOLDEN=write` writes them anew.
+
+use std::{fs, path::Path, sync::Arc};
+
+use provisioner_core::types::{
+    ControlPlaneId, DataId, DataSource, Generation, Incarnation, InstanceId, InstanceSpec, LabelKey, LabelValue,
+    Target, TenantId, VariableName, Workload,
+};
+use serde_json::Value;
+
+use super::{Layout, NamespaceEach, Objects, Part, Subject};
+use crate::config::{Egress, IngressConfig, KubernetesConfig, Toleration};
+
+fn target() -> Target {
+    let mut workload = Workload::new("1.4.2").with_command(["/bin/product", "--serve"]);
+    workload.image = Some("registry.example/product:1.4.2".into());
+    workload.port = Some(8080);
+    workload.health_path = "/healthz".into();
+    let mut spec = InstanceSpec::new(workload);
+    spec.environment.insert(VariableName::new("GREETING").unwrap(), "hello".into());
+    Target {
+        id: InstanceId::new("acme").unwrap(),
+        tenant: TenantId::new("Acme Ltd").unwrap(),
+        incarnation: Incarnation::new(1, 7),
+        generation: Generation(3),
+        spec: Arc::new(spec),
+        data: DataSource::Fresh(DataId::from_random(11)),
+    }
+}
+
+fn rich() -> (Target, KubernetesConfig) {
+    let mut target = target();
+    let spec = Arc::make_mut(&mut target.spec);
+    spec.host_names.insert("acme.example.com".parse().unwrap());
+    spec.labels.insert(LabelKey::new("plan").unwrap(), LabelValue::new("pro").unwrap());
+    let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+    let config = KubernetesConfig {
+        storage_class: Some("fast".into()),
+        ingress: Some(IngressConfig {
+            class: "nginx".into(),
+            controller_namespace: pairs(&[("kubernetes.io/metadata.name", "ingress-nginx")]),
+            tls: true,
+            annotations: pairs(&[("cert-manager.io/cluster-issuer", "letsencrypt")]),
+        }),
+        egress: Egress::NamesOnly,
+        node_selector: pairs(&[("pool", "customers")]),
+        tolerations: vec![Toleration { key: "customers".into(), value: None, effect: Some("NoSchedule".into()) }],
+        priority_class: Some("customers".into()),
+        image_pull_secrets: vec!["registry".into()],
+        image_pull_policy: Some("IfNotPresent".into()),
+        read_only_root: true,
+        ..KubernetesConfig::default()
+    };
+    (target, config)
+}
+
+fn rendered(target: &Target, config: &KubernetesConfig) -> Objects {
+    let control_plane = ControlPlaneId::new("prod").unwrap();
+    NamespaceEach.objects(&Subject { control_plane: &control_plane, target, config })
+}
+
+fn all(objects: &Objects) -> Vec<Value> {
+    let mut all = vec![Part::of(&objects.namespace).body];
+    all.extend(objects.before.iter().map(|part| part.body.clone()));
+    all.push(Part::of(&objects.claim).body);
+    all.push(Part::of(&objects.set).body);
+    all.extend(objects.after.iter().chain(&objects.routes).map(|part| part.body.clone()));
+    all
+}
+
+#[track_caller]
+fn assert_golden(name: &str, objects: &Objects) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let text = serde_json::to_string_pretty(&all(objects)).unwrap() + "\n";
+    if std::env::var_os("GOLDEN").is_some_and(|set| set == "write") {
+        fs::write(&path, &text).unwrap();
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert!(
+        text == expected,
+        "{} differs from what is rendered now: GOLDEN=write, and read the change",
+        path.display()
+    );
+}
+
+#[test]
+fn a_plain_spec_renders_as_its_golden_file() {
+    assert_golden("plain.json", &rendered(&target(), &KubernetesConfig::default()));
+}
+
+#[test]
+fn a_spec_and_a_cell_with_everything_render_as_their_golden_file() {
+    let (target, config) = rich();
+    assert_golden("rich.json", &rendered(&target, &config));
+}
+
+#[test]
+fn the_same_subject_renders_the_same() {
+    let (target, config) = rich();
+    assert_eq!(rendered(&target, &config), rendered(&target, &config));
+}
+
+#[test]
+fn an_environment_value_is_in_the_secret_alone() {
+    let (target, config) = rich();
+    let text = serde_json::to_string(&all(&rendered(&target, &config))).unwrap();
+    assert!(!text.contains("hello") && !text.contains("GREETING"), "{text}");
+}
+
+#[test]
+fn another_layout_adds_what_it_wants() {
+    #[derive(Debug)]
+    struct WithNote;
+    impl Layout for WithNote {
+        fn objects(&self, subject: &Subject<'_>) -> Objects {
+            let mut objects = NamespaceEach.objects(subject);
+            let mut note = objects.before[0].clone();
+            note.name = "note".into();
+            objects.before.push(note);
+            objects
+        }
+
+        fn routes(&self, plane: &ControlPlaneId, target: &Target) -> Vec<(kube::api::ApiResource, String)> {
+            NamespaceEach.routes(plane, target)
+        }
+    }
+    let (target, config) = rich();
+    let control_plane = ControlPlaneId::new("prod").unwrap();
+    let objects = WithNote.objects(&Subject { control_plane: &control_plane, target: &target, config: &config });
+    assert_eq!(objects.before.last().unwrap().name, "note");
+}

@@ -1,0 +1,604 @@
+//! What each verb writes, request by request. Every one of them may be repeated, and may be the last one before a crash.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{Event, Namespace, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
+};
+use kube::{
+    Resource, ResourceExt,
+    api::{ApiResource, ListParams},
+};
+use provisioner_core::{
+    Effect, Error, ErrorKind, Result, Retry,
+    types::{DataDisposition, DataSource, Generation, Incarnation, Observed, Phase, Reason},
+};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::{
+    backend::resolve_secrets,
+    cache::{Awaited, Cache, Intended, Kind, NamespaceDigest, SetDigest, Space},
+    client::{Calls, Written, operation, path_of, written},
+    error::Failure,
+    names, reasons,
+    render::{self, Layout, Objects, Part, Subject},
+};
+
+/// How many lines a crash loop's reason quotes.
+const LOG_LINES: i64 = 5;
+
+/// How often an update looks again because another one came in between.
+const OVERTAKEN_MAX: usize = 32;
+
+/// One verb on one target.
+pub(crate) struct Work<'a> {
+    pub(crate) calls: Calls<'a>,
+    pub(crate) cache: &'a Cache,
+    pub(crate) namespace: &'a str,
+    pub(crate) subject: Subject<'a>,
+    pub(crate) layout: &'a dyn Layout,
+}
+
+fn resource<K: Resource<DynamicType = ()>>() -> ApiResource {
+    ApiResource::erase::<K>(&())
+}
+
+impl Work<'_> {
+    fn incarnation(&self) -> Incarnation {
+        self.subject.target.incarnation
+    }
+
+    fn name(&self) -> String {
+        let target = self.subject.target;
+        names::making(self.subject.control_plane, &target.id, target.incarnation)
+    }
+
+    fn conflict(&self, field: &str, message: impl Into<String>) -> Error {
+        self.calls.error(ErrorKind::Conflict).with_field(field).with_message(message)
+    }
+
+    /// Somebody else was faster: nothing is wrong, and what is there has to be looked at again.
+    fn overtaken(&self) -> Error {
+        let message = "it changed at the same moment";
+        self.calls.error(ErrorKind::Conflict).with_retry(Retry::Backoff).with_message(message)
+    }
+
+    fn written(&self, failure: Failure) -> Error {
+        if failure.is_overtaken() { self.overtaken() } else { self.calls.writing(failure) }
+    }
+
+    fn note(&self, kind: Kind, written: &Written) {
+        if let Some(version) = written.version {
+            self.cache.await_written(self.namespace, Awaited::Version(kind, version));
+        }
+    }
+
+    // Running
+
+    /// `create`, and `resume` without the making. `false`: there is nothing to wake.
+    pub(crate) async fn run(&self, space: Option<Space>, make: bool) -> Result<bool> {
+        let space = space.filter(|space| space.namespace.is_some());
+        let existing = matches!(self.subject.target.data, DataSource::Existing(_));
+        let Some(space) = space else {
+            if !make {
+                return Ok(false);
+            }
+            if existing {
+                return Err(self.data_missing("its namespace is not there"));
+            }
+            let objects = self.layout.objects(&self.subject);
+            self.make_namespace(&objects).await?;
+            return self.converge(None, &objects).await.map(|()| true);
+        };
+        let namespace = space.namespace.as_ref().expect("it was filtered by that");
+        if namespace.is_ending {
+            let is_ours = namespace.incarnation == self.incarnation();
+            return match (make, existing) {
+                (false, _) if !is_ours => Ok(false),
+                (_, true) => Err(self.data_missing("its namespace is being removed")),
+                _ => Err(self.overtaken().with_message("its namespace is being removed")),
+            };
+        }
+        if *namespace.tenant != *self.subject.target.tenant.digest() {
+            return Err(self.conflict("data", "it is another tenant's"));
+        }
+        let set = space.set_of(self.incarnation());
+        if let Some(other) = space.sets.iter().find(|set| set.incarnation != self.incarnation()) {
+            return Err(self.conflict("data", format!("the making {} uses it", other.incarnation)));
+        }
+        let is_user = namespace.incarnation == self.incarnation() && namespace.released.is_none();
+        if !make && (set.is_none() || !is_user) {
+            return Ok(false);
+        }
+        self.check_generation(set)?;
+        if existing || set.is_some() {
+            self.expect_claim().await?;
+        }
+        let objects = self.layout.objects(&self.subject);
+        if !is_user {
+            self.take_over(namespace, &space).await?;
+        }
+        match set {
+            Some(set) if self.is_up_to_date(set, &space) => self.wake(set, &space, &objects).await,
+            set => self.converge(set, &objects).await,
+        }
+        .map(|()| true)
+    }
+
+    fn data_missing(&self, message: &str) -> Error {
+        self.calls.error(ErrorKind::DataMissing).with_message(message)
+    }
+
+    fn check_generation(&self, set: Option<&SetDigest>) -> Result<()> {
+        let wanted = self.subject.target.generation;
+        match set {
+            Some(set) if set.generation > wanted => {
+                Err(self.conflict("generation", format!("{wanted}: it is at {} already", set.generation)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The data must be there. Asked at the cluster, as a start without it would not be made good by an event.
+    async fn expect_claim(&self) -> Result<()> {
+        let claim = self.calls.get::<PersistentVolumeClaim>(Some(self.namespace), names::CLAIM).await;
+        let claim = claim.map_err(|failure| self.calls.reading(failure))?;
+        let Some(claim) = claim else { return Err(self.data_missing("its claim is not there")) };
+        if claim.metadata.deletion_timestamp.is_some() {
+            return Err(self.data_missing("its claim is being removed"));
+        }
+        if claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Lost") {
+            return Err(self.data_missing("its volume is gone"));
+        }
+        Ok(())
+    }
+
+    async fn make_namespace(&self, objects: &Objects) -> Result<()> {
+        match self.calls.create(&objects.namespace).await {
+            Ok(object) => {
+                self.note(Kind::Namespace, &written(&object));
+                Ok(())
+            }
+            Err(failure) if failure.is_already_there() => self.expect_own_namespace().await,
+            Err(failure) => Err(self.calls.writing(failure)),
+        }
+    }
+
+    /// Somebody made it before: this making, by a call that was cut, or another one.
+    async fn expect_own_namespace(&self) -> Result<()> {
+        let found = self.calls.get::<Namespace>(None, self.namespace).await;
+        let found = found.map_err(|failure| self.calls.reading(failure))?;
+        let found = found.as_ref().and_then(NamespaceDigest::of);
+        match found {
+            Some(found) if found.is_ending => Err(self.overtaken()),
+            Some(found) if found.incarnation == self.incarnation() && found.released.is_none() => Ok(()),
+            Some(_) => Err(self.overtaken()),
+            None => Err(self.conflict("data", format!("the namespace {} is somebody else's", self.namespace))),
+        }
+    }
+
+    /// Gives data that nobody uses to this making, and removes what is left of the one before.
+    async fn take_over(&self, before: &NamespaceDigest, space: &Space) -> Result<()> {
+        let incarnation = path_of("labels", names::INCARNATION);
+        let mut patch = vec![
+            operation("test", &incarnation, before.incarnation.to_string()),
+            operation("replace", &incarnation, self.incarnation().to_string()),
+            operation("replace", &path_of("labels", names::INSTANCE), self.subject.target.id.as_str()),
+        ];
+        if before.released.is_some() {
+            patch.push(json!({"op": "remove", "path": path_of("annotations", names::RELEASED)}));
+        }
+        let done = self.calls.patch(&resource::<Namespace>(), None, self.namespace, Value::Array(patch)).await;
+        let object = done.map_err(|failure| self.written(failure))?;
+        self.note(Kind::Namespace, &written(&object));
+        if before.incarnation != self.incarnation() {
+            for (resource, name) in space.parts_of(before.incarnation) {
+                let done = self.calls.delete(&resource, Some(self.namespace), name, None).await;
+                done.map_err(|failure| self.calls.writing(failure))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_up_to_date(&self, set: &SetDigest, space: &Space) -> bool {
+        set.generation == self.subject.target.generation && !set.is_foreign && space.is_whole(self.incarnation())
+    }
+
+    /// Nothing but its sleep has to end.
+    async fn wake(&self, set: &SetDigest, space: &Space, objects: &Objects) -> Result<()> {
+        if set.intended == Intended::Running && set.replicas > 0 {
+            return self.try_again(space).await;
+        }
+        if !self.subject.target.spec.secrets.is_empty() {
+            self.apply_environment().await?;
+        }
+        self.apply_all(&objects.routes, space.has(Kind::Ingress, self.incarnation())).await?;
+        let generation = path_of("annotations", names::GENERATION);
+        let patch = json!([
+            operation("test", &generation, set.generation.0.to_string()),
+            operation("replace", &path_of("annotations", names::INTENDED), Intended::Running.as_str()),
+            operation("replace", "/spec/replicas", 1),
+        ]);
+        self.patch_set(patch).await
+    }
+
+    async fn patch_set(&self, patch: Value) -> Result<()> {
+        let done = self.calls.patch(&resource::<StatefulSet>(), Some(self.namespace), &self.name(), patch).await;
+        let object = done.map_err(|failure| self.written(failure))?;
+        self.note(Kind::Set, &written(&object));
+        Ok(())
+    }
+
+    /// What failed to start is tried from the beginning: the cluster's own next try may be minutes away.
+    async fn try_again(&self, space: &Space) -> Result<()> {
+        let failed = |pod: &&crate::cache::PodDigest| pod.trouble.as_ref().is_some_and(|trouble| trouble.is_failure);
+        for pod in space.pods_of(self.incarnation()).filter(|pod| !pod.is_ending).filter(failed) {
+            let done = self.calls.delete(&resource::<Pod>(), Some(self.namespace), &pod.name, Some(&pod.uid)).await;
+            match done {
+                Err(failure) if !failure.is_overtaken() => return Err(self.calls.writing(failure)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything as the target says, in the order in which one thing needs another.
+    async fn converge(&self, set: Option<&SetDigest>, objects: &Objects) -> Result<()> {
+        self.apply_all(&objects.before, false).await?;
+        self.apply_environment().await?;
+        let claim = Part::of(&objects.claim);
+        if set.is_none() {
+            let done = self.calls.apply(&claim.resource, Some(self.namespace), &claim.name, &claim.body).await;
+            let object = done.map_err(|failure| self.claim_refused(failure))?;
+            self.note(Kind::Claim, &written(&object));
+        }
+        match set {
+            None => self.make_set(objects).await?,
+            Some(set) => self.update_set(set, objects).await?,
+        }
+        self.apply_all(&objects.after, false).await?;
+        self.apply_all(&objects.routes, false).await?;
+        match set {
+            Some(set) if set.generation < self.subject.target.generation => self.drop_environment(set.generation).await,
+            _ => Ok(()),
+        }
+    }
+
+    fn claim_refused(&self, failure: Failure) -> Error {
+        let error = self.calls.writing(failure);
+        match error.kind() {
+            ErrorKind::InvalidSpec => self.conflict("data.size_mib", error.to_string()),
+            _ => error,
+        }
+    }
+
+    async fn apply_all(&self, parts: &[Part], are_there: bool) -> Result<()> {
+        for part in parts.iter().filter(|_| !are_there) {
+            let done = self.calls.apply(&part.resource, Some(self.namespace), &part.name, &part.body).await;
+            let object = done.map_err(|failure| self.calls.writing(failure))?;
+            if let Some(kind) = Kind::of(&part.resource) {
+                self.note(kind, &written(&object));
+            }
+        }
+        Ok(())
+    }
+
+    async fn apply_environment(&self) -> Result<()> {
+        let secrets = resolve_secrets(&self.calls, self.subject.target).await?;
+        let secret = Part::of(&render::environment(&self.subject, &secrets));
+        let done = self.calls.apply(&secret.resource, Some(self.namespace), &secret.name, &secret.body).await;
+        done.map(drop).map_err(|failure| self.calls.writing(failure))
+    }
+
+    async fn drop_environment(&self, generation: Generation) -> Result<()> {
+        let name = format!("{}-g{}", self.name(), generation.0);
+        let done = self.calls.delete(&resource::<Secret>(), Some(self.namespace), &name, None).await;
+        done.map(drop).map_err(|failure| self.calls.writing(failure))
+    }
+
+    /// Made, not applied: a call that comes late must not change what a newer one has made meanwhile.
+    async fn make_set(&self, objects: &Objects) -> Result<()> {
+        match self.calls.create(&objects.set).await {
+            Ok(object) => {
+                self.note(Kind::Set, &written(&object));
+                Ok(())
+            }
+            Err(failure) if failure.is_already_there() => {
+                let found = self.calls.get::<StatefulSet>(Some(self.namespace), &self.name()).await;
+                let found = found.map_err(|failure| self.calls.reading(failure))?;
+                match found.as_ref().and_then(SetDigest::of) {
+                    Some(set) if set.is_ending => Err(self.overtaken()),
+                    Some(set) => {
+                        self.check_generation(Some(&set))?;
+                        self.update_set(&set, objects).await
+                    }
+                    None => Err(self.overtaken()),
+                }
+            }
+            Err(failure) => Err(self.calls.writing(failure)),
+        }
+    }
+
+    /// Replaces whatever is there, unless it is newer. Each time that somebody else was faster, it is newer than it was.
+    async fn update_set(&self, set: &SetDigest, objects: &Objects) -> Result<()> {
+        let mut seen = set.generation;
+        for _ in 0..OVERTAKEN_MAX {
+            match self.replace_set(seen, objects).await {
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                done => return done,
+            }
+            let found = self.calls.get::<StatefulSet>(Some(self.namespace), &self.name()).await;
+            let found = found.map_err(|failure| self.calls.reading(failure))?;
+            let Some(found) = found.as_ref().and_then(SetDigest::of) else { break };
+            self.check_generation(Some(&found))?;
+            if found.is_ending || found.generation == seen {
+                break;
+            }
+            seen = found.generation;
+        }
+        Err(self.overtaken())
+    }
+
+    async fn replace_set(&self, seen: Generation, objects: &Objects) -> Result<()> {
+        let body = serde_json::to_value(&objects.set).expect("an object of Kubernetes serializes");
+        let generation = path_of("annotations", names::GENERATION);
+        let patch = json!([
+            operation("test", &generation, seen.0.to_string()),
+            operation("replace", "/metadata/annotations", body["metadata"]["annotations"].clone()),
+            operation("replace", "/metadata/labels", body["metadata"]["labels"].clone()),
+            operation("replace", "/spec/template", body["spec"]["template"].clone()),
+            operation("replace", "/spec/replicas", 1),
+        ]);
+        self.patch_set(patch).await
+    }
+
+    // Resting
+
+    pub(crate) async fn rest(&self, space: Option<Space>, intended: Intended) -> Result<()> {
+        let Some(space) = space else { return Ok(()) };
+        let Some(namespace) = &space.namespace else { return Ok(()) };
+        let Some(set) = space.set_of(self.incarnation()) else { return Ok(()) };
+        if namespace.is_ending || set.is_ending || namespace.released == Some(self.incarnation()) {
+            return Ok(());
+        }
+        if set.intended != intended || set.replicas != 0 {
+            let patch = json!([
+                operation("test", "/metadata/uid", &*set.uid),
+                operation("replace", &path_of("annotations", names::INTENDED), intended.as_str()),
+                operation("replace", "/spec/replicas", 0),
+            ]);
+            match self.patch_set(patch).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                done => done?,
+            }
+        }
+        match intended {
+            Intended::Suspended => self.drop_routes(&space).await,
+            // It wakes by itself when a request comes, so there must be a way for one.
+            _ if set.intended == Intended::Suspended && set.generation == self.subject.target.generation => {
+                self.apply_all(&self.layout.objects(&self.subject).routes, false).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn drop_routes(&self, space: &Space) -> Result<()> {
+        if !space.has(Kind::Ingress, self.incarnation()) {
+            return Ok(());
+        }
+        for (resource, name) in self.layout.routes(self.subject.control_plane, self.subject.target) {
+            let done = self.calls.delete(&resource, Some(self.namespace), &name, None).await;
+            done.map_err(|failure| self.calls.writing(failure))?;
+        }
+        Ok(())
+    }
+
+    // Removing
+
+    pub(crate) async fn destroy(&self, space: Option<Space>, data: DataDisposition) -> Result<()> {
+        let Some(space) = space else { return Ok(()) };
+        let Some(namespace) = &space.namespace else { return Ok(()) };
+        if namespace.is_ending {
+            return Ok(());
+        }
+        let is_user = namespace.incarnation == self.incarnation();
+        let keeps_data = data == DataDisposition::Retain && space.claim.is_some();
+        if is_user && !keeps_data && space.sets.iter().all(|set| set.incarnation == self.incarnation()) {
+            return remove_namespace(&self.calls, self.cache, namespace).await;
+        }
+        if is_user && namespace.released.is_none() {
+            self.release().await?;
+        }
+        self.remove_making(&space).await
+    }
+
+    /// Says first that the making is on its way out: what is left half-way is known for that.
+    async fn release(&self) -> Result<()> {
+        let mut patch = vec![operation("test", &path_of("labels", names::INCARNATION), self.incarnation().to_string())];
+        let found = self.calls.get::<Namespace>(None, self.namespace).await;
+        let found = found.map_err(|failure| self.calls.reading(failure))?;
+        if found.is_some_and(|found| found.metadata.annotations.is_none()) {
+            patch.push(operation("add", "/metadata/annotations", json!({})));
+        }
+        let released = path_of("annotations", names::RELEASED);
+        patch.push(operation("add", &released, self.incarnation().to_string()));
+        let done = self.calls.patch(&resource::<Namespace>(), None, self.namespace, Value::Array(patch)).await;
+        let object = done.map_err(|failure| self.written(failure))?;
+        self.note(Kind::Namespace, &written(&object));
+        Ok(())
+    }
+
+    /// Everything but namespace and claim.
+    async fn remove_making(&self, space: &Space) -> Result<()> {
+        let remove = async |resource: &ApiResource, name: &str| {
+            let done = self.calls.delete(resource, Some(self.namespace), name, None).await;
+            done.map_err(|failure| self.calls.writing(failure))
+        };
+        if let Some(set) = space.set_of(self.incarnation())
+            && !set.is_ending
+            && remove(&resource::<StatefulSet>(), &set.name).await?
+        {
+            self.cache.await_written(self.namespace, Awaited::SetGone(set.uid.clone()));
+        }
+        for (resource, name) in space.parts_of(self.incarnation()) {
+            remove(&resource, name).await?;
+        }
+        let of_making = ListParams::default().labels(&format!("{}={}", names::INCARNATION, self.incarnation()));
+        let secrets = self.calls.list::<Secret>(self.namespace, &of_making).await;
+        for secret in secrets.map_err(|failure| self.calls.reading(failure))? {
+            remove(&resource::<Secret>(), &secret.name_any()).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn remove_namespace(calls: &Calls<'_>, cache: &Cache, namespace: &NamespaceDigest) -> Result<()> {
+    let done = calls.delete(&resource::<Namespace>(), None, &namespace.name, Some(&namespace.uid)).await;
+    match done {
+        Ok(true) => {
+            cache.await_written(&namespace.name, Awaited::NamespaceGone(namespace.uid.clone()));
+            Ok(())
+        }
+        Ok(false) => Ok(()),
+        Err(failure) => Err(calls.writing(failure)),
+    }
+}
+
+/// Removes retained data, and waits until it is gone: nothing else would tell.
+pub(crate) async fn delete_data(calls: &Calls<'_>, cache: &Cache, namespace: &str) -> Result<()> {
+    compare(calls, cache, namespace).await.map_err(|failure| calls.reading(failure))?;
+    let deadline = calls.cx.deadline.unwrap_or_else(|| Instant::now() + std::time::Duration::from_secs(60));
+    cache.until(namespace, deadline, |space| space.is_none_or(|space| !space.is_behind())).await;
+    let Some(space) = cache.space(namespace) else { return Ok(()) };
+    let Some(found) = &space.namespace else { return Ok(()) };
+    if !found.is_ending {
+        if let Some(set) = space.sets.first() {
+            let message = format!("the making {} uses it", set.incarnation);
+            return Err(calls.error(ErrorKind::Conflict).with_field("data").with_message(message));
+        }
+        remove_namespace(calls, cache, found).await?;
+    }
+    let is_gone = |space: Option<&Space>| space.is_none_or(|space| space.namespace.is_none());
+    if cache.until(namespace, deadline, is_gone).await {
+        return Ok(());
+    }
+    let blocked = cache.space(namespace).and_then(|space| space.namespace).and_then(|namespace| namespace.blocked);
+    let message = blocked.map_or_else(|| "it is not gone yet".to_owned(), String::from);
+    Err(calls.error(ErrorKind::Timeout).with_effect(Effect::Unknown).with_message(message))
+}
+
+/// Asks the cluster itself how new the things of a namespace are, and waits for the watches to tell of them.
+pub(crate) async fn compare(calls: &Calls<'_>, cache: &Cache, namespace: &str) -> Result<(), Failure> {
+    let known = cache.space(namespace);
+    let found = calls.get::<Namespace>(None, namespace).await?;
+    let Some(found) = found else {
+        if let Some(known) = known.and_then(|space| space.namespace) {
+            cache.await_written(namespace, Awaited::NamespaceGone(known.uid));
+        }
+        return Ok(());
+    };
+    if let Some(digest) = NamespaceDigest::of(&found) {
+        cache.await_written(namespace, Awaited::Version(Kind::Namespace, digest.version));
+    }
+    let sets = calls.list::<StatefulSet>(namespace, &ListParams::default()).await?;
+    let found: Vec<_> = sets.iter().filter_map(SetDigest::of).collect();
+    for set in &found {
+        cache.await_written(namespace, Awaited::Version(Kind::Set, set.version));
+    }
+    for gone in known.into_iter().flat_map(|space| space.sets) {
+        if !found.iter().any(|set| set.uid == gone.uid) {
+            cache.await_written(namespace, Awaited::SetGone(gone.uid));
+        }
+    }
+    Ok(())
+}
+
+/// Fails unless the cluster has the very namespaces that are known.
+pub(crate) async fn compare_all(calls: &Calls<'_>, cache: &Cache) -> Result<(), Failure> {
+    let labels = format!("{}={}", names::CONTROL_PLANE, calls.cx.control_plane);
+    let found = calls.list_everywhere::<Namespace>(&ListParams::default().labels(&labels)).await?;
+    let found: BTreeSet<_> = found.iter().map(ResourceExt::name_any).collect();
+    let known: BTreeSet<_> = cache.page(None, usize::MAX).into_iter().map(|(name, _)| name.to_string()).collect();
+    if found == known {
+        return Ok(());
+    }
+    Err(Failure::Unanswered { was_sent: true, message: "the watches are behind".into() })
+}
+
+/// What is seen, with more about why, where that has to be asked for: only of what is in trouble.
+pub(crate) async fn explained(calls: &Calls<'_>, namespace: &str, space: &Space, seen: Observed) -> Observed {
+    let Observed::Present(mut present) = seen else { return seen };
+    let Some(set) = space.set_of(present.incarnation) else { return present.into() };
+    let mut pods = space.pods_of(present.incarnation).peekable();
+    let wants_pod = set.is_seen && set.replicas > 0 && present.phase == Phase::Provisioning;
+    if wants_pod && pods.peek().is_none() {
+        if let Some(reason) = why_no_pod(calls, namespace, &set.name).await {
+            present.reason = Some(reason);
+        }
+        return present.into();
+    }
+    let looping = pods.find(|pod| pod.trouble.as_ref().is_some_and(|trouble| trouble.has_log));
+    if let (Some(pod), Some(reason)) = (looping, &mut present.reason)
+        && let Ok(lines) = calls.last_lines(namespace, &pod.name, LOG_LINES).await
+    {
+        let lines = masked(calls, namespace, set, lines).await;
+        reason.message = reasons::cut(&format!("{}; its last words: {lines}", reason.message));
+    }
+    present.into()
+}
+
+/// What the cluster's events say of a stateful set without a pod.
+async fn why_no_pod(calls: &Calls<'_>, namespace: &str, set: &str) -> Option<Reason> {
+    let about = format!("involvedObject.kind=StatefulSet,involvedObject.name={set},type=Warning");
+    let events = calls.list::<Event>(namespace, &ListParams::default().fields(&about)).await.ok()?;
+    let last = events.into_iter().max_by_key(|event| event.last_timestamp.clone().map(|at| at.0))?;
+    let message = reasons::cut(last.message.as_deref()?);
+    let code = if message.contains("exceeded quota") { "quota" } else { "not-made" };
+    Some(Reason::new(code, message))
+}
+
+/// A log without the values of the instance's environment, which may be secret.
+async fn masked(calls: &Calls<'_>, namespace: &str, set: &SetDigest, lines: String) -> String {
+    let name = format!("{}-g{}", set.name, set.generation.0);
+    let Ok(Some(secret)) = calls.get::<Secret>(Some(namespace), &name).await else { return "(withheld)".into() };
+    let values = secret.data.into_iter().flatten().filter_map(|(_, value)| String::from_utf8(value.0).ok());
+    // Shorter ones are words like 1 or true.
+    let mut values: Vec<_> = values.filter(|value| value.len() > 3).collect();
+    values.sort_unstable_by_key(|value| std::cmp::Reverse(value.len()));
+    values.iter().fold(lines, |lines, value| lines.replace(value, "[REDACTED]"))
+}
+
+impl Kind {
+    /// The kind of a rendered part, if it is one that is watched.
+    fn of(resource: &ApiResource) -> Option<Self> {
+        Self::PARTS.into_iter().chain([Self::Ingress]).find(|kind| kind.resource().kind == resource.kind)
+    }
+
+    fn resource(self) -> ApiResource {
+        use k8s_openapi::api::{
+            core::v1::{LimitRange, ResourceQuota},
+            networking::v1::{Ingress, NetworkPolicy},
+        };
+        match self {
+            Self::Namespace => resource::<Namespace>(),
+            Self::Quota => resource::<ResourceQuota>(),
+            Self::Limits => resource::<LimitRange>(),
+            Self::Policy => resource::<NetworkPolicy>(),
+            Self::Account => resource::<ServiceAccount>(),
+            Self::Claim => resource::<PersistentVolumeClaim>(),
+            Self::Set => resource::<StatefulSet>(),
+            Self::Pod => resource::<Pod>(),
+            Self::Service => resource::<Service>(),
+            Self::Ingress => resource::<Ingress>(),
+        }
+    }
+}
+
+impl Space {
+    /// The small objects of a making, by kind and name.
+    fn parts_of(&self, incarnation: Incarnation) -> Vec<(ApiResource, &str)> {
+        self.parts(incarnation).map(|(kind, name)| (kind.resource(), name)).collect()
+    }
+}

@@ -1,0 +1,118 @@
+//! The contract on a real cluster, with real pods.
+#![allow(missing_docs)]
+
+mod cluster;
+mod gate;
+mod outsider;
+
+use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Duration};
+
+use backend_k8s::{IngressConfig, KubernetesConfig};
+use provisioner_contract::{Profile, Setup, Suite};
+use provisioner_core::types::{InstanceSpec, VariableName, Workload};
+use tokio::runtime::Runtime;
+
+use crate::{
+    cluster::{Cluster, IMAGE},
+    gate::Gate,
+    outsider::ClusterOutsider,
+};
+
+/// How long the slow product takes to be ready.
+const SLOW: Duration = Duration::from_secs(4);
+
+fn main() -> ExitCode {
+    let runtime = Runtime::new().expect("a runtime");
+    match runtime.block_on(Cluster::ready()) {
+        Ok(cluster) => {
+            runtime.spawn(cluster.clone().make_volumes());
+            Suite::new().with(Kubernetes { cluster, runtime: Arc::new(runtime) }).main()
+        }
+        Err(reason) => Suite::new().without("k8s", &reason).main(),
+    }
+}
+
+struct Kubernetes {
+    cluster: Cluster,
+    runtime: Arc<Runtime>,
+}
+
+impl Setup for Kubernetes {
+    fn name(&self) -> String {
+        "k8s".to_owned()
+    }
+
+    fn profile(&self) -> Profile {
+        let account = format!("contract-{:016x}", provisioner_contract::random() as u64);
+        let (cluster, name) = (self.cluster.clone(), account.clone());
+        let client = std::thread::scope(|scope| {
+            let account = scope.spawn(|| self.runtime.block_on(cluster.account(&name)));
+            account.join().expect("nobody panics there")
+        });
+        let gate = Gate::new();
+        let client = gate.around(client.expect("an account"));
+        let config = KubernetesConfig {
+            storage_class: self.cluster.class.clone(),
+            image_pull_policy: Some("Never".into()),
+            // No controller of this class runs here: routes are made, and lead nowhere.
+            ingress: Some(IngressConfig {
+                class: "none".into(),
+                controller_namespace: [("kubernetes.io/metadata.name".to_owned(), "none".to_owned())].into(),
+                tls: false,
+                annotations: BTreeMap::new(),
+            }),
+            ..KubernetesConfig::default()
+        };
+        let build = move || {
+            let backend = config.clone().build_with(Some(client.clone()), backend_k8s::render::NamespaceEach);
+            Arc::new(backend.expect("a good configuration"))
+        };
+        let outsider = ClusterOutsider { cluster: self.cluster.clone(), gate, account: account.clone() };
+        let mut profile = Profile::new(build(), spec).with_outsider(outsider);
+        profile.reopen = Some(Box::new(move || build()));
+        profile.deadline = Duration::from_secs(120);
+        profile.slow = Some((with("READY_AFTER_MS", &SLOW.as_millis().to_string()), SLOW));
+        profile.broken = Some(with("EXIT_AT_ONCE", "1"));
+        profile.keep = Some(Box::new(Account {
+            cluster: self.cluster.clone(),
+            name: account,
+            runtime: Arc::clone(&self.runtime),
+        }));
+        profile
+    }
+}
+
+fn spec(version: &str) -> InstanceSpec {
+    let mut workload = Workload::new(version);
+    workload.image = Some(IMAGE.into());
+    workload.port = Some(8080);
+    workload.health_path = "/healthz".into();
+    workload.start_timeout_seconds = 60;
+    workload.stop_grace_seconds = 0;
+    let mut spec = InstanceSpec::new(workload);
+    spec.size.cpu_millis = 20;
+    spec.size.memory_mib = 32;
+    spec.data.size_mib = 16;
+    spec
+}
+
+fn with(name: &str, value: &str) -> InstanceSpec {
+    let mut spec = spec("1.0");
+    spec.environment.insert(VariableName::new(name).expect("a name"), value.to_owned());
+    spec
+}
+
+/// The account of one rule. When dropped, it is removed.
+struct Account {
+    cluster: Cluster,
+    name: String,
+    runtime: Arc<Runtime>,
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.runtime.block_on(self.cluster.forget(&self.name)));
+        });
+    }
+}
