@@ -30,6 +30,15 @@ pub(crate) enum End {
     Survived,
 }
 
+/// What came of a life.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lived {
+    /// Killed: all of its control planes that were to be were.
+    pub(crate) end: End,
+    /// Whether one of those had told that the request is accepted: then nobody asked again before it was done.
+    pub(crate) accepted: bool,
+}
+
 /// The seed of all choices: the one that is set, or another one each time.
 pub(crate) fn seed() -> u64 {
     let set = std::env::var("CRASH_SEED").ok().map(|seed| seed.parse().expect("CRASH_SEED: a number"));
@@ -84,6 +93,7 @@ impl Life {
         let (lines, end) = run(&self.place, &self.verb.to_string(), Duration::ZERO, 0).await;
         assert_eq!(end, End::Survived);
         self.note(&lines);
+        assert!(self.accepted.is_some(), "a control plane tells what it accepted: {lines:?}");
         let passed = lines.iter().find_map(|line| line.strip_prefix("passed "));
         passed.expect("a control plane that ends tells its count").parse().unwrap()
     }

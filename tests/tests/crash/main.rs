@@ -14,7 +14,7 @@ mod remnant;
 use std::{fmt, time::Duration};
 
 use futures::StreamExt;
-use life::{End, Life, random_moment};
+use life::{End, Life, Lived, random_moment};
 use provisioner_core::seams::Random;
 use tests::verb::Verb;
 
@@ -102,12 +102,14 @@ async fn at_every_place(verb: Verb) {
         places = places.min(uncut(verb).await);
     }
     assert!(places >= 10, "{verb:?} has only {places} places to be killed at");
-    let kills = try_all(verb, (1..=places).map(|at| Kills::at([at]))).await;
+    let lives = try_all(verb, (1..=places).map(|at| Kills::at([at]))).await;
+    let accepted = accepted_and_killed(&lives);
+    assert!(accepted > 0, "{verb:?}: nobody who was killed had accepted it");
     // Timing lets one run look once more than another. So every place is tried until it killed, and so are those that
     // the uncut run did not come to.
     let (mut again, mut killed) = (0, places);
-    for (at, end) in (1..).zip(kills) {
-        if end == End::Survived {
+    for (at, life) in (1..).zip(lives) {
+        if life.end == End::Survived {
             again += until_killed(verb, at).await.unwrap_or_else(|| panic!("{verb:?} never came to place {at} again"));
         }
     }
@@ -116,6 +118,7 @@ async fn at_every_place(verb: Verb) {
         assert!(killed <= PLACES_MAX, "{verb:?} has more than {PLACES_MAX} places to be killed at: raise the bound");
     }
     println!("{verb:?}: {places} places counted, {killed} killed at, {again} lives lived again for it");
+    println!("{verb:?}: of the {places} first lives {accepted} were killed after it was told as accepted");
     pairs(verb, killed).await;
 }
 
@@ -131,7 +134,7 @@ async fn uncut(verb: Verb) -> u64 {
 /// How many lives it took until one was killed there.
 async fn until_killed(verb: Verb, at: u64) -> Option<u64> {
     for lives in 1..=LIVES_MAX {
-        if one_life(verb, Kills::at([at])).await == End::Killed {
+        if one_life(verb, Kills::at([at])).await.end == End::Killed {
             return Some(lives);
         }
     }
@@ -152,32 +155,42 @@ async fn pairs(verb: Verb, places: u64) {
     });
     let chosen: Vec<_> = chosen.collect();
     let (tried, all) = (chosen.len(), places * places);
-    let ends = try_all(verb, chosen).await;
-    let killed = ends.iter().filter(|end| **end == End::Killed).count();
+    let lives = try_all(verb, chosen).await;
+    let (killed, accepted) = (killed(&lives), accepted_and_killed(&lives));
     // What takes a request up has fewer places than the request, as a part is done already.
     println!("{verb:?}: {tried} of {all} pairs of places tried, {killed} killed twice, seed {seed}");
+    println!("{verb:?}: {accepted} of those after it was told as accepted");
     assert!(killed * 4 > tried, "{verb:?}: only {killed} of {tried} starts were killed");
 }
 
-/// Lives these lives, some at a time: whether each of their kills came to be.
-async fn try_all(verb: Verb, rounds: impl IntoIterator<Item = Kills>) -> Vec<End> {
+fn killed(lives: &[Lived]) -> usize {
+    lives.iter().filter(|life| life.end == End::Killed).count()
+}
+
+/// How many were killed after one of their control planes had told that it accepted the request.
+fn accepted_and_killed(lives: &[Lived]) -> usize {
+    lives.iter().filter(|life| life.end == End::Killed && life.accepted).count()
+}
+
+/// Lives these lives, some at a time.
+async fn try_all(verb: Verb, rounds: impl IntoIterator<Item = Kills>) -> Vec<Lived> {
     let lives = rounds.into_iter().map(|kills| async move { tokio::spawn(one_life(verb, kills)).await.unwrap() });
     futures::stream::iter(lives).buffered(AT_ONCE).collect().await
 }
 
 /// One instance's life: its starting state, a control plane killed for each place given, and one that takes up the rest.
-/// Killed: all of them were.
-async fn one_life(verb: Verb, kills: Kills) -> End {
+async fn one_life(verb: Verb, kills: Kills) -> Lived {
     let _round = Round(format!("{verb:?} {kills}"));
     let mut life = Life::prepare(verb).await;
-    let mut all = End::Killed;
+    let mut end = End::Killed;
     for at in kills.places {
         if life.killed_at(at, kills.killed_ahead).await == End::Survived {
-            all = End::Survived;
+            end = End::Survived;
         }
     }
+    let accepted = life.accepted.is_some();
     check::recover(life, kills.ahead).await;
-    all
+    Lived { end, accepted }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -192,11 +205,11 @@ async fn a_clock_set_by_hours_when_the_control_plane_is_killed_delays_and_parks_
             // Forward: what takes it up is.
             _ => Kills { ahead: HOURS, ..Kills::at([at]) },
         };
-        let ends = try_all(verb, (1..=places).map(set)).await;
-        let killed = ends.iter().filter(|end| **end == End::Killed).count();
+        let lives = try_all(verb, (1..=places).map(set)).await;
+        let killed = killed(&lives);
         // Timing lets one run look once less than another.
-        assert!(killed * 10 > ends.len() * 8, "{verb:?}: only {killed} of {} starts were killed", ends.len());
-        rounds += ends.len();
+        assert!(killed * 10 > lives.len() * 8, "{verb:?}: only {killed} of {} starts were killed", lives.len());
+        rounds += lives.len();
     }
     println!("{rounds} lives with the clock set between a kill and the next start, seed {seed}");
 }
@@ -206,21 +219,28 @@ async fn a_kill_from_outside_at_any_moment_is_recovered_from() {
     const ROUNDS: u64 = 6;
     let seed = life::seed();
     println!("seed {seed}");
+    let (mut lived, mut accepted) = (0, 0);
     for round in 0..ROUNDS {
         let lives = Verb::ALL.into_iter().zip(0..).map(|(verb, number)| {
             let random = Random::from_seed(seed ^ (round << 8 | number));
             async move { tokio::spawn(killed_from_outside(verb, random, seed)).await.unwrap() }
         });
-        let _: Vec<()> = futures::stream::iter(lives).buffered(AT_ONCE).collect().await;
+        let told: Vec<bool> = futures::stream::iter(lives).buffered(AT_ONCE).collect().await;
+        lived += told.len();
+        accepted += told.into_iter().filter(|told| *told).count();
     }
+    println!("{lived} lives to be killed from outside, {accepted} of them told of an acceptance before");
 }
 
-async fn killed_from_outside(verb: Verb, random: Random, seed: u64) {
+/// Whether it was told as accepted before the last of its control planes was killed.
+async fn killed_from_outside(verb: Verb, random: Random, seed: u64) -> bool {
     let mut life = Life::prepare(verb).await;
     let moments = [random_moment(&random), random_moment(&random)];
     let _round = Round(format!("{verb:?} killed from outside after {moments:?}, seed {seed}"));
     for moment in moments {
         life.killed_after(moment).await;
     }
+    let accepted = life.accepted.is_some();
     check::recover(life, Duration::ZERO).await;
+    accepted
 }
