@@ -18,8 +18,10 @@ use tests::{
 use tokio::process::Command;
 
 const CONTROL_PLANE: &str = env!("CARGO_BIN_EXE_tests-control-plane");
-/// How many times all of it is gone through, each with other places to be killed at.
-const ROUNDS: u64 = 4;
+/// How many times all of it is gone through, each with other places to be killed at; and at most, until there was a kill
+/// before the restore and one after it.
+const ROUNDS: usize = 4;
+const ROUNDS_MAX: usize = 20;
 /// A creation, and a comparison after a restore, have about so many places.
 const CREATE_PLACES: u64 = 20;
 const DRIFT_PLACES: u64 = 120;
@@ -130,21 +132,25 @@ async fn likewise_when_control_planes_are_killed_before_and_after_the_restore() 
     let seed = set.unwrap_or_else(|| Random::from_os().bits() % 1_000_000);
     println!("RESTORE_SEED={seed}");
     let random = Random::from_seed(seed);
-    let mut killed = 0;
-    for _ in 0..ROUNDS {
+    let (mut rounds, mut before, mut after) = (0, 0, 0);
+    while rounds < ROUNDS || (rounds < ROUNDS_MAX && (before == 0 || after == 0)) {
         let places = [1 + random.bits() % CREATE_PLACES, 1 + random.bits() % DRIFT_PLACES];
         println!("killed at place {} of a creation, and at place {} of what follows the restore", places[0], places[1]);
-        killed += one_restore(Some(places)).await;
+        let killed = one_restore(Some(places)).await;
+        rounds += 1;
+        before += usize::from(killed[0]);
+        after += usize::from(killed[1]);
     }
-    println!("{killed} of {} were killed", 2 * ROUNDS);
-    assert!(killed > 0, "no place was ever reached");
+    println!("in {rounds} rounds {before} were killed before the restore, and {after} after it");
+    assert!(before > 0, "no place of a creation was ever reached");
+    assert!(after > 0, "no place of what follows the restore was ever reached");
 }
 
 /// A fleet, a backup, what happens since, and the backup in the place of the store. With places: a control plane is killed
-/// there in the middle of a creation that the backup knows nothing of, and another one when it compares what it finds. How
-/// many were.
-async fn one_restore(places: Option<[u64; 2]>) -> usize {
-    let mut kills = 0;
+/// there in the middle of a creation that the backup knows nothing of, and another one when it compares what it finds.
+/// Whether each of them was.
+async fn one_restore(places: Option<[u64; 2]>) -> [bool; 2] {
+    let mut kills = [false; 2];
     let place = Place::new(PRODUCT);
     let plane = Plane::start(&place, Options::default()).await;
     let known = ["updated", "slept", "woken", "held", "deleted", "retained", "again"];
@@ -159,11 +165,11 @@ async fn one_restore(places: Option<[u64; 2]>) -> usize {
     let used_before: BTreeSet<_> = place.names("instances");
     plane.stop().await;
     if let Some([at, _]) = places {
-        kills += usize::from(killed(&place, &Verb::Create.to_string(), at).await);
+        kills[0] = killed(&place, &Verb::Create.to_string(), at).await;
     }
     restore(&place);
     if let Some([_, at]) = places {
-        kills += usize::from(killed(&place, "drift", at).await);
+        kills[1] = killed(&place, "drift", at).await;
     }
 
     let plane = Plane::start(&place, Options::default()).await;
