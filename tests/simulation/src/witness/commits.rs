@@ -80,6 +80,7 @@ impl Witness {
         for data in &change.drop_data {
             state.data.remove(data);
         }
+        let before = change.instance.as_ref().and_then(|write| state.rows.get(write.id()).cloned());
         let found = match &change.instance {
             None => None,
             Some(InstanceWrite::Insert(row)) => {
@@ -94,7 +95,8 @@ impl Witness {
                 (!gone).then(|| format!("{id} was forgotten, and nobody had asked for its removal"))
             }
         };
-        let mut violation = violation.or(found);
+        let lost = state.intents.check(before.as_deref(), change);
+        let mut violation = violation.or(found).or(lost);
         if let Some(row) = change.instance.as_ref().and_then(InstanceWrite::row) {
             violation = violation.or_else(|| self.check_blank(state, row));
             let too_early = state.deadlines.check(row);
@@ -148,5 +150,155 @@ impl State {
         self.makings.insert(incarnation, making);
         self.makings_of.entry(instance.clone()).or_default().push(incarnation);
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use provisioner_core::{
+        memory::{MemoryConfig, MemoryProvisioner},
+        store::{EventKind, Lane, NewEvent, Verb},
+        types::{DataId, Generation, Hold, InstanceSpec, Intent, OperationId, Power, Revision, Timestamp},
+    };
+
+    use super::*;
+    use crate::{
+        customers::{id, spec, tenant},
+        world::owner,
+    };
+
+    const NOW: Timestamp = Timestamp::from_unix_ms(1);
+
+    fn witness() -> Arc<Witness> {
+        let cells = [(CellName::new("cell").unwrap(), MemoryProvisioner::new(MemoryConfig::default()))];
+        let witness = Witness::new(owner(), cells.into(), 4);
+        witness.session_opened(1);
+        witness
+    }
+
+    fn operation() -> OperationId {
+        OperationId::new("op-1").unwrap()
+    }
+
+    /// A row that sleeps, held once.
+    fn row() -> InstanceRow {
+        let holds = [Hold::new("unpaid").unwrap()].into();
+        InstanceRow {
+            id: id(1),
+            tenant: tenant(1),
+            cell: CellName::new("cell").unwrap(),
+            intent: Intent { holds, power: Power::Zero, gone: None },
+            revision: Revision(3),
+            wanted: Generation(2),
+            in_force: Generation(2),
+            applied: Some(Generation(1)),
+            live: None,
+            incarnations: 0,
+            data: DataId::from_random(1),
+            data_made: true,
+            settled: false,
+            settled_at: None,
+            phase: None,
+            endpoint: None,
+            reason: None,
+            parked: false,
+            attempts: 0,
+            busy: 0,
+            retry_at: None,
+            moving_since: Some(NOW),
+            due_at: Some(NOW),
+            lane: Lane::Background,
+            operation: None,
+            created_by: operation(),
+            created_at: NOW,
+            expires_at: None,
+        }
+    }
+
+    fn specs() -> Vec<(Generation, Arc<InstanceSpec>)> {
+        [(1, "1.0"), (2, "2.0")].map(|(number, version)| (Generation(number), Arc::new(spec(version)))).into()
+    }
+
+    fn event(what: EventKind) -> NewEvent {
+        NewEvent { instance: Some(id(1)), at: NOW, revision: None, actor: None, reason: None, what }
+    }
+
+    fn accepts(verb: Verb, hold: Option<&str>) -> Vec<NewEvent> {
+        let hold = hold.map(|hold| Hold::new(hold).unwrap());
+        vec![event(EventKind::Accepted { verb, operation: operation(), hold })]
+    }
+
+    /// What the witness says of this change of that row.
+    fn told(change: Change, edit: impl FnOnce(&mut InstanceRow)) -> Option<String> {
+        let witness = witness();
+        let commit = |change| witness.committed(1, &change, &Ok(Committed { version: 1, position: 1 }));
+        let mut row = row();
+        let instance = Some(InstanceWrite::Insert(Arc::new(row.clone())));
+        commit(Change { instance, specs: specs(), ..Change::default() });
+        assert_eq!(witness.violation(), None);
+        edit(&mut row);
+        commit(Change { instance: Some(InstanceWrite::Update { row: Arc::new(row), expected: 1 }), ..change });
+        witness.violation()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_intent_that_nobody_asked_to_change_is_told_as_lost() {
+        let edits: [fn(&mut InstanceRow); 4] = [
+            |row| row.intent.power = Power::Running,
+            |row| row.intent.holds.clear(),
+            |row| row.intent.holds.extend([Hold::new("expired").unwrap()]),
+            // Whatever the revision says.
+            |row| (row.revision, row.intent.power) = (row.revision.next(), Power::Running),
+        ];
+        for edit in edits {
+            let told = told(Change::default(), edit);
+            assert!(told.as_ref().is_some_and(|told| told.contains("lost an intent")), "{told:?}");
+        }
+        assert_eq!(told(Change::default(), |row| row.settled = true), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_accepted_changes_what_it_asks_for_and_nothing_else() {
+        let wakes = || Change { events: accepts(Verb::Wake, None), ..Change::default() };
+        let lifts = || Change { events: accepts(Verb::Lift, Some("unpaid")), ..Change::default() };
+        let awake = |row: &mut InstanceRow| (row.revision, row.intent.power) = (row.revision.next(), Power::Running);
+        assert_eq!(told(wakes(), awake), None);
+        let told_of = told(lifts(), awake).unwrap();
+        assert!(told_of.contains("lost an intent"), "{told_of}");
+        let both = |row: &mut InstanceRow| {
+            awake(row);
+            row.intent.holds.clear();
+        };
+        let told_of = told(wakes(), both).unwrap();
+        assert!(told_of.contains("lost an intent"), "{told_of}");
+        // It is accepted, and not in force.
+        assert!(told(wakes(), |row| row.revision = row.revision.next()).is_some());
+        assert!(told(wakes(), |row| row.intent.power = Power::Running).is_some(), "under no revision of its own");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_expiry_holds_and_an_update_is_wanted_until_another_is_accepted() {
+        let expires =
+            Change { events: vec![event(EventKind::Drifted { found: "expired".into() })], ..Change::default() };
+        let held = |row: &mut InstanceRow| {
+            row.revision = row.revision.next();
+            row.intent.holds.insert(Hold::new("expired").unwrap());
+        };
+        assert_eq!(told(expires, held), None);
+        let put = |version| Change { specs: vec![(Generation(3), Arc::new(spec(version)))], ..Change::default() };
+        // After a failed update a copy of what was applied is in force, and the update stays wanted.
+        assert_eq!(told(put("1.0"), |row| row.in_force = Generation(3)), None);
+        let back = |row: &mut InstanceRow| (row.wanted, row.in_force) = (Generation(3), Generation(3));
+        assert!(told(put("1.0"), back).unwrap().contains("lost an intent"));
+        // The same spec goes on above a generation that a provider was found at.
+        assert_eq!(told(put("2.0"), back), None);
+        let updates = Change { events: accepts(Verb::Update, None), ..put("3.0") };
+        let updated = |row: &mut InstanceRow| {
+            back(row);
+            row.revision = row.revision.next();
+        };
+        assert_eq!(told(updates, updated), None);
+        let drops = Change { keep_specs: Some(vec![Generation(1)]), ..Change::default() };
+        assert!(told(drops, |_| {}).unwrap().contains("lost an intent"));
     }
 }

@@ -1,12 +1,13 @@
 //! Whoever sees everything: each commit and each call of every process, in order. What must never be ends the run.
 //!
 //! It knows the truth at the providers, which no control plane does, and it keeps a copy of the rows of its own. What is
-//! checked at a commit is in `commits`, what at a call in `calls`; what others did is kept in
+//! checked at a commit is in `commits` and `intents`, what at a call in `calls`; what others did is kept in
 //! `outsiders`.
 
 mod calls;
 mod commits;
 mod deadlines;
+mod intents;
 mod outsiders;
 
 use std::{
@@ -25,7 +26,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 pub use self::calls::{Answer, Call};
-use self::deadlines::Deadlines;
+use self::{deadlines::Deadlines, intents::Intents};
 use crate::budget::Budget;
 
 /// What one process is known to do at this moment.
@@ -79,6 +80,7 @@ struct State {
     strangers: BTreeMap<Incarnation, Target>,
     budget: Budget,
     deadlines: Deadlines,
+    intents: Intents,
     counts: Counts,
 }
 
@@ -114,6 +116,7 @@ impl Witness {
             strangers: BTreeMap::new(),
             budget: Budget::default(),
             deadlines: Deadlines::default(),
+            intents: Intents::default(),
             counts: Counts::new(),
         };
         Arc::new(Self { owner, providers, calls_max, began: Instant::now(), state: Mutex::new(state) })
