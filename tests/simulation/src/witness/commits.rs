@@ -97,6 +97,9 @@ impl Witness {
         };
         let lost = state.intents.check(before.as_deref(), change);
         let mut violation = violation.or(found).or(lost);
+        let of_change = change.instance.iter().map(InstanceWrite::id);
+        let mut of_change = of_change.chain(change.incarnations.iter().map(|row| &row.instance));
+        violation = violation.or_else(|| of_change.find_map(|id| state.check_makings(id)));
         if let Some(row) = change.instance.as_ref().and_then(InstanceWrite::row) {
             violation = violation.or_else(|| self.check_blank(state, row));
             let too_early = state.deadlines.check(row);
@@ -151,13 +154,22 @@ impl State {
         self.makings_of.entry(instance.clone()).or_default().push(incarnation);
         None
     }
+
+    /// Of an instance's makings none but the row's own has not ended.
+    fn check_makings(&self, id: &InstanceId) -> Option<String> {
+        let begun = self.makings_of.get(id).into_iter().flatten().copied();
+        let open: Vec<_> = begun.filter(|incarnation| !self.makings[incarnation].ended).collect();
+        let live = self.rows.get(id).and_then(|row| row.live.as_ref()).map(|live| live.incarnation);
+        (open != live.as_slice())
+            .then(|| format!("{id} has the makings {open:?} that have not ended, and {live:?} is its"))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use provisioner_core::{
         memory::{MemoryConfig, MemoryProvisioner},
-        store::{EventKind, Lane, NewEvent, Verb},
+        store::{EventKind, IncarnationRow, Lane, LiveIncarnation, NewEvent, Verb},
         types::{DataId, Generation, Hold, InstanceSpec, Intent, OperationId, Power, Revision, Timestamp},
     };
 
@@ -300,5 +312,39 @@ mod tests {
         assert_eq!(told(updates, updated), None);
         let drops = Change { keep_specs: Some(vec![Generation(1)]), ..Change::default() };
         assert!(told(drops, |_| {}).unwrap().contains("lost an intent"));
+    }
+
+    fn making(number: u32, state: IncarnationState) -> IncarnationRow {
+        let row = row();
+        let (instance, tenant, cell, data) = (row.id, row.tenant, row.cell, row.data);
+        let incarnation = Incarnation::new(number, number.into());
+        IncarnationRow { incarnation, instance, tenant, cell, data, state, ended_at: None, due_at: None }
+    }
+
+    fn lives(number: u32) -> impl FnOnce(&mut InstanceRow) {
+        move |row| {
+            let incarnation = Incarnation::new(number, number.into());
+            row.live = Some(LiveIncarnation { incarnation, seen: false, absent_since: None, last_call: None });
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_instance_has_one_making_at_most_that_has_not_ended() {
+        use IncarnationState::{Ended, Live};
+        let makes = |makings: &[(u32, IncarnationState)]| Change {
+            incarnations: makings.iter().map(|(number, state)| making(*number, *state)).collect(),
+            ..Change::default()
+        };
+        assert_eq!(told(makes(&[(1, Live)]), lives(1)), None);
+        assert_eq!(told(makes(&[(1, Live), (1, Ended), (2, Live)]), lives(2)), None);
+        let bad = [
+            told(makes(&[(1, Live), (2, Live)]), lives(2)),
+            told(makes(&[(1, Live)]), lives(2)),
+            told(makes(&[(1, Live)]), |_| {}),
+            told(makes(&[(1, Live), (1, Ended)]), lives(1)),
+        ];
+        for told in bad {
+            assert!(told.as_ref().is_some_and(|told| told.contains("that have not ended")), "{told:?}");
+        }
     }
 }
