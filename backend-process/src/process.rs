@@ -413,7 +413,8 @@ pub(crate) fn holder_of_socket(inode: u64, data_path: &str) -> Result<Option<boo
     let mut found = None;
     for pid in entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()) {
         let may_be_seen = fs::read_dir(format!("/proc/{pid}/fd")).is_ok();
-        if may_be_seen && holds_socket(pid, inode) {
+        // What is ending lets go of its memory before its sockets: whose it was cannot be seen any more, and soon does not matter.
+        if may_be_seen && holds_socket(pid, inode) && !is_ending(pid) {
             found = Some(has_variable(pid, "DATA_PATH", data_path));
             if found == Some(true) {
                 break;
@@ -421,6 +422,11 @@ pub(crate) fn holder_of_socket(inode: u64, data_path: &str) -> Result<Option<boo
         }
     }
     Ok(found)
+}
+
+/// Whether a process has no memory any more; then neither its command line nor its environment can be read.
+fn is_ending(pid: i32) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.is_empty())
 }
 
 fn has_variable(pid: i32, name: &str, value: &str) -> bool {
@@ -447,6 +453,19 @@ mod tests {
         for garbage in ["", "42", "42 (a", "42 (a)", "x (a) S 1"] {
             assert_eq!(Stat::parse(garbage.as_bytes()), None, "{garbage}");
         }
+    }
+
+    #[test]
+    fn what_has_ended_is_told_from_what_runs() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let ended = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") Z ");
+        while !ended() {
+            std::thread::yield_now();
+        }
+        assert!(is_ending(pid), "nobody has waited for it yet");
+        child.wait().unwrap();
+        assert!(!is_ending(i32::try_from(std::process::id()).unwrap()));
     }
 
     #[test]

@@ -38,7 +38,7 @@ const BOOT_MAX: Duration = Duration::from_secs(90);
 /// How long a command may take, likewise.
 const COMMAND_MAX: Duration = Duration::from_secs(60);
 /// How long a clean end may take.
-const END_MAX: Duration = Duration::from_secs(60);
+const END_MAX: Duration = Duration::from_secs(180);
 /// How much of the console a failure shows.
 const CONSOLE_LINES: usize = 40;
 const DELAY: Duration = Duration::from_millis(5);
