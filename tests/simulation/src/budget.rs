@@ -1,35 +1,39 @@
 //! How many calls one instance may cost.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use provisioner_core::types::InstanceId;
 use tokio::time::Instant;
 
 /// In one second, and in one hour: looks, verbs and all. A run is sixteen steps at most. What is stuck is looked at less and
 /// less often until its deadline, and some such moves may begin within an hour.
-const PER_SECOND_MAX: u32 = 32;
-const PER_HOUR_MAX: u32 = 400;
+const PER_SECOND_MAX: usize = 32;
+const PER_HOUR_MAX: usize = 400;
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// What each instance has cost so far.
 #[derive(Debug, Default)]
 pub struct Budget {
-    seconds: BTreeMap<InstanceId, Window>,
-    hours: BTreeMap<InstanceId, Window>,
-    busiest: (u32, u32),
-}
-
-/// How many calls an instance had in the window that began then.
-#[derive(Debug, Clone, Copy)]
-struct Window {
-    since: Instant,
-    calls: u32,
+    /// When each instance was called for, in the last hour.
+    calls: BTreeMap<InstanceId, VecDeque<Instant>>,
+    busiest: (usize, usize),
 }
 
 impl Budget {
-    /// One more call for an instance; says so when that is one too many.
+    /// One more call for an instance; says so when that is one too many, in the second or the hour that ends now.
     pub fn spend(&mut self, id: &InstanceId) -> Option<String> {
-        let second = count(&mut self.seconds, id, Duration::from_secs(1));
-        let hour = count(&mut self.hours, id, Duration::from_secs(3600));
+        let now = Instant::now();
+        let calls = self.calls.entry(id.clone()).or_default();
+        calls.push_back(now);
+        while calls.front().is_some_and(|at| now - *at >= HOUR) {
+            calls.pop_front();
+        }
+        let hour = calls.len();
+        let second = hour - calls.partition_point(|at| now - *at >= SECOND);
         self.busiest = (self.busiest.0.max(second), self.busiest.1.max(hour));
         (second > PER_SECOND_MAX || hour > PER_HOUR_MAX)
             .then(|| format!("{id} had {second} calls within a second, {hour} within an hour"))
@@ -37,17 +41,31 @@ impl Budget {
 
     /// The most calls that one instance had in one second, and in one hour.
     #[must_use]
-    pub fn busiest(&self) -> (u32, u32) {
+    pub fn busiest(&self) -> (usize, usize) {
         self.busiest
     }
 }
 
-fn count(windows: &mut BTreeMap<InstanceId, Window>, id: &InstanceId, length: Duration) -> u32 {
-    let now = Instant::now();
-    let window = windows.entry(id.clone()).or_insert(Window { since: now, calls: 0 });
-    if now - window.since > length {
-        *window = Window { since: now, calls: 0 };
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_call_too_many_is_told_wherever_the_second_or_the_hour_begins() {
+        for (most, length) in [(PER_SECOND_MAX, SECOND), (PER_HOUR_MAX, HOUR)] {
+            let (mut budget, id) = (Budget::default(), InstanceId::new("acme").unwrap());
+            // What is counted from the first call on is over before the second half.
+            assert_eq!(budget.spend(&id), None);
+            for pause in [length * 5 / 6, length / 5] {
+                tokio::time::advance(pause).await;
+                for call in 0..most / 2 {
+                    assert_eq!(budget.spend(&id), None, "{call} in {length:?}");
+                    tokio::time::advance(length / 3600).await;
+                }
+            }
+            assert!(budget.spend(&id).is_some(), "{most} in {length:?}");
+            tokio::time::advance(length).await;
+            assert_eq!(budget.spend(&id), None);
+        }
     }
-    window.calls += 1;
-    window.calls
 }

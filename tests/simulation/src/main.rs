@@ -144,7 +144,7 @@ fn report(arguments: &Arguments, outcomes: &[Outcome], took: Duration) -> bool {
     let busiest = outcomes
         .iter()
         .map(|outcome| outcome.busiest)
-        .fold((0, 0), |most, busiest| (u32::max(most.0, busiest.0), u32::max(most.1, busiest.1)));
+        .fold((0, 0), |most, busiest| (usize::max(most.0, busiest.0), usize::max(most.1, busiest.1)));
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
     let rate = steps as f64 / took.as_secs_f64();
     println!(

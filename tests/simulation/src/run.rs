@@ -27,7 +27,7 @@ pub struct Outcome {
     /// How much time went by in the world.
     pub virtual_time: Duration,
     /// The most calls that one instance had in a second, and in an hour.
-    pub busiest: (u32, u32),
+    pub busiest: (usize, usize),
     /// The hash of everything that happened.
     pub history: String,
     /// What must never be, and was.

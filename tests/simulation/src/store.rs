@@ -64,9 +64,22 @@ impl SeenStore {
 
 /// One read through the gate.
 macro_rules! read {
-    ($self:ident, $name:literal, $store:ident => $call:expr) => {{
+    ($self:ident, $name:literal, $store:ident => $call:expr) => {
+        through!($self, concat!("read ", $name), $store => $call)
+    };
+}
+
+/// One write through the gate that is no commit.
+macro_rules! durable {
+    ($self:ident, $name:literal, $store:ident => $call:expr) => {
+        through!($self, concat!("write ", $name), $store => $call)
+    };
+}
+
+macro_rules! through {
+    ($self:ident, $name:expr, $store:ident => $call:expr) => {{
         let $store = $self.gate.enter().await;
-        $self.witness.reads($name);
+        $self.witness.asks_the_store($name);
         let answer = $call.await;
         drop($store);
         $self.gate.leave().await;
@@ -82,7 +95,7 @@ impl Store for SeenStore {
     }
 
     async fn open_session(&self, holder: &str, now: Timestamp) -> Result<Session, StoreError> {
-        read!(self, "open session", store => async {
+        durable!(self, "open session", store => async {
             let session = store.open_session(holder, now).await;
             self.witness.session_opened(self.gate.process);
             session
@@ -90,7 +103,7 @@ impl Store for SeenStore {
     }
 
     async fn close_session(&self, epoch: u64) -> Result<(), StoreError> {
-        read!(self, "close session", store => store.close_session(epoch))
+        durable!(self, "close session", store => store.close_session(epoch))
     }
 
     async fn commit(&self, change: Change) -> Result<Committed, StoreError> {
@@ -206,6 +219,6 @@ impl Store for SeenStore {
     }
 
     async fn prune(&self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
-        read!(self, "prune", store => store.prune(before, limit))
+        durable!(self, "prune", store => store.prune(before, limit))
     }
 }

@@ -25,10 +25,10 @@ impl Witness {
         self.state().processes.entry(process).or_default().lost_at.get_or_insert_with(Instant::now);
     }
 
-    /// Something was read from the store.
-    pub fn reads(&self, what: &str) {
+    /// The store is asked for something that is no commit: to read something, or to write by itself.
+    pub fn asks_the_store(&self, what: &str) {
         let mut state = self.state();
-        *state.counts.entry(format!("read {what}")).or_default() += 1;
+        *state.counts.entry(what.into()).or_default() += 1;
     }
 
     /// A change was committed, or refused.
@@ -189,7 +189,7 @@ mod tests {
     }
 
     fn operation() -> OperationId {
-        OperationId::new("op-1").unwrap()
+        OperationId::from_parts(1, 1)
     }
 
     /// A row that sleeps, held once.

@@ -154,7 +154,7 @@ impl Witness {
 
     /// The most calls that one instance had in one second, and in one hour.
     #[must_use]
-    pub fn busiest(&self) -> (u32, u32) {
+    pub fn busiest(&self) -> (usize, usize) {
         self.state().budget.busiest()
     }
 
