@@ -30,6 +30,8 @@ impl Run<'_> {
         });
         match observed.await {
             Ok(observed) => {
+                // What follows from the answer begins with it, however long it took.
+                self.draft.at(self.engine.now());
                 let Some(known) = self.confirmed(asked_at, observed).await else {
                     return self.leave().await.map(Flow::End);
                 };
