@@ -11,7 +11,7 @@ use tokio::time::Instant;
 /// In one second, and in one hour: looks, verbs and all. A run is sixteen steps at most. What is stuck is looked at less and
 /// less often until its deadline, and some such moves may begin within an hour.
 const PER_SECOND_MAX: usize = 32;
-const PER_HOUR_MAX: usize = 400;
+const PER_HOUR_MAX: usize = 800;
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
