@@ -10,8 +10,7 @@ use std::{
 use async_trait::async_trait;
 use futures::{StreamExt, stream::BoxStream};
 use provisioner_core::{
-    Effect, Error, ErrorKind, OpContext, Provisioner, Result, Retry,
-    secret::SecretString,
+    Error, ErrorKind, OpContext, Provisioner, Result,
     types::{
         Bound, Capabilities, ControlPlaneId, DataDisposition, DataId, Incarnation, InstanceId, InstanceSpec, Isolation,
         Observed, Owned, SecretSupport, Target,
@@ -21,12 +20,12 @@ use tokio::{sync::broadcast::error::RecvError, time::Instant};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    cache::{COMPLETE_WITHIN, Cache, Intended, Space},
+    cache::{self, COMPLETE_WITHIN, Cache, Intended, Space},
     client::{Calls, Cluster},
     config::KubernetesConfig,
     convert,
     error::During,
-    names,
+    explain, names,
     render::{Layout, Subject},
     verbs::{self, Work},
 };
@@ -110,7 +109,7 @@ impl KubernetesBackend {
             written.get(&incarnation).is_some_and(|at| at.elapsed() <= since + FOREIGN_WRITES_FOR)
         });
         if cache.is_in_doubt() || !is_ours {
-            verbs::compare(calls, cache, namespace).await.map_err(|failure| calls.reading(failure))?;
+            cache::compare(calls, cache, namespace).await.map_err(|failure| calls.reading(failure))?;
         }
         let shown = Instant::now() + SHOWN_WITHIN;
         cache.until(namespace, shown, |space| space.is_none_or(|space| !space.is_behind())).await;
@@ -185,7 +184,7 @@ impl KubernetesBackend {
         let space = cache.space(namespace);
         let seen = convert::observed(space.as_ref(), incarnation);
         match space {
-            Some(space) => Ok(verbs::explained(calls, namespace, &space, seen).await),
+            Some(space) => Ok(explain::explained(calls, namespace, &space, seen).await),
             None => Ok(seen),
         }
     }
@@ -213,7 +212,7 @@ impl Provisioner for KubernetesBackend {
         capabilities.conditional_writes = true;
         capabilities.survives_control_plane = true;
         capabilities.secrets = SecretSupport::Resolved;
-        capabilities.size_max = self.shared.config.size_max.into();
+        capabilities.size_max = self.shared.config.size_max;
         // The number of processes is the node's to bound, by its kubelet's podPidsLimit.
         capabilities.isolation =
             Isolation { users: true, memory: Bound::Instance, cpu: Bound::Instance, processes: Bound::None };
@@ -279,7 +278,7 @@ impl Provisioner for KubernetesBackend {
             let calls = backend.calls(&cx, "list", None);
             let cache = backend.cache(&calls).await?;
             if cache.is_in_doubt() {
-                verbs::compare_all(&calls, &cache).await.map_err(|failure| calls.reading(failure))?;
+                cache::compare_all(&calls, &cache).await.map_err(|failure| calls.reading(failure))?;
             }
             Ok(cache)
         };
@@ -337,37 +336,5 @@ impl Provisioner for KubernetesBackend {
     async fn maintain(&self, _cx: &OpContext, _plan_only: bool) -> Result<Vec<String>> {
         // Everything goes with its namespace.
         Ok(Vec::new())
-    }
-}
-
-/// The values of a spec's secrets, from the context's resolver.
-pub(crate) async fn resolve_secrets(calls: &Calls<'_>, target: &Target) -> Result<BTreeMap<String, SecretString>> {
-    let mut secrets = BTreeMap::new();
-    for (name, reference) in &target.spec.secrets {
-        let resolved = tokio::select! {
-            biased;
-            () = calls.cx.cancel.cancelled() => Err(calls.error(ErrorKind::Cancelled)),
-            () = passed(calls.cx.deadline) => Err(calls.error(ErrorKind::Timeout)),
-            resolved = calls.cx.secrets.resolve(reference) => resolved,
-        };
-        let value = resolved.map_err(|error| {
-            let retry: Retry = error.retry();
-            calls
-                .error(error.kind())
-                .with_effect(Effect::None)
-                .with_field(format!("secrets.{name}"))
-                .with_retry(retry)
-                .with_source(error)
-        })?;
-        secrets.insert(name.to_string(), value);
-    }
-    Ok(secrets)
-}
-
-/// Returns when the deadline has passed.
-pub(crate) async fn passed(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }

@@ -110,20 +110,6 @@ pub(crate) struct Calls<'a> {
     pub(crate) during: During<'a>,
 }
 
-/// What an answer tells of the object that it is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Written {
-    pub(crate) version: Option<u64>,
-    pub(crate) uid: String,
-}
-
-impl Written {
-    fn of(object: &DynamicObject) -> Self {
-        let version = object.metadata.resource_version.as_deref().and_then(|version| version.parse().ok());
-        Self { version, uid: object.metadata.uid.clone().unwrap_or_default() }
-    }
-}
-
 impl Calls<'_> {
     /// An error of this kind in this call.
     pub(crate) fn error(&self, kind: ErrorKind) -> Error {
@@ -337,11 +323,6 @@ fn full_name(resource: &ApiResource) -> String {
         "" => resource.plural.clone(),
         group => format!("{}.{group}", resource.plural),
     }
-}
-
-/// What an object's answer tells.
-pub(crate) fn written(object: &DynamicObject) -> Written {
-    Written::of(object)
 }
 
 /// One operation of a JSON patch.

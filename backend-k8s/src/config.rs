@@ -40,7 +40,7 @@ pub struct KubernetesConfig {
     /// Whether a product's own file system is read-only; its data and `/tmp` are not.
     pub read_only_root: bool,
     /// The largest size of one instance.
-    pub size_max: SizeLimit,
+    pub size_max: SizeMax,
 }
 
 /// How the cluster is reached.
@@ -120,31 +120,6 @@ pub struct Toleration {
     /// Its effect. `None`: any.
     #[serde(default)]
     pub effect: Option<String>,
-}
-
-/// The largest size of one instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SizeLimit {
-    /// Thousandths of a CPU.
-    pub cpu_millis: u32,
-    /// Mebibytes of memory.
-    pub memory_mib: u32,
-    /// Mebibytes of data.
-    pub data_mib: u32,
-}
-
-impl Default for SizeLimit {
-    /// No limit.
-    fn default() -> Self {
-        Self { cpu_millis: u32::MAX, memory_mib: u32::MAX, data_mib: u32::MAX }
-    }
-}
-
-impl From<SizeLimit> for SizeMax {
-    fn from(limit: SizeLimit) -> Self {
-        Self { cpu_millis: limit.cpu_millis, memory_mib: limit.memory_mib, data_mib: limit.data_mib }
-    }
 }
 
 impl KubernetesConfig {

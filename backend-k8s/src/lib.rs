@@ -6,10 +6,11 @@ mod client;
 mod config;
 mod convert;
 mod error;
+mod explain;
 mod names;
 mod reasons;
 pub mod render;
 mod verbs;
 
 pub use backend::KubernetesBackend;
-pub use config::{Connection, Egress, IngressConfig, KubernetesConfig, RunAs, SizeLimit, Toleration};
+pub use config::{Connection, Egress, IngressConfig, KubernetesConfig, RunAs, Toleration};

@@ -1,33 +1,27 @@
 //! What each verb writes, request by request. Every one of them may be repeated, and may be the last one before a crash.
 
-use std::collections::BTreeSet;
-
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{Event, Namespace, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
+    core::v1::{Namespace, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
 };
 use kube::{
     Resource, ResourceExt,
-    api::{ApiResource, ListParams},
+    api::{ApiResource, DynamicObject, ListParams},
 };
 use provisioner_core::{
     Effect, Error, ErrorKind, Result, Retry,
-    types::{DataDisposition, DataSource, Generation, Incarnation, Observed, Phase, Reason},
+    types::{DataDisposition, DataSource, Generation, Incarnation},
 };
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
-    backend::resolve_secrets,
-    cache::{Awaited, Cache, Intended, Kind, NamespaceDigest, SetDigest, Space},
-    client::{Calls, Written, operation, path_of, written},
+    cache::{Awaited, Cache, Intended, Kind, NamespaceDigest, SetDigest, Space, compare, version_of},
+    client::{Calls, operation, path_of},
     error::Failure,
-    names, reasons,
+    names,
     render::{self, Layout, Objects, Part, Subject},
 };
-
-/// How many lines a crash loop's reason quotes.
-const LOG_LINES: i64 = 5;
 
 /// How often an update looks again because another one came in between.
 const OVERTAKEN_MAX: usize = 32;
@@ -69,10 +63,9 @@ impl Work<'_> {
         if failure.is_overtaken() { self.overtaken() } else { self.calls.writing(failure) }
     }
 
-    fn note(&self, kind: Kind, written: &Written) {
-        if let Some(version) = written.version {
-            self.cache.await_written(self.namespace, Awaited::Version(kind, version));
-        }
+    /// Notes what was written, as the cluster answered it.
+    fn note(&self, kind: Kind, object: &DynamicObject) {
+        self.cache.await_written(self.namespace, Awaited::Version(kind, version_of(&object.metadata)));
     }
 
     // Running
@@ -158,7 +151,7 @@ impl Work<'_> {
     async fn make_namespace(&self, objects: &Objects) -> Result<()> {
         match self.calls.create(&objects.namespace).await {
             Ok(object) => {
-                self.note(Kind::Namespace, &written(&object));
+                self.note(Kind::Namespace, &object);
                 Ok(())
             }
             Err(failure) if failure.is_already_there() => self.expect_own_namespace().await,
@@ -192,7 +185,7 @@ impl Work<'_> {
         }
         let done = self.calls.patch(&resource::<Namespace>(), None, self.namespace, Value::Array(patch)).await;
         let object = done.map_err(|failure| self.written(failure))?;
-        self.note(Kind::Namespace, &written(&object));
+        self.note(Kind::Namespace, &object);
         if before.incarnation != self.incarnation() {
             for (resource, name) in space.parts_of(before.incarnation) {
                 let done = self.calls.delete(&resource, Some(self.namespace), name, None).await;
@@ -227,7 +220,7 @@ impl Work<'_> {
     async fn patch_set(&self, patch: Value) -> Result<()> {
         let done = self.calls.patch(&resource::<StatefulSet>(), Some(self.namespace), &self.name(), patch).await;
         let object = done.map_err(|failure| self.written(failure))?;
-        self.note(Kind::Set, &written(&object));
+        self.note(Kind::Set, &object);
         Ok(())
     }
 
@@ -252,7 +245,7 @@ impl Work<'_> {
         if set.is_none() {
             let done = self.calls.apply(&claim.resource, Some(self.namespace), &claim.name, &claim.body).await;
             let object = done.map_err(|failure| self.claim_refused(failure))?;
-            self.note(Kind::Claim, &written(&object));
+            self.note(Kind::Claim, &object);
         }
         match set {
             None => self.make_set(objects).await?,
@@ -279,14 +272,14 @@ impl Work<'_> {
             let done = self.calls.apply(&part.resource, Some(self.namespace), &part.name, &part.body).await;
             let object = done.map_err(|failure| self.calls.writing(failure))?;
             if let Some(kind) = Kind::of(&part.resource) {
-                self.note(kind, &written(&object));
+                self.note(kind, &object);
             }
         }
         Ok(())
     }
 
     async fn apply_environment(&self) -> Result<()> {
-        let secrets = resolve_secrets(&self.calls, self.subject.target).await?;
+        let secrets = self.calls.cx.resolve_secrets(self.calls.during.operation, self.subject.target).await?;
         let secret = Part::of(&render::environment(&self.subject, &secrets));
         let done = self.calls.apply(&secret.resource, Some(self.namespace), &secret.name, &secret.body).await;
         done.map(drop).map_err(|failure| self.calls.writing(failure))
@@ -302,7 +295,7 @@ impl Work<'_> {
     async fn make_set(&self, objects: &Objects) -> Result<()> {
         match self.calls.create(&objects.set).await {
             Ok(object) => {
-                self.note(Kind::Set, &written(&object));
+                self.note(Kind::Set, &object);
                 Ok(())
             }
             Err(failure) if failure.is_already_there() => {
@@ -426,7 +419,7 @@ impl Work<'_> {
         patch.push(operation("add", &released, self.incarnation().to_string()));
         let done = self.calls.patch(&resource::<Namespace>(), None, self.namespace, Value::Array(patch)).await;
         let object = done.map_err(|failure| self.written(failure))?;
-        self.note(Kind::Namespace, &written(&object));
+        self.note(Kind::Namespace, &object);
         Ok(())
     }
 
@@ -487,87 +480,6 @@ pub(crate) async fn delete_data(calls: &Calls<'_>, cache: &Cache, namespace: &st
     let blocked = cache.space(namespace).and_then(|space| space.namespace).and_then(|namespace| namespace.blocked);
     let message = blocked.map_or_else(|| "it is not gone yet".to_owned(), String::from);
     Err(calls.error(ErrorKind::Timeout).with_effect(Effect::Unknown).with_message(message))
-}
-
-/// Asks the cluster itself how new the things of a namespace are, and waits for the watches to tell of them.
-pub(crate) async fn compare(calls: &Calls<'_>, cache: &Cache, namespace: &str) -> Result<(), Failure> {
-    let known = cache.space(namespace);
-    let found = calls.get::<Namespace>(None, namespace).await?;
-    let Some(found) = found else {
-        if let Some(known) = known.and_then(|space| space.namespace) {
-            cache.await_written(namespace, Awaited::NamespaceGone(known.uid));
-        }
-        return Ok(());
-    };
-    if let Some(digest) = NamespaceDigest::of(&found) {
-        cache.await_written(namespace, Awaited::Version(Kind::Namespace, digest.version));
-    }
-    let sets = calls.list::<StatefulSet>(namespace, &ListParams::default()).await?;
-    let found: Vec<_> = sets.iter().filter_map(SetDigest::of).collect();
-    for set in &found {
-        cache.await_written(namespace, Awaited::Version(Kind::Set, set.version));
-    }
-    for gone in known.into_iter().flat_map(|space| space.sets) {
-        if !found.iter().any(|set| set.uid == gone.uid) {
-            cache.await_written(namespace, Awaited::SetGone(gone.uid));
-        }
-    }
-    Ok(())
-}
-
-/// Fails unless the cluster has the very namespaces that are known.
-pub(crate) async fn compare_all(calls: &Calls<'_>, cache: &Cache) -> Result<(), Failure> {
-    let labels = format!("{}={}", names::CONTROL_PLANE, calls.cx.control_plane);
-    let found = calls.list_everywhere::<Namespace>(&ListParams::default().labels(&labels)).await?;
-    let found: BTreeSet<_> = found.iter().map(ResourceExt::name_any).collect();
-    let known: BTreeSet<_> = cache.page(None, usize::MAX).into_iter().map(|(name, _)| name.to_string()).collect();
-    if found == known {
-        return Ok(());
-    }
-    Err(Failure::Unanswered { was_sent: true, message: "the watches are behind".into() })
-}
-
-/// What is seen, with more about why, where that has to be asked for: only of what is in trouble.
-pub(crate) async fn explained(calls: &Calls<'_>, namespace: &str, space: &Space, seen: Observed) -> Observed {
-    let Observed::Present(mut present) = seen else { return seen };
-    let Some(set) = space.set_of(present.incarnation) else { return present.into() };
-    let mut pods = space.pods_of(present.incarnation).peekable();
-    let wants_pod = set.is_seen && set.replicas > 0 && present.phase == Phase::Provisioning;
-    if wants_pod && pods.peek().is_none() {
-        if let Some(reason) = why_no_pod(calls, namespace, &set.name).await {
-            present.reason = Some(reason);
-        }
-        return present.into();
-    }
-    let looping = pods.find(|pod| pod.trouble.as_ref().is_some_and(|trouble| trouble.has_log));
-    if let (Some(pod), Some(reason)) = (looping, &mut present.reason)
-        && let Ok(lines) = calls.last_lines(namespace, &pod.name, LOG_LINES).await
-    {
-        let lines = masked(calls, namespace, set, lines).await;
-        reason.message = reasons::cut(&format!("{}; its last words: {lines}", reason.message));
-    }
-    present.into()
-}
-
-/// What the cluster's events say of a stateful set without a pod.
-async fn why_no_pod(calls: &Calls<'_>, namespace: &str, set: &str) -> Option<Reason> {
-    let about = format!("involvedObject.kind=StatefulSet,involvedObject.name={set},type=Warning");
-    let events = calls.list::<Event>(namespace, &ListParams::default().fields(&about)).await.ok()?;
-    let last = events.into_iter().max_by_key(|event| event.last_timestamp.clone().map(|at| at.0))?;
-    let message = reasons::cut(last.message.as_deref()?);
-    let code = if message.contains("exceeded quota") { "quota" } else { "not-made" };
-    Some(Reason::new(code, message))
-}
-
-/// A log without the values of the instance's environment, which may be secret.
-async fn masked(calls: &Calls<'_>, namespace: &str, set: &SetDigest, lines: String) -> String {
-    let name = format!("{}-g{}", set.name, set.generation.0);
-    let Ok(Some(secret)) = calls.get::<Secret>(Some(namespace), &name).await else { return "(withheld)".into() };
-    let values = secret.data.into_iter().flatten().filter_map(|(_, value)| String::from_utf8(value.0).ok());
-    // Shorter ones are words like 1 or true.
-    let mut values: Vec<_> = values.filter(|value| value.len() > 3).collect();
-    values.sort_unstable_by_key(|value| std::cmp::Reverse(value.len()));
-    values.iter().fold(lines, |lines, value| lines.replace(value, "[REDACTED]"))
 }
 
 impl Kind {

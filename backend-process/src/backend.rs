@@ -6,11 +6,7 @@ use async_trait::async_trait;
 use futures::{FutureExt, StreamExt, stream::BoxStream};
 use provisioner_core::{
     Effect, Error, ErrorKind, OpContext, Provisioner, Result,
-    secret::SecretString,
-    types::{
-        Capabilities, DataDisposition, DataId, InstanceId, InstanceSpec, Observed, Owned, SecretSupport, Target,
-        VariableName,
-    },
+    types::{Capabilities, DataDisposition, DataId, InstanceId, InstanceSpec, Observed, Owned, SecretSupport, Target},
 };
 use tokio::{
     sync::{OwnedMutexGuard, broadcast::error::RecvError},
@@ -34,6 +30,9 @@ use crate::{
 
 /// How long a first look at an adopted instance waits for its answer to one probe.
 const ADOPTION_PROBE_WAIT: Duration = Duration::from_millis(300);
+/// How many of [`observe_many`](Provisioner::observe_many)'s targets are looked at side by side.
+const LOOKS_AT_ONCE: usize = 16;
+
 /// What a verb has for its waits.
 #[derive(Debug, Clone, Copy)]
 struct Waits {
@@ -48,9 +47,6 @@ impl Waits {
         Self { deadline: cx.deadline, patience: Patience::from_now() }
     }
 }
-
-/// How many of [`observe_many`](Provisioner::observe_many)'s targets are looked at side by side.
-const LOOKS_AT_ONCE: usize = 16;
 
 /// Instances as local processes. A clone is the same backend.
 ///
@@ -144,7 +140,7 @@ impl ProcessBackend {
             })
             .await?;
         if acted == Acted::NeedsOrder {
-            let order = Order::new(target, resolve_secrets(cx, operation, target).await?);
+            let order = Order::new(target, cx.resolve_secrets(operation, target).await?);
             let wanted = target.clone();
             acted = self
                 .act(cx, operation, &instance, waits, move |shared, instance| {
@@ -202,7 +198,7 @@ impl Provisioner for ProcessBackend {
         capabilities.conditional_writes = true;
         capabilities.survives_control_plane = self.shared.survives_control_plane;
         capabilities.secrets = SecretSupport::Resolved;
-        capabilities.size_max = self.shared.config.size_max.into();
+        capabilities.size_max = self.shared.config.size_max;
         capabilities.isolation = self.shared.isolation();
         capabilities
     }
@@ -343,30 +339,4 @@ async fn passed(deadline: Option<Instant>) {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
-}
-
-async fn resolve_secrets(
-    cx: &OpContext,
-    operation: &'static str,
-    target: &Target,
-) -> Result<Vec<(VariableName, SecretString)>> {
-    let mut secrets = Vec::new();
-    for (name, reference) in &target.spec.secrets {
-        let resolved = tokio::select! {
-            biased;
-            () = cx.cancel.cancelled() => Err(Error::new(ErrorKind::Cancelled, operation)),
-            () = passed(cx.deadline) => Err(Error::new(ErrorKind::Timeout, operation)),
-            resolved = cx.secrets.resolve(reference) => resolved,
-        };
-        let value = resolved.map_err(|error| {
-            let retry = error.retry();
-            Error::new(error.kind(), operation)
-                .with_instance(&target.id)
-                .with_field(format!("secrets.{name}"))
-                .with_retry(retry)
-                .with_source(error)
-        })?;
-        secrets.push((name.clone(), value));
-    }
-    Ok(secrets)
 }

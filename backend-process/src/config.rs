@@ -26,7 +26,7 @@ pub struct ProcessConfig {
     pub address: IpAddr,
     /// The largest size of one instance.
     #[serde(default)]
-    pub size_max: SizeLimit,
+    pub size_max: SizeMax,
     /// `PATH` of instances whose spec sets none. The control plane's own is never handed down.
     #[serde(default = "default_path")]
     pub path: String,
@@ -50,31 +50,6 @@ pub struct ProcessConfig {
     /// does with `KillMode=process`. Of no account where instances have control groups, or there is no such manager.
     #[serde(default)]
     pub service_spares_children: bool,
-}
-
-/// The largest size of one instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SizeLimit {
-    /// Thousandths of a CPU.
-    pub cpu_millis: u32,
-    /// Mebibytes of memory.
-    pub memory_mib: u32,
-    /// Mebibytes of data.
-    pub data_mib: u32,
-}
-
-impl Default for SizeLimit {
-    /// No limit.
-    fn default() -> Self {
-        Self { cpu_millis: u32::MAX, memory_mib: u32::MAX, data_mib: u32::MAX }
-    }
-}
-
-impl From<SizeLimit> for SizeMax {
-    fn from(limit: SizeLimit) -> Self {
-        Self { cpu_millis: limit.cpu_millis, memory_mib: limit.memory_mib, data_mib: limit.data_mib }
-    }
 }
 
 fn default_ports() -> RangeInclusive<u16> {
@@ -117,7 +92,7 @@ impl ProcessConfig {
             root: root.into(),
             ports: default_ports(),
             address: default_address(),
-            size_max: SizeLimit::default(),
+            size_max: SizeMax::default(),
             path: default_path(),
             users: default_users(),
             cgroup: default_cgroup(),

@@ -26,4 +26,4 @@ mod upkeep;
 mod users;
 
 pub use backend::ProcessBackend;
-pub use config::{ProcessConfig, SizeLimit};
+pub use config::ProcessConfig;

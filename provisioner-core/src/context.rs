@@ -6,8 +6,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    secret::{LocalSecrets, SecretResolver},
-    types::{ControlPlaneId, Timestamp},
+    error::{Error, ErrorKind, Result},
+    secret::{LocalSecrets, SecretResolver, SecretString},
+    types::{ControlPlaneId, Target, Timestamp, VariableName},
 };
 
 /// Who is waiting for a call.
@@ -59,6 +60,46 @@ impl OpContext {
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.deadline = Some(Instant::now() + timeout);
         self
+    }
+
+    /// Resolves all secrets of a target's spec, until the deadline or until the caller gives up. For backends whose
+    /// [`Capabilities::secrets`](crate::types::Capabilities::secrets) are `Resolved`.
+    ///
+    /// # Errors
+    /// What the resolver answers for the first that it cannot resolve, naming the field, the instance and this operation;
+    /// `Cancelled` and `Timeout`. Nothing was touched.
+    pub async fn resolve_secrets(
+        &self,
+        operation: &'static str,
+        target: &Target,
+    ) -> Result<Vec<(VariableName, SecretString)>> {
+        let mut secrets = Vec::new();
+        for (name, reference) in &target.spec.secrets {
+            let resolved = tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => Err(Error::new(ErrorKind::Cancelled, operation)),
+                () = self.passed() => Err(Error::new(ErrorKind::Timeout, operation)),
+                resolved = self.secrets.resolve(reference) => resolved,
+            };
+            let value = resolved.map_err(|error| {
+                let retry = error.retry();
+                Error::new(error.kind(), operation)
+                    .with_instance(&target.id)
+                    .with_field(format!("secrets.{name}"))
+                    .with_retry(retry)
+                    .with_source(error)
+            })?;
+            secrets.push((name.clone(), value));
+        }
+        Ok(secrets)
+    }
+
+    /// Returns when the deadline has passed; never without one.
+    async fn passed(&self) {
+        match self.deadline {
+            Some(deadline) => tokio::time::sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// The same with this resolver of secrets.

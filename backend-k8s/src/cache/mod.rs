@@ -3,6 +3,7 @@
 //! One watch for each kind, over all namespaces, of what has the control plane's label; never of secrets. The client library
 //! starts a watch again after a disconnect, from where it was.
 
+mod compare;
 mod digest;
 mod space;
 mod watches;
@@ -21,7 +22,8 @@ use tokio_util::{
 };
 
 pub(crate) use self::{
-    digest::{Intended, NamespaceDigest, PodDigest, SetDigest, Trouble},
+    compare::{compare, compare_all},
+    digest::{Intended, NamespaceDigest, PodDigest, SetDigest, Trouble, version_of},
     space::{Awaited, Space},
 };
 use crate::{client::Cluster, error::Failure};

@@ -7,7 +7,7 @@ mod namespace_each;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
@@ -16,7 +16,7 @@ use k8s_openapi::api::{
 use kube::{Resource, api::ApiResource};
 use provisioner_core::{
     secret::SecretString,
-    types::{ControlPlaneId, Target},
+    types::{ControlPlaneId, Target, VariableName},
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -89,7 +89,7 @@ pub trait Layout: fmt::Debug + Send + Sync + 'static {
 }
 
 /// The environment of one generation: the spec's own variables, where it listens and keeps its data, and its secrets.
-pub(crate) fn environment(subject: &Subject<'_>, secrets: &BTreeMap<String, SecretString>) -> Secret {
+pub(crate) fn environment(subject: &Subject<'_>, secrets: &[(VariableName, SecretString)]) -> Secret {
     namespace_each::environment(subject, secrets)
 }
 

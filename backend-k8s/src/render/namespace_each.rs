@@ -29,7 +29,7 @@ use k8s_openapi::{
 use kube::api::ApiResource;
 use provisioner_core::{
     secret::{ExposeSecret, SecretString},
-    types::{ControlPlaneId, Target},
+    types::{ControlPlaneId, Target, VariableName},
 };
 
 use super::{Layout, Objects, Part, Subject, namespace_of};
@@ -213,7 +213,7 @@ fn account(subject: &Subject<'_>) -> ServiceAccount {
 
 /// The environment of one generation. A generation has a secret of its own, so that what runs never sees a mixture, and a
 /// call of an older one that comes late changes nothing.
-pub(super) fn environment(subject: &Subject<'_>, secrets: &BTreeMap<String, SecretString>) -> Secret {
+pub(super) fn environment(subject: &Subject<'_>, secrets: &[(VariableName, SecretString)]) -> Secret {
     let spec = &subject.target.spec;
     let bytes = |value: &str| ByteString(value.as_bytes().to_vec());
     let mut data: BTreeMap<String, ByteString> =
@@ -221,7 +221,7 @@ pub(super) fn environment(subject: &Subject<'_>, secrets: &BTreeMap<String, Secr
             .map(|(key, value)| (key.to_owned(), bytes(&value)))
             .into();
     data.extend(spec.environment.iter().map(|(key, value)| (key.to_string(), bytes(value))));
-    data.extend(secrets.iter().map(|(key, value)| (key.clone(), bytes(value.expose_secret()))));
+    data.extend(secrets.iter().map(|(key, value)| (key.to_string(), bytes(value.expose_secret()))));
     let metadata = ObjectMeta { name: Some(environment_name(subject)), ..meta(subject) };
     Secret { metadata, type_: Some("Opaque".into()), data: Some(data), ..Secret::default() }
 }

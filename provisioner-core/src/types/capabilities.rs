@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// What a backend can do. Constant for the life of the backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -68,7 +70,8 @@ pub enum SecretSupport {
 }
 
 /// The largest size of one instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct SizeMax {
     /// Thousandths of a CPU.
     pub cpu_millis: u32,
@@ -76,6 +79,18 @@ pub struct SizeMax {
     pub memory_mib: u32,
     /// Mebibytes of data volume.
     pub data_mib: u32,
+}
+
+impl SizeMax {
+    /// No limit.
+    pub const NONE: Self = Self { cpu_millis: u32::MAX, memory_mib: u32::MAX, data_mib: u32::MAX };
+}
+
+impl Default for SizeMax {
+    /// No limit.
+    fn default() -> Self {
+        Self::NONE
+    }
 }
 
 impl Capabilities {
@@ -88,7 +103,7 @@ impl Capabilities {
         conditional_writes: false,
         survives_control_plane: true,
         secrets: SecretSupport::None,
-        size_max: SizeMax { cpu_millis: u32::MAX, memory_mib: u32::MAX, data_mib: u32::MAX },
+        size_max: SizeMax::NONE,
         isolation: Isolation::NONE,
     };
 }

@@ -13,9 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backend_process::{ProcessConfig, SizeLimit};
+use backend_process::ProcessConfig;
 use provisioner_contract::{Ability, Outsider, Profile, Refusal, Setup, Sight, Told, async_trait};
-use provisioner_core::types::{Bound, ControlPlaneId, DataId, InstanceSpec, Isolation, Target, VariableName, Workload};
+use provisioner_core::types::{
+    Bound, ControlPlaneId, DataId, InstanceSpec, Isolation, SizeMax, Target, VariableName, Workload,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::product;
@@ -121,7 +123,7 @@ impl Place {
         let mut config = ProcessConfig::new(self.folder.path().join("root")).with_ports(PORTS);
         config.users = is_root().then(|| self.users.clone());
         config.address = self.address.into();
-        config.size_max = SizeLimit { cpu_millis: 64_000, memory_mib: 65_536, data_mib: 1 << 20 };
+        config.size_max = SizeMax { cpu_millis: 64_000, memory_mib: 65_536, data_mib: 1 << 20 };
         config
     }
 }
