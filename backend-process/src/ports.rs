@@ -4,12 +4,16 @@
 //! `ROOT/.ports/PORT` names the owner.
 
 use std::{
-    io,
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
+    os::fd::OwnedFd,
 };
 
 use provisioner_core::{ErrorKind, types::ControlPlaneId};
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt::set_socket_reuseaddr},
+};
 
 use crate::{
     error::{Problem, Result},
@@ -51,11 +55,19 @@ pub(crate) fn release(layout: &Layout, key: &Key, port: Option<u16>) -> Result<(
 
 /// Whether nobody listens on the port.
 pub(crate) fn is_free(address: IpAddr, port: u16) -> bool {
-    match TcpListener::bind(SocketAddr::new(address, port)) {
-        Ok(_) => true,
-        // Anything else (no such address, no right to bind a low port) is the product's to tell.
-        Err(error) => error.kind() != io::ErrorKind::AddrInUse,
-    }
+    // Anything else (no such address, no right to bind a low port) is the product's to tell.
+    !matches!(try_bind(address, port), Err(Errno::ADDRINUSE))
+}
+
+/// Binds and does not listen. A process that is forked meanwhile, to become another instance, has this socket too until its
+/// program begins: were it listening, the product that is to have the port could not.
+fn try_bind(address: IpAddr, port: u16) -> std::result::Result<OwnedFd, Errno> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // As servers do: what is left of ended connections is in nobody's way, and neither is this.
+    set_socket_reuseaddr(&socket, true)?;
+    bind(&socket, &SocketAddr::new(address, port))?;
+    Ok(socket)
 }
 
 /// The reservations of this control plane whose owner is gone.
@@ -94,7 +106,7 @@ fn owner_exists(layout: &Layout, text: &[u8]) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, TcpListener};
 
     use provisioner_core::types::{Incarnation, InstanceId};
 
@@ -145,6 +157,17 @@ mod tests {
         let key = key(&layout, "p", "a");
         assert!(!is_free(ADDRESS, port));
         assert!(claim(&layout, &key, None, ADDRESS, &(port..=port)).is_err());
+    }
+
+    #[test]
+    fn a_look_at_a_port_that_a_fork_has_copied_is_in_no_products_way() {
+        let port = TcpListener::bind((ADDRESS, 0)).unwrap().local_addr().unwrap().port();
+        let copied = try_bind(ADDRESS, port).unwrap();
+        assert!(is_free(ADDRESS, port), "nor in that of another look");
+        let product = TcpListener::bind((ADDRESS, port)).unwrap();
+        assert!(!is_free(ADDRESS, port));
+        drop((copied, product));
+        assert!(is_free(ADDRESS, port));
     }
 
     #[test]
