@@ -49,9 +49,25 @@ impl Owner {
     }
 }
 
+/// Where claimed data comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Claimed {
+    /// Made at this moment: nothing was ever started on it.
+    Made,
+    /// It was there. Something may still run on it, also where it was asked for as fresh: by a start that was cut before
+    /// it could be told, and whose folder is gone.
+    Found,
+}
+
 /// Gives the data to an instance, and makes it if it is fresh. Repeating it changes nothing. Call with the lock of the
 /// root held and the instance's folder made: the folder is what keeps the data in use.
-pub(crate) fn claim(layout: &Layout, key: &Key, tenant: &str, source: &DataSource, user: Option<u32>) -> Result<()> {
+pub(crate) fn claim(
+    layout: &Layout,
+    key: &Key,
+    tenant: &str,
+    source: &DataSource,
+    user: Option<u32>,
+) -> Result<Claimed> {
     let folder = layout.data(&key.control_plane, source.id());
     let wanted = Owner {
         user,
@@ -70,10 +86,10 @@ pub(crate) fn claim(layout: &Layout, key: &Key, tenant: &str, source: &DataSourc
             Err(Problem::conflict("data", message))
         }
         (Some(_), _) if !is_whole(&folder)? => Err(missing(source.id())),
-        (Some(owner), _) if owner == wanted => Ok(()),
-        (Some(_), _) => write_json(&folder.owner(), &wanted),
+        (Some(owner), _) if owner == wanted => Ok(Claimed::Found),
+        (Some(_), _) => write_json(&folder.owner(), &wanted).map(|()| Claimed::Found),
         (None, DataSource::Existing(id)) => Err(missing(id)),
-        (None, DataSource::Fresh(id)) => make(&folder, id, &wanted),
+        (None, DataSource::Fresh(id)) => make(&folder, id, &wanted).map(|()| Claimed::Made),
     }
 }
 
@@ -120,24 +136,23 @@ pub(crate) fn retain(layout: &Layout, key: &Key, id: &DataId) -> Result<()> {
 pub(crate) fn take(layout: &Layout, key: &Key, id: &DataId) -> Result<()> {
     let folder = layout.data(&key.control_plane, id);
     match Owner::read(&folder)? {
-        Some(owner) if owner.is(key) => take_any(layout, &key.control_plane, id),
+        Some(owner) if owner.is(key) => {
+            move_out(layout, &key.control_plane, id)?;
+            // What is left of its files lies where no user comes.
+            owner.user.map_or(Ok(()), |user| users::release(layout, &key.control_plane, id, user))
+        }
         _ => Ok(()),
     }
 }
 
-/// The same whoever had it last.
-pub(crate) fn take_any(layout: &Layout, control_plane: &ControlPlaneId, id: &DataId) -> Result<()> {
+/// The same whoever had it last, but for its user.
+pub(crate) fn move_out(layout: &Layout, control_plane: &ControlPlaneId, id: &DataId) -> Result<()> {
     let (from, removed) = (layout.data(control_plane, id), layout.removed(control_plane));
-    let user = Owner::read(&from)?.and_then(|owner| owner.user);
     make_folder(&removed)?;
     match fs::rename(from.path(), removed.join(id.as_str())) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Problem::io("remove", from.path(), error));
-        }
-        _ => {}
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Problem::io("remove", from.path(), error)),
+        _ => Ok(()),
     }
-    // What is left of its files lies where no user comes.
-    user.map_or(Ok(()), |user| users::release(layout, control_plane, id, user))
 }
 
 /// Undoes a claim of a start that never was: what is empty goes, anything else stays for a later instance. Like
@@ -171,12 +186,12 @@ mod tests {
         let layout = Layout::new(root.path().into());
         let (one, two) = (key("one"), key("two"));
         let id = DataId::from_random(1);
-        let kind = |result: Result<()>| result.unwrap_err().during("create", None).kind();
+        let kind = |result: Result<Claimed>| result.unwrap_err().during("create", None).kind();
 
         assert_eq!(kind(claim(&layout, &one, "t", &DataSource::Existing(id.clone()), None)), ErrorKind::DataMissing);
         make_folder(layout.instance(&one).path()).unwrap();
-        claim(&layout, &one, "t", &DataSource::Fresh(id.clone()), None).unwrap();
-        claim(&layout, &one, "t", &DataSource::Fresh(id.clone()), None).unwrap();
+        let fresh = || claim(&layout, &one, "t", &DataSource::Fresh(id.clone()), None).unwrap();
+        assert_eq!((fresh(), fresh()), (Claimed::Made, Claimed::Found));
         let existing = DataSource::Existing(id.clone());
         assert_eq!(kind(claim(&layout, &two, "t", &existing, None)), ErrorKind::Conflict, "in use");
         retain(&layout, &one, &id).unwrap();

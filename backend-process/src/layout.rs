@@ -115,6 +115,15 @@ impl Layout {
         DataFolder(self.all_data(control_plane).join(data.as_str()))
     }
 
+    /// The data of all control planes.
+    pub(crate) fn everybodys_data(&self) -> Result<Vec<DataFolder>> {
+        let mut folders = Vec::new();
+        for plane in entries(&self.root)? {
+            folders.extend(entries(&plane.join("data"))?.into_iter().map(DataFolder));
+        }
+        Ok(folders)
+    }
+
     /// Where things are moved before they are deleted, so that nothing half deleted is ever taken for whole.
     pub(crate) fn removed(&self, control_plane: &ControlPlaneId) -> PathBuf {
         self.root.join(control_plane.as_str()).join("removed")
@@ -279,6 +288,20 @@ impl Names {
         }
         Ok(names)
     }
+}
+
+/// What is in a folder, in order. What is not there, or no folder, is empty.
+pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let read = match fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>(),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        Err(error) => Err(error),
+    };
+    let mut paths = read.map_err(|error| Problem::io("read", folder, error))?;
+    paths.sort_unstable();
+    Ok(paths)
 }
 
 /// Makes a folder that only its owner may enter, and those above it.

@@ -14,7 +14,7 @@ use crate::{
     layout::{Patience, make_folder, remove_folder},
     ports, process,
     records::{Intended, Record},
-    stop,
+    stop, users,
 };
 
 /// Begins the removal of an instance, or of what a cut making or removal left of it. Call in its turn.
@@ -56,6 +56,11 @@ pub(crate) fn remove(shared: &Shared, instance: &Instance, removal: &Removal, pa
         return Ok(());
     }
     shared.groups.end(&shared.group(key))?;
+    let data = layout.data(&key.control_plane, &removal.data);
+    // Without a folder, nothing but its environment may tell of what runs.
+    if !instance.folder.exists()? && Owner::read(&data)?.is_some_and(|owner| owner.is(key)) {
+        process::end_strays(&data.files().to_string_lossy())?;
+    }
     // What has left all else that tells whose it is.
     shared.user(&key.control_plane, &removal.data, Some(key))?.map_or(Ok(()), process::end_user)?;
     if removal.disposition == DataDisposition::Delete {
@@ -96,7 +101,7 @@ pub(crate) fn delete_data(shared: &Shared, control_plane: &ControlPlaneId, id: &
         return Ok(());
     }
     data::delete_taken(layout, control_plane, id)?;
-    {
+    let user = {
         let _lock = layout.lock(Patience::from_now())?;
         if let Some(owner) = Owner::read(&layout.data(control_plane, id))?
             && owner.in_use(layout, control_plane)?
@@ -104,9 +109,16 @@ pub(crate) fn delete_data(shared: &Shared, control_plane: &ControlPlaneId, id: &
             let message = format!("data {id} is in use by {} {}", owner.instance, owner.incarnation);
             return Err(Problem::new(ErrorKind::Conflict, message));
         }
-        process::end_strays(&layout.data(control_plane, id).files().to_string_lossy())?;
-        shared.user(control_plane, id, None)?.map_or(Ok(()), process::end_user)?;
-        data::take_any(layout, control_plane, id)?;
+        let user = shared.user(control_plane, id, None)?;
+        data::move_out(layout, control_plane, id)?;
+        user
+    };
+    // Nobody starts anything on it any more, so nobody has to wait until all that runs on it has ended.
+    process::end_strays(&layout.data(control_plane, id).files().to_string_lossy())?;
+    if let Some(user) = user {
+        process::end_user(user)?;
+        let _lock = layout.lock(Patience::from_now())?;
+        users::release(layout, control_plane, id, user)?;
     }
     data::delete_taken(layout, control_plane, id)
 }

@@ -16,7 +16,7 @@ use rustix::{fs::Access, io::Errno, process::Resource};
 use crate::{
     cgroup::{Groups, Limits},
     convert::{Order, Plan, plan},
-    data,
+    data::{self, Claimed},
     error::{Problem, Result, exec_problem},
     instance::{Instance, Motion, Shared, View},
     layout::{Patience, make_folder, open_private, remove_file, remove_folder, try_lock},
@@ -111,8 +111,8 @@ pub(crate) fn start(
 ) -> Result<()> {
     let first = record.is_none();
     let data = order.data.clone();
-    let started = claim(shared, instance, record, &order, patience).and_then(|(record, user)| {
-        if first && matches!(data, DataSource::Existing(_)) {
+    let started = claim(shared, instance, record, &order, patience).and_then(|Claim { record, user, data }| {
+        if first && data == Claimed::Found {
             process::end_strays(&shared.data_path(&record))?;
             let user = shared.user(&record.control_plane, &record.data, Some(&instance.key))?;
             user.map_or(Ok(()), process::end_user)?;
@@ -132,30 +132,44 @@ pub(crate) fn start(
     started
 }
 
-/// Reserves what the instance needs. The record to be written, and the user to run as.
+/// What was reserved for a start.
+struct Claim {
+    /// To be written.
+    record: Record,
+    /// Who it runs as.
+    user: Option<u32>,
+    data: Claimed,
+}
+
+/// Reserves what the instance needs.
 fn claim(
     shared: &Shared,
     instance: &Instance,
     record: Option<Record>,
     order: &Order,
     patience: Patience,
-) -> Result<(Record, Option<u32>)> {
+) -> Result<Claim> {
     let (layout, key) = (&shared.layout, &instance.key);
     // Data that an instance has had must be there again: nobody starts empty in silence.
     let source = record.as_ref().map_or_else(|| order.data.clone(), |record| DataSource::Existing(record.data.clone()));
-    let (port, user) = {
+    let (port, user, data) = {
         let _lock = layout.lock(patience)?;
-        let user = claim_data(shared, instance, &source, order)?;
+        let (user, data) = claim_data(shared, instance, &source, order)?;
         let had = record.as_ref().map(|record| record.port);
         let port = ports::claim(layout, key, had, shared.config.address, &shared.config.ports)?;
-        (port, user)
+        (port, user, data)
     };
     let record = Record::new(key, order.tenant.clone(), source.id().clone(), port, order.generation);
-    Ok((record.started_with(&order.spec), user))
+    Ok(Claim { record: record.started_with(&order.spec), user, data })
 }
 
 /// Takes the data, with a user of its own where there are such. Call with the lock of the root held.
-fn claim_data(shared: &Shared, instance: &Instance, source: &DataSource, order: &Order) -> Result<Option<u32>> {
+fn claim_data(
+    shared: &Shared,
+    instance: &Instance,
+    source: &DataSource,
+    order: &Order,
+) -> Result<(Option<u32>, Claimed)> {
     let (layout, key, data) = (&shared.layout, &instance.key, source.id());
     let user = shared.users.as_ref().map(|range| users::claim(layout, &key.control_plane, data, range)).transpose()?;
     let claimed = data::claim(layout, key, &order.tenant, source, user);
@@ -165,7 +179,7 @@ fn claim_data(shared: &Shared, instance: &Instance, source: &DataSource, order: 
     {
         users::release(layout, &key.control_plane, data, user)?;
     }
-    claimed.map(|()| user)
+    claimed.map(|claimed| (user, claimed))
 }
 
 /// Removes what [`claim`] made for an instance that never ran.

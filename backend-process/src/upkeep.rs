@@ -1,10 +1,6 @@
 //! What concerns the whole root: who it is, what is on it, and what crashes have left.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fs, path::PathBuf, sync::Arc};
 
 use futures::{Stream, StreamExt, stream::BoxStream};
 use provisioner_core::types::{ControlPlaneId, DataId, Generation, Observed, Owned, OwnedKind, Phase, Present, Reason};
@@ -12,7 +8,7 @@ use provisioner_core::types::{ControlPlaneId, DataId, Generation, Observed, Owne
 use crate::{
     convert,
     data::Owner,
-    error::{Problem, Result},
+    error::Result,
     instance::Shared,
     layout::{self, Key, Names, Patience},
     ports,
@@ -137,7 +133,7 @@ pub(crate) fn maintain(shared: &Shared, control_plane: &ControlPlaneId, plan_onl
         if !plan_only {
             users::remove_stale(layout, user)?;
         }
-        actions.push(format!("free user {user}, whose data is gone"));
+        actions.push(format!("free user {user}, which no data has"));
     }
     for name in shared.groups.names() {
         let Some(key) = shared.of_group(&name).filter(|key| key.control_plane == *control_plane) else { continue };
@@ -151,7 +147,7 @@ pub(crate) fn maintain(shared: &Shared, control_plane: &ControlPlaneId, plan_onl
     }
     // Nobody takes up again what lies there, and deleting it takes as long as there are files.
     drop(lock);
-    for path in entries(&layout.removed(control_plane))? {
+    for path in layout::entries(&layout.removed(control_plane))? {
         if !plan_only {
             layout::remove_folder(&path)?;
         }
@@ -159,15 +155,4 @@ pub(crate) fn maintain(shared: &Shared, control_plane: &ControlPlaneId, plan_onl
         actions.push(format!("delete the rest of {name}"));
     }
     Ok(actions)
-}
-
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
-    let read = match fs::read_dir(folder) {
-        Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => Err(error),
-    };
-    let mut paths = read.map_err(|error| Problem::io("read", folder, error))?;
-    paths.sort_unstable();
-    Ok(paths)
 }

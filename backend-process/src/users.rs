@@ -18,6 +18,7 @@ use provisioner_core::{
 };
 
 use crate::{
+    data::Owner,
     error::{Problem, Result},
     layout::{DataFolder, Layout},
     process,
@@ -91,8 +92,8 @@ fn first_unmapped(map: &str, range: &RangeInclusive<u32>) -> Option<u32> {
     None
 }
 
-/// The user of a data set: the one it has, or a free one that no process of this machine runs as, whoever started it.
-/// Call with the lock of the root held.
+/// The user of a data set: the one it has had, or a free one that nothing on this machine is of, neither a process, whoever
+/// started it, nor any data of this root. Call with the lock of the root held.
 pub(crate) fn claim(
     layout: &Layout,
     control_plane: &ControlPlaneId,
@@ -100,26 +101,50 @@ pub(crate) fn claim(
     range: &RangeInclusive<u32>,
 ) -> Result<u32> {
     let owner = owner_text(control_plane, data);
+    // What its mark says, and not the first number that would do: its files are of that user.
+    let had = Owner::read(&layout.data(control_plane, data))?.and_then(|owner| owner.user);
+    if let Some(user) = had.filter(|user| range.contains(user))
+        && all(layout).keep(&owner, user)?
+    {
+        return Ok(user);
+    }
     // The end of an id is random.
     let token: String =
         data.as_str().chars().rev().filter(char::is_ascii_hexdigit).chain("0".repeat(8).chars()).collect();
-    // Looked at once, and only when an id is to be given out.
-    let living = OnceCell::new();
+    // Looked at once, and only when an id is to be given out. A reservation that somebody has deleted says nothing any more;
+    // the files of who sleeps do.
+    let used = OnceCell::new();
     let unused = |user| {
-        let living = match living.get() {
-            Some(living) => living,
+        let used = match used.get() {
+            Some(used) => used,
             None => {
-                let found = process::users()?;
-                living.get_or_init(|| found)
+                let mut found = process::users()?;
+                found.extend(owners_of_files(layout)?);
+                used.get_or_init(|| found)
             }
         };
-        Ok(!living.contains(&user))
+        Ok(!used.contains(&user))
     };
     let claimed = all(layout).claim(&owner, &token, range, unused, |owner| owner_exists(layout, owner))?;
     claimed.ok_or_else(|| {
         let message = format!("no free user in {} to {}", range.start(), range.end());
         Problem::new(ErrorKind::CapacityExhausted, message)
     })
+}
+
+/// Whose the files of all data are, as the file system tells.
+fn owners_of_files(layout: &Layout) -> Result<Vec<u32>> {
+    let mut owners = Vec::new();
+    for data in layout.everybodys_data()? {
+        let files = data.files();
+        match fs::symlink_metadata(&files) {
+            Ok(files) => owners.push(files.uid()),
+            // Deleted by somebody, or no data at all.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            Err(error) => return Err(Problem::io("look at", &files, error)),
+        }
+    }
+    Ok(owners)
 }
 
 /// Whether a user is given to this data set and to nothing else: then all that runs as it is of the instance with the data.
@@ -132,12 +157,14 @@ pub(crate) fn release(layout: &Layout, control_plane: &ControlPlaneId, data: &Da
     all(layout).release(&owner_text(control_plane, data), Some(user))
 }
 
-/// The users of this control plane whose data is gone.
+/// The users of this control plane whose data is gone, or has another one.
 pub(crate) fn stale(layout: &Layout, control_plane: &ControlPlaneId) -> Result<Vec<u32>> {
     let mut stale = Vec::new();
     for (user, owner) in all(layout).all()? {
-        let ours = owner_of(&owner).is_some_and(|(plane, _)| plane == *control_plane);
-        if ours && !owner_exists(layout, &owner)? {
+        let Some((plane, data)) = owner_of(&owner).filter(|(plane, _)| plane == control_plane) else { continue };
+        let mark = Owner::read(&layout.data(&plane, &data))?;
+        let has_another = mark.and_then(|mark| mark.user).is_some_and(|of| of != user);
+        if has_another || !owner_exists(layout, &owner)? {
             stale.push(user);
         }
     }

@@ -214,25 +214,51 @@ async fn destroy_of_what_outsiders_deleted_gives_its_port_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_whose_folder_and_control_plane_are_gone_never_runs_beside_its_successor() {
-    for successor in [true, false] {
-        let mut site = Site::new();
-        let mut target = site.target(&[]);
-        site.running(&target).await;
-        let old = site.processes();
-        site.delete_instance_folder(&target);
-        site.restart();
-        assert_eq!(site.observe(&target).await, Observed::Absent, "nothing names it any more");
-        let data = target.data.id().clone();
-        if successor {
-            target.incarnation = provisioner_core::types::Incarnation::new(2, 2);
-            target.data = DataSource::Existing(data);
+async fn a_process_whose_folder_and_control_plane_are_gone_is_found_by_what_it_runs_on() {
+    for told_by_more in [true, false] {
+        for next in ["an heir", "the same again", "destroy, retaining", "destroy, deleting", "delete data"] {
+            let mut site = Site::with(|config| {
+                if !told_by_more {
+                    (config.users, config.cgroup) = (None, None);
+                }
+            });
+            let target = site.target(&[]);
             site.running(&target).await;
-            assert!(site.processes().iter().all(|pid| !old.contains(pid)), "{old:?}");
-            assert_eq!(site.processes().len(), old.len());
-        } else {
-            site.backend.delete_data(&site.cx, &data).await.unwrap();
-            assert!(site.processes().is_empty());
+            let old = site.processes();
+            site.delete_instance_folder(&target);
+            site.restart();
+            assert_eq!(site.observe(&target).await, Observed::Absent, "nothing names it any more");
+            let data = target.data.id().clone();
+            let expected = match next {
+                "an heir" => {
+                    let mut heir = site.target(&[]);
+                    heir.data = DataSource::Existing(data);
+                    site.running(&heir).await;
+                    old.len()
+                }
+                // As after a start that was cut before anybody was told of it.
+                "the same again" => {
+                    assert!(matches!(target.data, DataSource::Fresh(_)));
+                    site.running(&target).await;
+                    old.len()
+                }
+                "destroy, retaining" | "destroy, deleting" => {
+                    let retain = next == "destroy, retaining";
+                    let data = if retain { DataDisposition::Retain } else { DataDisposition::Delete };
+                    site.backend.destroy(&site.cx, &target, data).await.unwrap();
+                    assert_eq!(site.observe(&target).await, Observed::Absent);
+                    assert_eq!(site.files(&target).exists(), retain);
+                    0
+                }
+                _ => {
+                    site.backend.delete_data(&site.cx, &data).await.unwrap();
+                    assert!(!site.files(&target).exists());
+                    0
+                }
+            };
+            let now = site.processes();
+            assert!(now.iter().all(|pid| !old.contains(pid)), "{next}: {old:?} {now:?}");
+            assert_eq!(now.len(), expected, "{next}");
         }
     }
 }

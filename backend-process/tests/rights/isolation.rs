@@ -12,7 +12,7 @@ use std::{
 
 use provisioner_core::{
     ErrorKind, Provisioner, Retry,
-    types::{DataDisposition, DataSource, Observed, Phase, Present, Target},
+    types::{DataDisposition, DataId, DataSource, Observed, Phase, Present, Target},
 };
 
 use crate::support::{Site, change, get};
@@ -180,6 +180,55 @@ pub(crate) async fn no_new_data_gets_a_user_that_something_on_the_machine_runs_a
     strangers.push(Stranger::of(*range.end()));
     site.backend.resume(&site.cx, &target).await.unwrap();
     assert_eq!(status(&site.until_phase(&target, Phase::Running).await, "Uid")[0], user);
+}
+
+pub(crate) async fn data_keeps_its_user_when_the_one_it_asked_for_first_gets_free() {
+    let site = Site::with(|config| config.users = Some(1_900_100_013..=1_900_100_014));
+    let [mut goes, mut keeps] = ["goes", "keeps"].map(|name| named(&site, name));
+    // The end of an id tells where the search begins: both begin at the same number.
+    goes.data = DataSource::Fresh(DataId::from_random(1));
+    keeps.data = DataSource::Fresh(DataId::from_random(1 << 100 | 1));
+    let first = status(&site.running(&goes).await, "Uid");
+    let user = status(&site.running(&keeps).await, "Uid");
+    assert_ne!(user, first);
+    site.backend.destroy(&site.cx, &goes, DataDisposition::Delete).await.unwrap();
+    site.until_absent(&goes).await;
+    site.backend.scale_to_zero(&site.cx, &keeps).await.unwrap();
+    site.until_phase(&keeps, Phase::Zero).await;
+    site.backend.resume(&site.cx, &keeps).await.unwrap();
+    assert_eq!(status(&site.until_phase(&keeps, Phase::Running).await, "Uid"), user);
+    assert_eq!(reserved_users(&site), [user[0].clone()]);
+}
+
+pub(crate) async fn a_sleepers_user_is_given_to_nobody_when_its_reservation_is_lost() {
+    let range = 1_900_100_015..=1_900_100_016;
+    let site = Site::with(|config| config.users = Some(range.clone()));
+    let mut sleeper = named(&site, "sleeper");
+    sleeper.data = DataSource::Fresh(DataId::from_random(1));
+    let user = status(&site.running(&sleeper).await, "Uid")[0].clone();
+    site.backend.scale_to_zero(&site.cx, &sleeper).await.unwrap();
+    site.until_phase(&sleeper, Phase::Zero).await;
+    fs::remove_file(site.root().join(".users").join(&user)).unwrap();
+    // Its search begins at the number that is lost.
+    let mut second = named(&site, "second");
+    second.data = DataSource::Fresh(DataId::from_random(1 << 100 | 1));
+    let other = status(&site.running(&second).await, "Uid")[0].clone();
+    assert_ne!(other, user);
+    let error = site.backend.create(&site.cx, &named(&site, "third")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CapacityExhausted, "{error}");
+    site.backend.resume(&site.cx, &sleeper).await.unwrap();
+    assert_eq!(status(&site.until_phase(&sleeper, Phase::Running).await, "Uid")[0], user);
+    let mut both = vec![user, other];
+    both.sort_unstable();
+    assert_eq!(reserved_users(&site), both, "and it is reserved again");
+}
+
+/// In order.
+fn reserved_users(site: &Site) -> Vec<String> {
+    let reserved = fs::read_dir(site.root().join(".users")).unwrap();
+    let mut users: Vec<_> = reserved.map(|user| user.unwrap().file_name().into_string().unwrap()).collect();
+    users.sort_unstable();
+    users
 }
 
 pub(crate) async fn nothing_that_the_control_plane_inherited_is_handed_down() {

@@ -39,6 +39,8 @@ fn main() {
         isolation::no_instance_gains_rights: [],
         isolation::data_keeps_its_user_for_as_long_as_it_lives_and_gives_it_back: [Users],
         isolation::data_from_before_there_were_users_is_handed_over_once: [Users],
+        isolation::data_keeps_its_user_when_the_one_it_asked_for_first_gets_free: [Users],
+        isolation::a_sleepers_user_is_given_to_nobody_when_its_reservation_is_lost: [Users],
         isolation::when_there_are_no_more_users_it_is_told_and_nothing_is_left_behind: [Users],
         isolation::no_new_data_gets_a_user_that_something_on_the_machine_runs_as: [Users],
         isolation::nothing_that_the_control_plane_inherited_is_handed_down: [],
