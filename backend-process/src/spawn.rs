@@ -20,8 +20,39 @@ use rustix::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// What the child answers when it fails before the program: an error that starting a program never has.
-pub(crate) const NOT_PREPARED: Errno = Errno::REMOTEIO;
+/// What the child was doing when it failed before the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Join = 1,
+    Prepare,
+    Confine,
+}
+
+impl Stage {
+    /// Above every number of an error: all that a child can answer is one number.
+    const SHIFT: i32 = 16;
+
+    fn failed(self, error: Errno) -> io::Error {
+        io::Error::from_raw_os_error((self as i32) << Self::SHIFT | error.raw_os_error())
+    }
+
+    /// Takes the answer apart. `None`: it was the program that could not be started.
+    pub(crate) fn of(error: &io::Error) -> Option<(Self, io::Error)> {
+        let answer = error.raw_os_error()?;
+        let stages = [Self::Join, Self::Prepare, Self::Confine];
+        let stage = stages.into_iter().find(|stage| *stage as i32 == answer >> Self::SHIFT)?;
+        Some((stage, io::Error::from_raw_os_error(answer & ((1 << Self::SHIFT) - 1))))
+    }
+
+    /// What could not be done.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Join => "put into its control group",
+            Self::Prepare => "given a session, its folder and its data",
+            Self::Confine => "held to its limits and given to its user",
+        }
+    }
+}
 
 const STAT: &CStr = c"/proc/self/stat";
 const PID: &CStr = c"pid";
@@ -69,10 +100,10 @@ pub(crate) fn spawn(start: Start<'_>) -> io::Result<Child> {
     let lock = OwnedFd::from(life_lock);
     let prepare = move || {
         close_inherited();
-        let prepared = join(&groups)
-            .and_then(|()| prepare(folder.as_fd(), data.as_fd(), lock.as_fd(), boot_line.as_bytes()))
-            .and_then(|()| confine(&limits, user));
-        prepared.map_err(|_| io::Error::from_raw_os_error(NOT_PREPARED.raw_os_error()))
+        join(&groups).map_err(|error| Stage::Join.failed(error))?;
+        prepare(folder.as_fd(), data.as_fd(), lock.as_fd(), boot_line.as_bytes())
+            .map_err(|error| Stage::Prepare.failed(error))?;
+        confine(&limits, user).map_err(|error| Stage::Confine.failed(error))
     };
     // SAFETY: between fork and exec only async-signal-safe work is allowed. What is called makes plain system calls on a
     // stack buffer, constant names and lists made beforehand; it allocates nothing, takes no lock and cannot panic. An `io::Error` made of an errno
@@ -164,4 +195,19 @@ pub(crate) fn register(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the descriptor must be open, and stay the same one, for as long as it is registered. An `OwnedFd` is open,
     // always names the same descriptor, and is owned by what is returned.
     Ok(unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_tells_what_it_was_doing_and_why_that_failed() {
+        for stage in [Stage::Join, Stage::Prepare, Stage::Confine] {
+            let (of, why) = Stage::of(&stage.failed(Errno::NOSPC)).unwrap();
+            assert_eq!((of, why.kind()), (stage, io::ErrorKind::StorageFull));
+        }
+        assert!(Stage::of(&Errno::NOENT.into()).is_none());
+        assert!(Stage::of(&io::Error::other("no number")).is_none());
+    }
 }

@@ -23,7 +23,7 @@ use crate::{
     ports,
     process::{self, Process},
     records::{Intended, Record, digest, write_outcome},
-    spawn::{self, NOT_PREPARED, Start},
+    spawn::{self, Stage, Start},
     stop, supervise, users,
 };
 
@@ -297,11 +297,14 @@ fn limits_of_processes(groups: &Groups, limits: &Limits, user: Option<u32>) -> V
 }
 
 fn start_problem(program: &str, error: std::io::Error) -> Problem {
+    if let Some((stage, why)) = Stage::of(&error) {
+        let message = format!("the process could not be {}", stage.as_str());
+        return Problem::new(ErrorKind::Unavailable, message).with_effect(Effect::Unknown).with_source(why);
+    }
     if let Some(problem) = exec_problem(program, &error) {
         return problem;
     }
     let (kind, message) = match Errno::from_io_error(&error) {
-        Some(NOT_PREPARED) => (ErrorKind::Unavailable, "the process could not be prepared: its folder is not usable"),
         Some(Errno::AGAIN | Errno::NOMEM) => (ErrorKind::CapacityExhausted, "the machine has no room for a process"),
         _ => (ErrorKind::Unavailable, "the process could not be started"),
     };

@@ -4,8 +4,7 @@
 
 use std::sync::Arc;
 
-use backend_process::ProcessConfig;
-use benches::{ByHand, Samples, finish, heading, product, row, spec, until_answered};
+use benches::{ByHand, Root, Samples, finish, heading, product, row, spec, until_answered};
 use provisioner_core::{
     Cell, ControlPlane, Result,
     control_plane::{NewInstance, Request},
@@ -23,28 +22,15 @@ fn main() {
 
 async fn measure() -> Result<()> {
     let product = product();
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-    let root = std::path::absolute(folder.path()).expect("an absolute path");
     let mut by_hand = Samples::default();
+    let folder = tempfile::tempdir().expect("a folder");
     for round in 0..ROUNDS {
-        by_hand.push(ByHand::start(&product, &root.join(format!("by-hand-{round}"))).until_answered());
+        by_hand.push(ByHand::start(&product, &folder.path().join(round.to_string())).until_answered());
     }
-    let plane_id = ControlPlaneId::new("bench")?;
-    let store = SqliteStore::open(root.join("store.db"), plane_id, CommitMode::Grouped).await;
-    let store = store.map_err(|error| error.into_error("open"))?;
-    let backend = ProcessConfig::new(root.join("instances")).without_users().build()?;
-    let cell = Cell::new(CellName::new("here")?, Arc::new(backend));
-    let plane = ControlPlane::builder(store).cell(cell).start().await?;
-    let (mut created, mut woken) = (Samples::default(), Samples::default());
-    for round in 0..ROUNDS {
-        let id = InstanceId::new(format!("i-{round}"))?;
-        let new = NewInstance::new(id.clone(), TenantId::new("tenant")?, spec(&product));
-        created.push(until_answered(&plane, &id, plane.create(new, by()).await).await?);
-        finish(plane.sleep(&id, by()).await).await?;
-        woken.push(until_answered(&plane, &id, plane.wake(&id, by()).await).await?);
-        finish(plane.destroy(&id, DataDisposition::Delete, by()).await).await?;
+    let mut measured = Vec::new();
+    for root in Root::with_and_without_users(&product) {
+        measured.push((root.as_str(), through_the_control_plane(&root).await?));
     }
-    plane.shutdown().await?;
     heading(&[
         "process backend, from the call to the first answer",
         "p50 / p99",
@@ -54,9 +40,31 @@ async fn measure() -> Result<()> {
         format!("{:.1} ms", (samples.percentile(50).as_secs_f64() - by_hand.percentile(50).as_secs_f64()) * 1e3)
     };
     row(&["the product started by hand (the floor)".into(), by_hand.p50_p99(), "0".into()]);
-    row(&["`create`".into(), created.p50_p99(), beyond(&created)]);
-    row(&["`wake`".into(), woken.p50_p99(), beyond(&woken)]);
+    for (users, [created, woken]) in &measured {
+        row(&[format!("`create`, {users}"), created.p50_p99(), beyond(created)]);
+        row(&[format!("`wake`, {users}"), woken.p50_p99(), beyond(woken)]);
+    }
     Ok(())
+}
+
+/// Makes an instance, puts it to sleep, wakes it and removes it, again and again: how long `create` and `wake` took.
+async fn through_the_control_plane(root: &Root) -> Result<[Samples; 2]> {
+    let store =
+        SqliteStore::open(root.path().join("store.db"), ControlPlaneId::new("bench")?, CommitMode::Grouped).await;
+    let store = store.map_err(|error| error.into_error("open"))?;
+    let cell = Cell::new(CellName::new("here")?, Arc::new(root.backend()?));
+    let plane = ControlPlane::builder(store).cell(cell).start().await?;
+    let (mut created, mut woken) = (Samples::default(), Samples::default());
+    for round in 0..ROUNDS {
+        let id = InstanceId::new(format!("i-{round}"))?;
+        let new = NewInstance::new(id.clone(), TenantId::new("tenant")?, spec(root.product()));
+        created.push(until_answered(&plane, &id, plane.create(new, by()).await).await?);
+        finish(plane.sleep(&id, by()).await).await?;
+        woken.push(until_answered(&plane, &id, plane.wake(&id, by()).await).await?);
+        finish(plane.destroy(&id, DataDisposition::Delete, by()).await).await?;
+    }
+    plane.shutdown().await?;
+    Ok([created, woken])
 }
 
 fn by() -> Request {

@@ -5,6 +5,7 @@ mod measured;
 mod product;
 mod recording;
 mod report;
+mod root;
 mod this_process;
 
 pub use bare::{Bare, empty_copy};
@@ -12,4 +13,5 @@ pub use measured::{Measured, cpu_seconds};
 pub use product::{ByHand, finish, product, spec, until_answered};
 pub use recording::RecordingStore;
 pub use report::{Samples, heading, row};
+pub use root::Root;
 pub use this_process::{cpu_time, resident_mib};

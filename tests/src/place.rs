@@ -90,9 +90,7 @@ impl Site {
     #[must_use]
     pub fn backend(&self) -> ProcessConfig {
         let mut config = ProcessConfig::new(&self.root).with_ports(self.ports.clone());
-        if !self.groups {
-            config.cgroup = None;
-        }
+        config.cgroup = self.groups.then(|| test_groups::name(&self.root));
         if !self.users {
             config.users = None;
         }
@@ -262,5 +260,6 @@ impl Deref for Place {
 impl Drop for Place {
     fn drop(&mut self) {
         processes::kill_all_mentioning(self.folder.path());
+        test_groups::remove(&self.root);
     }
 }

@@ -19,7 +19,7 @@ use provisioner_core::{
     types::{Size, Usage},
 };
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, PidfdFlags, Signal};
 
 use self::hierarchy::{Controller, Hierarchy, Unit};
 use crate::error::{Problem, Result};
@@ -155,8 +155,7 @@ impl Groups {
                     return Err(Problem::new(ErrorKind::Unavailable, message));
                 }
                 for pid in members.into_iter().filter_map(Pid::from_raw) {
-                    // It may be gone meanwhile.
-                    let _ = rustix::process::kill_process(pid, Signal::KILL);
+                    kill_member(hierarchy, group, pid);
                 }
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -170,5 +169,14 @@ impl Groups {
         names.sort_unstable();
         names.dedup();
         names
+    }
+}
+
+/// Kills a process if it is in a group. Gone or elsewhere meanwhile, it is left alone.
+fn kill_member(hierarchy: &Hierarchy, group: &str, pid: Pid) {
+    // The descriptor first, then the question: a number that was given to another process by now names one outside.
+    let Ok(process) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return };
+    if hierarchy.members(group).is_some_and(|members| members.contains(&pid.as_raw_pid())) {
+        let _ = rustix::process::pidfd_send_signal(&process, Signal::KILL);
     }
 }

@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backend_process::ProcessConfig;
 use futures::StreamExt;
 use provisioner_core::{
     Chain, ErrorKind, Provisioner, Retry,
@@ -235,16 +234,13 @@ async fn an_instance_whose_port_somebody_took_while_it_slept_wakes_on_another() 
 /// The product is held before it listens, so whoever takes its port meanwhile is there first.
 #[tokio::test(flavor = "multi_thread")]
 async fn somebody_elses_answer_does_not_make_an_instance_ready() {
-    let both = ProcessConfig::new("/");
-    for (users, cgroup) in [
-        (both.users.clone(), both.cgroup.clone()),
-        (both.users.clone(), None),
-        (None, both.cgroup.clone()),
-        (None, None),
-    ] {
-        let with = format!("{users:?} {cgroup:?}");
+    for (users, groups) in [(true, true), (true, false), (false, true), (false, false)] {
+        let with = format!("users: {users}, groups: {groups}");
         for adopted in [false, true] {
-            let mut site = Site::with(|config| (config.users, config.cgroup) = (users.clone(), cgroup.clone()));
+            let mut site = Site::with(|config| {
+                config.users = config.users.take().filter(|_| users);
+                config.cgroup = config.cgroup.take().filter(|_| groups);
+            });
             let mut target = site.target(&[("LISTEN", "never")]);
             change(&mut target, |spec| spec.workload.start_timeout_seconds = 600);
             site.backend.create(&site.cx, &target).await.unwrap();

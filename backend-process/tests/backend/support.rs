@@ -66,13 +66,14 @@ impl Drop for Site {
         loop {
             let left = self.processes();
             if left.is_empty() || Instant::now() > deadline {
-                return;
+                break;
             }
             for pid in left.into_iter().filter_map(Pid::from_raw) {
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+        test_groups::remove(self.root());
     }
 }
 
@@ -85,7 +86,8 @@ impl Site {
         let first = base + NEXT.fetch_add(1, Ordering::Relaxed) * PORTS_EACH;
         let ports = (first, first + PORTS_EACH - 1);
         let root = tempfile::tempdir().unwrap();
-        let config = ProcessConfig::new(root.path()).with_ports(ports.0..=ports.1);
+        let mut config = ProcessConfig::new(root.path()).with_ports(ports.0..=ports.1);
+        config.cgroup = Some(test_groups::name(root.path()));
         let backend = config.clone().build().unwrap();
         let cx = OpContext::new(ControlPlaneId::new("plane").unwrap());
         Self { backend, cx, ports, random: Random::from_os(), root, config }

@@ -133,8 +133,8 @@ pub(crate) async fn where_there_are_no_groups_each_process_is_bounded() {
 }
 
 pub(crate) async fn what_it_uses_is_told_while_it_runs() {
-    for cgroup in [Some("provisioner".to_owned()), None] {
-        let site = Site::with(|config| config.cgroup = cgroup);
+    for grouped in [true, false] {
+        let site = Site::with(|config| config.cgroup = config.cgroup.take().filter(|_| grouped));
         let target = sized(&site, 4000, 256);
         let seen = site.running(&target).await;
         let before = site.observe(&target).await.present().unwrap().usage.unwrap();
@@ -249,14 +249,18 @@ impl Drop for Cover {
     }
 }
 
+/// The group that those of all instances lie below, in each hierarchy.
+fn base(site: &Site) -> Vec<PathBuf> {
+    test_groups::folders(site.config.cgroup.as_ref().unwrap())
+}
+
 pub(crate) async fn without_the_group_that_was_promised_nothing_starts_and_it_is_tried_again() {
-    let site = Site::with(|config| config.cgroup = Some(format!("provisioner-covered-{}", std::process::id())));
-    let base = Base(site.config.cgroup.clone().unwrap());
+    let site = Site::new();
     let target = sized(&site, 1000, 64);
     site.running(&target).await;
     site.backend.scale_to_zero(&site.cx, &target).await.unwrap();
     site.until_phase(&target, Phase::Zero).await;
-    let cover = Cover::over(base.folders().pop().unwrap());
+    let cover = Cover::over(base(&site).pop().unwrap());
     let error = site.backend.resume(&site.cx, &target).await.unwrap_err();
     assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Backoff), "{error}");
     assert!(error.to_string().contains("control group"), "{error}");
@@ -272,28 +276,6 @@ pub(crate) async fn without_the_group_that_was_promised_nothing_starts_and_it_is
     site.running(&target).await;
     site.backend.destroy(&site.cx, &target, DataDisposition::Delete).await.unwrap();
     site.until_absent(&target).await;
-}
-
-/// A group of the test's own that instances have theirs below. Removed when dropped.
-struct Base(String);
-
-impl Base {
-    fn folders(&self) -> Vec<PathBuf> {
-        let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().map(|entry| entry.unwrap().path());
-        let top = std::iter::once(PathBuf::from("/sys/fs/cgroup"));
-        let folders = hierarchies.chain(top).map(|hierarchy| hierarchy.join(&self.0));
-        let mut folders: Vec<_> = folders.filter(|folder| folder.join("cgroup.procs").exists()).collect();
-        folders.sort_unstable();
-        folders
-    }
-}
-
-impl Drop for Base {
-    fn drop(&mut self) {
-        for folder in self.folders() {
-            let _ = fs::remove_dir(folder);
-        }
-    }
 }
 
 pub(crate) async fn memory_that_was_used_up_while_no_control_plane_ran_is_the_reason_all_the_same() {
@@ -322,11 +304,10 @@ pub(crate) async fn memory_that_was_used_up_while_no_control_plane_ran_is_the_re
 }
 
 pub(crate) async fn memory_that_was_used_up_by_all_together_is_told_apart() {
-    let site = Site::with(|config| config.cgroup = Some(format!("provisioner-small-{}", std::process::id())));
-    let base = Base(site.config.cgroup.clone().unwrap());
+    let site = Site::new();
     let target = sized(&site, 1000, 512);
     let seen = site.running(&target).await;
-    for folder in base.folders() {
+    for folder in base(&site) {
         for file in ["memory.max", "memory.limit_in_bytes"].map(|file| folder.join(file)) {
             if file.exists() {
                 fs::write(file, (48 << 20).to_string()).unwrap();
