@@ -21,14 +21,15 @@ async fn a_product_that_ignores_the_request_to_stop_is_killed_after_its_grace() 
 }
 
 #[tokio::test]
-async fn a_product_that_crashes_again_and_again_after_it_was_ready_is_given_up_with_its_status() {
+async fn a_product_that_crashes_again_and_again_after_it_was_ready_is_given_up_with_its_status_and_last_words() {
     let world = World::new().await;
-    let spec = world.spec("1.0", &[("CRASH_AFTER_MS", "50")]);
+    let spec = world.spec("1.0", &[("CRASH_AFTER_MS", "50"), ("PRINT", "VERSION")]);
     // It is ready for a moment, which is all that was asked for.
     world.running("acme", spec).await;
     let reason = world.given_up("acme").await;
     assert_eq!(reason.code, "exited", "{reason}");
     assert!(reason.message.contains("exited with status 7"), "{reason}");
+    assert!(reason.message.contains("it last printed: cannot go on with"), "{reason}");
     let starts = world.starts("acme").await;
     assert!((2..=ATTEMPTS as usize + 1).contains(&starts), "{starts} starts");
     assert!(world.place.products().is_empty());
