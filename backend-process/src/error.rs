@@ -69,6 +69,11 @@ impl Problem {
         self
     }
 
+    /// Whether there was no room.
+    pub(crate) fn is_full(&self) -> bool {
+        self.kind == ErrorKind::CapacityExhausted
+    }
+
     /// Whether a file or folder was not there.
     pub(crate) fn is_missing_file(&self) -> bool {
         let error = self.source.as_ref().and_then(|source| source.downcast_ref::<io::Error>());

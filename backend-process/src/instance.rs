@@ -92,6 +92,8 @@ pub(crate) struct Motion {
 pub(crate) struct Removal {
     pub(crate) data: DataId,
     pub(crate) disposition: DataDisposition,
+    /// Whether the record says so too. Not where there was no room to write it.
+    pub(crate) recorded: bool,
 }
 
 /// A process whose exit is awaited.
@@ -336,14 +338,19 @@ impl Instance {
 
     /// What lives of it.
     pub(crate) fn life(&self, shared: &Shared, record: Option<&Record>) -> Result<Life> {
-        match process::life(&self.folder, |leader| shared.members(self, leader, record))? {
-            // Somebody has deleted the files. The process is none the less there.
-            Life::Dead => {
-                let watched = self.live().watched.as_ref().map(|watched| watched.process);
-                Ok(watched.filter(|process| process.is_alive()).map_or(Life::Dead, Life::Alive))
-            }
-            life => Ok(life),
+        let life = process::life(&self.folder, |leader| shared.members(self, leader, record))?;
+        if life != Life::Dead {
+            return Ok(life);
         }
+        // Somebody has deleted the files. The process is none the less there.
+        let watched = self.live().watched.as_ref().map(|watched| watched.process);
+        if let Some(process) = watched.filter(|process| process.is_alive()) {
+            return Ok(Life::Alive(process));
+        }
+        // And if nobody watched it, its group is.
+        let grouped = shared.groups.members(&shared.group(&self.key)).unwrap_or_default();
+        let lives = grouped.into_iter().filter_map(|pid| Process::of(pid.cast_unsigned())).any(Process::is_alive);
+        Ok(if lives { Life::Leftovers(None) } else { Life::Dead })
     }
 
     /// Who answers where this instance should. `leader` is its process, and lives.
@@ -402,7 +409,11 @@ pub(crate) fn exited(exit: Exit, incidents: Incidents, memory_mib: u32, tail: &s
         Exit::Unknown => "is gone; its status is not known".to_owned(),
     };
     let printed = if tail.is_empty() { String::new() } else { format!("; it last printed: {tail}") };
-    match incidents.killed_for_memory.filter(|_| exit != Exit::Code(0)) {
+    // What is killed may be a worker, long before its leader ends for another reason: version 1 goes on without it. A shell
+    // tells of its command's signal by a status.
+    const KILLED: i32 = 9;
+    let was_killed = matches!(exit, Exit::Signal(KILLED) | Exit::Unknown) || exit == Exit::Code(128 + KILLED);
+    match incidents.killed_for_memory.filter(|_| was_killed) {
         Some(UsedUp::Own) => {
             let message = format!("the process {how}: its {memory_mib} MiB were used up{printed}");
             return Reason::new("out-of-memory", message);

@@ -99,6 +99,11 @@ impl Layout {
         self.root.join(".users")
     }
 
+    /// Which user was given last.
+    pub(crate) fn last_user(&self) -> PathBuf {
+        self.users().join(".last")
+    }
+
     pub(crate) fn instances(&self, control_plane: &ControlPlaneId) -> PathBuf {
         self.root.join(control_plane.as_str()).join("instances")
     }

@@ -39,9 +39,12 @@ pub(crate) fn claim(
         tracing::info!(instance = %key.id, port, "somebody else has this port: another one is taken");
     }
     let wide = u32::from(*range.start())..=u32::from(*range.end());
+    // Spread over the range, and the same on every attempt.
     let token = key.incarnation.token(&key.control_plane, &key.id);
+    let offset = u32::from_str_radix(&token[..8], 16).unwrap_or(0) % (wide.end() - wide.start() + 1);
     let usable = |port: u32| Ok(u16::try_from(port).is_ok_and(|port| is_free(address, port)));
-    let claimed = all(layout).claim(&owner_text(key), &token, &wide, usable, |owner| owner_exists(layout, owner))?;
+    let claimed = all(layout)
+        .claim(&owner_text(key), wide.start() + offset, &wide, usable, |owner| owner_exists(layout, owner))?;
     claimed.and_then(|port| u16::try_from(port).ok()).ok_or_else(|| {
         let message = format!("no free port in {} to {}", range.start(), range.end());
         Problem::new(ErrorKind::CapacityExhausted, message)

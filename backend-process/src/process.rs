@@ -72,6 +72,8 @@ struct Stat {
     cpu_ticks: u64,
     /// Pages of memory that are its own or shared.
     pages: u64,
+    /// All of its threads, the one that it began with among them, ended or not.
+    threads: u64,
 }
 
 impl Stat {
@@ -85,6 +87,7 @@ impl Stat {
         Some(Self {
             cpu_ticks: (11..=14).filter_map(number).sum(),
             pages: number(21).unwrap_or(0),
+            threads: number(17).unwrap_or(1),
             state: *fields.first()?.as_bytes().first()?,
             session: fields.get(3)?.parse().ok()?,
             process: Process { pid, start: fields.get(19)?.parse().ok()? },
@@ -96,9 +99,9 @@ impl Stat {
         Self::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    /// A zombie runs nothing and holds nothing.
+    /// A zombie runs nothing and holds nothing, unless it is only its first thread that has ended.
     fn lives(&self) -> bool {
-        !matches!(self.state, b'Z' | b'X' | b'x')
+        !matches!(self.state, b'Z' | b'X' | b'x') || self.threads > 1
     }
 }
 
@@ -130,12 +133,12 @@ impl Process {
         Some(Usage { cpu: of_ticks(stat.cpu_ticks), memory_bytes: stat.pages * page })
     }
 
-    /// A descriptor that becomes readable when it exits. `None`: it is gone already.
+    /// A descriptor that becomes readable when it exits, with its last thread. `None`: it is gone already.
     pub(crate) fn pidfd(self) -> io::Result<Option<OwnedFd>> {
         let Some(pid) = Pid::from_raw(self.pid) else {
             return Ok(None);
         };
-        match rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) {
+        match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
             // Only now: the descriptor is of whoever has the pid, and stays with that one.
             Ok(pidfd) => Ok(self.is_alive().then_some(pidfd)),
             Err(Errno::SRCH) => Ok(None),
@@ -172,9 +175,16 @@ impl Process {
 
     /// Kills this one process, whatever it is doing.
     pub(crate) fn kill(self) {
-        if let Ok(Some(pidfd)) = self.pidfd()
-            && let Err(error) = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL)
-        {
+        let killed = match self.pidfd() {
+            Ok(Some(pidfd)) => rustix::process::pidfd_send_signal(&pidfd, Signal::KILL).map_err(io::Error::from),
+            Ok(None) => return,
+            // Out of descriptors, or a kernel without them: then between the look and the signal its number could be given out
+            // again, which takes as long as all numbers do.
+            Err(_) if self.is_alive() => Pid::from_raw(self.pid)
+                .map_or(Ok(()), |pid| rustix::process::kill_process(pid, Signal::KILL).map_err(io::Error::from)),
+            Err(_) => return,
+        };
+        if let Err(error) = killed {
             tracing::warn!(pid = self.pid, %error, "not killed");
         }
     }
@@ -368,13 +378,15 @@ fn user_of(pid: i32) -> Option<u32> {
     user_in_status(&fs::read(format!("/proc/{pid}/status")).ok()?)
 }
 
-/// The real user of a process, unless it is a zombie, which runs nothing.
+/// The real user of a process, unless it is a zombie with no thread left, which runs nothing.
 fn user_in_status(status: &[u8]) -> Option<u32> {
     let field = |name: &str| {
         let value = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(name.as_bytes()))?;
         std::str::from_utf8(value).ok()?.split_ascii_whitespace().next()
     };
-    field("Uid:").filter(|_| !matches!(field("State:"), Some("Z" | "X" | "x")))?.parse().ok()
+    let threads = field("Threads:").and_then(|threads| threads.parse().ok()).unwrap_or(1);
+    let lives = !matches!(field("State:"), Some("Z" | "X" | "x")) || threads > 1_u32;
+    field("Uid:").filter(|_| lives)?.parse().ok()
 }
 
 /// Who holds the lock, for a message.
@@ -447,7 +459,8 @@ mod tests {
         for name in ["product", "a b", ") S 1 (", "((", ""] {
             let stat = Stat::parse(format!("42 ({name}) {fields}\n").as_bytes()).unwrap();
             let process = Process { pid: 42, start: 98765 };
-            let expected = Stat { process, state: b'S', session: 43, cpu_ticks: 5 + 6 + 7 + 8, pages: 2 };
+            let cpu_ticks = 5 + 6 + 7 + 8;
+            let expected = Stat { process, state: b'S', session: 43, cpu_ticks, pages: 2, threads: 1 };
             assert_eq!(stat, expected, "{name}");
         }
         for garbage in ["", "42", "42 (a", "42 (a)", "x (a) S 1"] {
@@ -473,6 +486,7 @@ mod tests {
         let status = |state: &str| format!("Name:\tUid: 7\nState:\t{state}\nUid:\t5\t6\t7\t8\n");
         assert_eq!(user_in_status(status("S (sleeping)").as_bytes()), Some(5));
         assert_eq!(user_in_status(status("Z (zombie)").as_bytes()), None);
+        assert_eq!(user_in_status(format!("{}Threads:\t2\n", status("Z (zombie)")).as_bytes()), Some(5));
         assert_eq!(user_in_status(b""), None);
         assert!(users().unwrap().contains(&rustix::process::getuid().as_raw()));
     }

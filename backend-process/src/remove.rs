@@ -25,7 +25,7 @@ pub(crate) fn destroy(
     disposition: DataDisposition,
     patience: Patience,
 ) -> Result<()> {
-    let told = Removal { data: data.clone(), disposition };
+    let told = Removal { data: data.clone(), disposition, recorded: true };
     let turn = instance.folder.turn(patience)?;
     let Some(view) = instance.look(shared)? else {
         // Its files may have been left half deleted, and its data made before its folder was lost.
@@ -34,10 +34,21 @@ pub(crate) fn destroy(
     let removal = match &view.record {
         Some(record) => {
             let intended = Intended::Destroying(disposition);
-            if record.intended != intended && turn.is_some() {
-                record.with_intended(intended).write(&instance.folder)?;
-            }
-            Removal { data: record.data.clone(), disposition }
+            let written = if record.intended != intended && turn.is_some() {
+                record.with_intended(intended).write(&instance.folder)
+            } else {
+                Ok(())
+            };
+            let recorded = match written {
+                Ok(()) => true,
+                // A removal is what makes room. Cut short, it is begun again by whoever asked for it.
+                Err(problem) if problem.is_full() => {
+                    tracing::warn!(instance = %record.id, %problem, "removed without a record of it");
+                    false
+                }
+                Err(problem) => return Err(problem),
+            };
+            Removal { data: record.data.clone(), disposition, recorded }
         }
         None => told,
     };

@@ -20,19 +20,18 @@ impl Reservations {
     }
 
     /// The number that this owner has, or one that is free: neither given away nor, by `usable`, in use by somebody who did
-    /// not ask. `None`: there is none left. The token decides where in the range the search begins, so that it is the same
-    /// on every attempt.
+    /// not ask. `None`: there is none left. The search begins at `start`, and goes round.
     pub(crate) fn claim(
         &self,
         owner: &str,
-        token: &str,
+        start: u32,
         range: &RangeInclusive<u32>,
         usable: impl Fn(u32) -> Result<bool>,
         owner_exists: impl Fn(&[u8]) -> Result<bool>,
     ) -> Result<Option<u32>> {
         make_folder(&self.folder)?;
         let mut taken = Vec::new();
-        for number in starting_at(range, token) {
+        for number in starting_at(range, start) {
             match layout::read(&self.file(number))? {
                 Some(of) if of == owner.as_bytes() => return Ok(Some(number)),
                 Some(of) => taken.push((number, of)),
@@ -110,12 +109,9 @@ impl Reservations {
     }
 }
 
-/// All numbers of the range, from one that the token decides, and so spread over the range.
-fn starting_at(range: &RangeInclusive<u32>, token: &str) -> impl Iterator<Item = u32> + use<> {
-    let (first, last) = (u64::from(*range.start()), u64::from(*range.end()));
-    let length = last - first + 1;
-    let offset = u64::from_str_radix(&token[..8], 16).unwrap_or(0) % length;
-    (0..length).map(move |i| u32::try_from(first + (offset + i) % length).unwrap_or(u32::MAX))
+/// All numbers of the range, from this one on.
+fn starting_at(range: &RangeInclusive<u32>, start: u32) -> impl Iterator<Item = u32> + use<> {
+    (start..=*range.end()).chain(*range.start()..start)
 }
 
 #[cfg(test)]
@@ -128,7 +124,7 @@ mod tests {
         let numbers = Reservations::at(root.path().join("numbers"));
         let range = 10..=11;
         let claim = |owner: &str, gone: &'static str| {
-            numbers.claim(owner, "ffffffff", &range, |_| Ok(true), move |of| Ok(of != gone.as_bytes())).unwrap()
+            numbers.claim(owner, 11, &range, |_| Ok(true), move |of| Ok(of != gone.as_bytes())).unwrap()
         };
         assert_eq!((claim("a", ""), claim("a", "")), (Some(11), Some(11)), "asking again changes nothing");
         assert_eq!(claim("b", ""), Some(10));
@@ -145,7 +141,7 @@ mod tests {
     fn what_somebody_else_uses_is_passed_over() {
         let root = tempfile::tempdir().unwrap();
         let numbers = Reservations::at(root.path().join("numbers"));
-        let claimed = numbers.claim("a", "00000000", &(1..=3), |number| Ok(number == 3), |_| Ok(true));
+        let claimed = numbers.claim("a", 1, &(1..=3), |number| Ok(number == 3), |_| Ok(true));
         assert_eq!(claimed.unwrap(), Some(3));
     }
 }

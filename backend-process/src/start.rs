@@ -57,6 +57,8 @@ pub(crate) fn run(
         check_program(order.program(), order.path(&shared.config.path), shared.users.is_some())?;
         if make && !folder.exists()? {
             shared.layout.make_root()?;
+            // Beforehand: a removal has to get by on a full disk.
+            make_folder(&shared.layout.removed(&instance.key.control_plane))?;
             make_folder(folder.path())?;
         }
     }

@@ -26,13 +26,12 @@ pub(crate) fn rest(
     intended: Intended,
     patience: Patience,
 ) -> Result<bool> {
-    let Some(_turn) = instance.folder.turn(patience)? else {
-        return Ok(false);
-    };
+    // None: its folder is gone, and something of it may run all the same.
+    let turn = instance.folder.turn(patience)?;
     let Some(view) = instance.look(shared)? else {
         return Ok(false);
     };
-    if let Some(record) = &view.record {
+    if let Some(record) = view.record.as_ref().filter(|_| turn.is_some()) {
         if matches!(record.intended, Intended::Destroying(_)) {
             return Ok(true);
         }
@@ -42,7 +41,9 @@ pub(crate) fn rest(
         }
     }
     if view.life == Life::Dead && view.moving.is_none() {
-        forget_process(shared, instance, &view)?;
+        if turn.is_some() {
+            forget_process(shared, instance, &view)?;
+        }
     } else {
         begin(shared, instance, view.record.as_ref(), Motion::default());
     }
@@ -212,6 +213,7 @@ fn finish(shared: &Arc<Shared>, instance: &Arc<Instance>) -> Result<bool> {
         (Some(Intended::Destroying(_)) | None, _, Some(removal)) => {
             remove::remove(shared, instance, &removal, patience)?
         }
+        (Some(_), _, Some(removal)) if !removal.recorded => remove::remove(shared, instance, &removal, patience)?,
         (Some(Intended::Running), Some(order), _) if folder_turn.is_some() => {
             if let Err(problem) = start::start(shared, instance, record, order, patience) {
                 tracing::warn!(instance = %instance.key.id, %problem, "not started after a stop");

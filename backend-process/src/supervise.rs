@@ -74,8 +74,14 @@ pub(crate) fn watch(
 /// Adopts the process in the view, if it should run and nobody watches it. Call it inside the runtime.
 pub(crate) fn adopt(shared: &Arc<Shared>, instance: &Arc<Instance>, view: &View) -> Option<watch::Receiver<Seen>> {
     let record = view.record.as_ref()?;
-    let Life::Alive(process) = view.life else {
-        return None;
+    let process = match view.life {
+        Life::Alive(process) => process,
+        Life::Leftovers(_) if view.moving.is_none() => {
+            let (of, own) = (Arc::clone(shared), Arc::clone(instance));
+            shared.tasks.spawn(async move { end_leftovers(&of, &own).await });
+            return None;
+        }
+        _ => return None,
     };
     if view.seen.is_some() || view.moving.is_some() || view.outcome.is_some() || record.intended != Intended::Running {
         return None;
@@ -107,6 +113,8 @@ impl Watcher {
             () = &mut gone => {}
             () = self.tend() => {}
         }
+        // Once more: it may have printed a lot since the last time.
+        self.bound_log().await;
         let instance = Arc::clone(&self.instance);
         let noted = blocking(move || {
             let record = Record::read(&instance.folder, &instance.key)?;
@@ -116,6 +124,7 @@ impl Watcher {
         if let Err(problem) = noted.await {
             tracing::warn!(instance = %self.instance.key.id, %problem, "the end of a process was not written down");
         }
+        end_leftovers(&self.shared, &self.instance).await;
         self.shared.changed(&self.instance.key);
     }
 
@@ -252,6 +261,26 @@ impl Watcher {
             tracing::warn!(instance = %self.instance.key.id, %problem, "a process that is not ready was not stopped");
         }
         self.shared.changed(&self.instance.key);
+    }
+}
+
+/// Stops what a process that should run has left behind: nobody watches it, or bounds its log.
+async fn end_leftovers(shared: &Arc<Shared>, instance: &Arc<Instance>) {
+    let turn = instance.turn().await;
+    let (of, own) = (Arc::clone(shared), Arc::clone(instance));
+    let stopped = blocking(move || {
+        let (_turn, Some(_folder_turn)) = (turn, own.folder.turn(Patience::from_now())?) else {
+            return Ok(());
+        };
+        if let Some(view) = own.look(&of)?
+            && let (Life::Leftovers(_), None, Some(record)) = (view.life, &view.moving, &view.record)
+        {
+            stop::begin(&of, &own, Some(record), Motion::default());
+        }
+        Ok(())
+    });
+    if let Err(problem) = stopped.await {
+        tracing::warn!(instance = %instance.key.id, %problem, "what a process left behind was not stopped");
     }
 }
 

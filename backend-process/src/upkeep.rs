@@ -135,8 +135,11 @@ pub(crate) fn maintain(shared: &Shared, control_plane: &ControlPlaneId, plan_onl
         }
         actions.push(format!("free user {user}, which no data has"));
     }
+    drop(lock);
     for name in shared.groups.names() {
         let Some(key) = shared.of_group(&name).filter(|key| key.control_plane == *control_plane) else { continue };
+        // For each of them anew: what runs there takes its time to end, and others need the lock.
+        let _lock = layout.lock(Patience::from_now())?;
         if layout.instance(&key).exists()? || shared.watches(&key) {
             continue;
         }
@@ -146,7 +149,6 @@ pub(crate) fn maintain(shared: &Shared, control_plane: &ControlPlaneId, plan_onl
         actions.push(format!("end what is left of {} {}, whose folder is gone", key.id, key.incarnation));
     }
     // Nobody takes up again what lies there, and deleting it takes as long as there are files.
-    drop(lock);
     for path in layout::entries(&layout.removed(control_plane))? {
         if !plan_only {
             layout::remove_folder(&path)?;

@@ -8,7 +8,10 @@ use std::{
     fs::{self, Permissions},
     io,
     ops::RangeInclusive,
-    os::unix::fs::{MetadataExt, PermissionsExt, lchown},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{MetadataExt, PermissionsExt},
+    },
     path::Path,
 };
 
@@ -17,10 +20,15 @@ use provisioner_core::{
     types::{ControlPlaneId, DataId},
 };
 
+use rustix::{
+    fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Uid},
+    io::Errno,
+};
+
 use crate::{
     data::Owner,
     error::{Problem, Result},
-    layout::{DataFolder, Layout},
+    layout::{self, DataFolder, Layout},
     process,
     reservations::Reservations,
 };
@@ -35,6 +43,9 @@ const CAPABILITIES: [(&str, u32); 6] = [
     ("CAP_SETGID", 6),
     ("CAP_SETUID", 7),
 ];
+
+/// How deep folders may lie in data that is given to another user.
+const DEPTH_MAX: usize = 512;
 
 /// The users that this process may give its children to: all of them or none. Root that may not says why, once.
 pub(crate) fn usable(range: Option<&RangeInclusive<u32>>) -> Option<RangeInclusive<u32>> {
@@ -108,9 +119,7 @@ pub(crate) fn claim(
     {
         return Ok(user);
     }
-    // The end of an id is random.
-    let token: String =
-        data.as_str().chars().rev().filter(char::is_ascii_hexdigit).chain("0".repeat(8).chars()).collect();
+    let start = next(layout, range)?;
     // Looked at once, and only when an id is to be given out. A reservation that somebody has deleted says nothing any more;
     // the files of who sleeps do.
     let used = OnceCell::new();
@@ -125,10 +134,28 @@ pub(crate) fn claim(
         };
         Ok(!used.contains(&user))
     };
-    let claimed = all(layout).claim(&owner, &token, range, unused, |owner| owner_exists(layout, owner))?;
-    claimed.ok_or_else(|| {
+    let claimed = all(layout).claim(&owner, start, range, unused, |owner| owner_exists(layout, owner))?;
+    let user = claimed.ok_or_else(|| {
         let message = format!("no free user in {} to {}", range.start(), range.end());
         Problem::new(ErrorKind::CapacityExhausted, message)
+    })?;
+    // A hint: without it a number is given again sooner.
+    if let Err(error) = fs::write(layout.last_user(), user.to_string()) {
+        tracing::debug!(%error, user, "which user was given last was not noted");
+    }
+    Ok(user)
+}
+
+/// Where to look for a free user: after the one that was given last. What an instance left in folders that everybody may
+/// write is still its user's when it is gone, so a number is given again as late as can be. The first of all is anywhere, so
+/// that two roots whose ranges overlap by mistake rarely meet.
+fn next(layout: &Layout, range: &RangeInclusive<u32>) -> Result<u32> {
+    let last = layout::read(&layout.last_user())?;
+    let last = last.and_then(|text| std::str::from_utf8(&text).ok()?.parse::<u32>().ok());
+    Ok(match last.filter(|last| range.contains(last)) {
+        Some(last) if last == *range.end() => *range.start(),
+        Some(last) => last + 1,
+        None => rand::random_range(range.clone()),
     })
 }
 
@@ -191,8 +218,13 @@ fn owner_of(text: &[u8]) -> Option<(ControlPlaneId, DataId)> {
 
 fn owner_exists(layout: &Layout, text: &[u8]) -> Result<bool> {
     let Some((control_plane, data)) = owner_of(text) else { return Ok(false) };
-    let folder = layout.data(&control_plane, &data);
-    folder.path().try_exists().map_err(|error| Problem::io("look for", folder.path(), error))
+    // Also while it is being deleted: until then something may still run as its user.
+    for path in [layout.data(&control_plane, &data).path(), &layout.removed(&control_plane).join(data.as_str())] {
+        if path.try_exists().map_err(|error| Problem::io("look for", path, error))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Makes the data the user's own, and lets the user through to it. Changes nothing where it is so already.
@@ -218,17 +250,42 @@ pub(crate) fn hand_over(layout: &Layout, control_plane: &ControlPlaneId, data: &
     if owner == user { Ok(()) } else { give_all(&files, user) }
 }
 
-/// Gives a folder and all that is in it to a user; itself last, so that a cut change is seen and done again.
+/// Gives a folder, and all in it that is of the same owner, to a user; itself last, so that a cut change is seen and done
+/// again. Whoever has it may still run and change it meanwhile: so folders are entered by their descriptors and never through a
+/// link, and what is somebody else's, as behind a hard link, stays that.
 fn give_all(path: &Path, user: u32) -> Result<()> {
-    let problem = |error: io::Error| Problem::io("give to its user", path, error);
-    let what = fs::symlink_metadata(path).map_err(problem)?;
-    if what.is_dir() {
-        for entry in fs::read_dir(path).map_err(problem)? {
-            give_all(&entry.map_err(problem)?.path(), user)?;
+    let given = || {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(path, flags, Mode::empty())?;
+        let owner = rustix::fs::fstat(&folder)?.st_uid;
+        give_entries(&folder, owner, user, 0)?;
+        rustix::fs::fchown(&folder, Some(Uid::from_raw(user)), Some(Gid::from_raw(user)))
+    };
+    given().map_err(|error| Problem::io("give to its user", path, error.into()))
+}
+
+fn give_entries(folder: &OwnedFd, owner: u32, user: u32, depth: usize) -> rustix::io::Result<()> {
+    if depth > DEPTH_MAX {
+        return Err(Errno::NAMETOOLONG);
+    }
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if [c".", c".."].contains(&name) {
+            continue;
+        }
+        let what = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if FileType::from_raw_mode(what.st_mode) == FileType::Directory {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let below = rustix::fs::openat(folder, name, flags, Mode::empty())?;
+            give_entries(&below, owner, user, depth + 1)?;
+        }
+        if what.st_uid == owner {
+            let (user, group) = (Uid::from_raw(user), Gid::from_raw(user));
+            rustix::fs::chownat(folder, name, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)?;
         }
     }
-    // Never through a link: whose file it names is the product's to choose.
-    lchown(path, Some(user), Some(user)).map_err(problem)
+    Ok(())
 }
 
 /// Whether everybody may enter this folder.

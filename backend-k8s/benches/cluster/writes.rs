@@ -19,12 +19,7 @@ use kube::{
 use provisioner_core::Provisioner;
 use serde_json::{Value, json};
 
-use crate::{
-    ALLOCATOR, AT_ONCE, PATIENCE, Side,
-    cluster::Cluster,
-    each,
-    meter::Written,
-};
+use crate::{ALLOCATOR, AT_ONCE, PATIENCE, Side, cluster::Cluster, each, meter::Written};
 
 const INSTANCES: usize = 500;
 /// How often each is measured, the three by turns, as a cluster gets slower with what it holds.
@@ -45,7 +40,8 @@ pub(crate) async fn measure(cluster: &Cluster) {
         side.meter.take_writes();
         let targets = side.targets(INSTANCES / ROUNDS);
         let began = Instant::now();
-        each(&targets, AT_ONCE, |target| async { drop(side.backend.create(&side.cx, target).await.expect("made")) }).await;
+        each(&targets, AT_ONCE, |target| async { drop(side.backend.create(&side.cx, target).await.expect("made")) })
+            .await;
         times.entry("ours").or_default().push(began.elapsed());
         let writes = side.meter.take_writes();
         requests += writes.len();
@@ -64,7 +60,12 @@ pub(crate) async fn measure(cluster: &Cluster) {
     }
     let made = INSTANCES / ROUNDS * ROUNDS;
     let seconds = |who: &str| times[who].iter().sum::<Duration>().as_secs_f64();
-    heading(&[&format!("{made} instances without pods, {} writes each", requests / made), "time", "instances/s", "of bare"]);
+    heading(&[
+        &format!("{made} instances without pods, {} writes each", requests / made),
+        "time",
+        "instances/s",
+        "of bare",
+    ]);
     for (name, who) in [
         ("the same writes sent bare, 16 at once, the same watches open (the floor)", BARE),
         ("`create`, 16 at once", "ours"),

@@ -175,8 +175,14 @@ impl Groups {
 /// Kills a process if it is in a group. Gone or elsewhere meanwhile, it is left alone.
 fn kill_member(hierarchy: &Hierarchy, group: &str, pid: Pid) {
     // The descriptor first, then the question: a number that was given to another process by now names one outside.
-    let Ok(process) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return };
-    if hierarchy.members(group).is_some_and(|members| members.contains(&pid.as_raw_pid())) {
-        let _ = rustix::process::pidfd_send_signal(&process, Signal::KILL);
+    let process = rustix::process::pidfd_open(pid, PidfdFlags::empty());
+    if !hierarchy.members(group).is_some_and(|members| members.contains(&pid.as_raw_pid())) {
+        return;
     }
+    // It may be gone meanwhile.
+    let _ = match process {
+        Ok(process) => rustix::process::pidfd_send_signal(&process, Signal::KILL),
+        // Out of descriptors, or a kernel without them.
+        Err(_) => rustix::process::kill_process(pid, Signal::KILL),
+    };
 }

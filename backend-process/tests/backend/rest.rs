@@ -2,13 +2,14 @@
 
 use std::{
     fs,
+    net::TcpStream,
     path::Path,
     time::{Duration, Instant},
 };
 
 use provisioner_core::{
     ErrorKind, Provisioner,
-    types::{DataDisposition, DataSource, Generation, Observed, Phase},
+    types::{Bound, DataDisposition, DataSource, Generation, Observed, Phase},
 };
 
 use crate::support::{SOON, Site, change, deaf, eventually, get};
@@ -100,10 +101,11 @@ async fn descendants_of_a_dead_leader_end_before_the_next_start() {
     site.running(&target).await;
     let grandchild: i32 = fs::read_to_string(site.files(&target).join("grandchild")).unwrap().parse().unwrap();
     let leader = site.processes().into_iter().find(|pid| *pid != grandchild).unwrap();
+    // Somebody who was there would have ended the other one at once.
+    site.backend.shutdown().await;
     rustix::process::kill_process(rustix::process::Pid::from_raw(leader).unwrap(), rustix::process::Signal::KILL)
         .unwrap();
-    site.until_phase(&target, Phase::Failed).await;
-    assert_eq!(site.processes(), [grandchild]);
+    eventually(|| site.processes() == [grandchild]).await;
     site.restart();
     site.backend.create(&site.cx, &target).await.unwrap();
     site.until_phase(&target, Phase::Running).await;
@@ -166,7 +168,7 @@ async fn destroy_leaves_no_process_and_no_folder() {
     assert!(site.list().await.is_empty());
     assert!(site.backend.maintain(&site.cx, true).await.unwrap().is_empty());
     let left: Vec<_> = site.all_files().into_iter().map(|(path, _)| path).collect();
-    assert!(left.iter().all(|path| path.ends_with(".lock")), "{left:?}");
+    assert!(left.iter().all(|path| path.ends_with(".lock") || path.ends_with(".last")), "{left:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,9 +216,58 @@ async fn destroy_of_what_outsiders_deleted_gives_its_port_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_product_leaves_behind_ends_with_it_and_so_does_its_log() {
+    for adopted in [false, true] {
+        let mut site = Site::with(|config| config.log_mib_max = 1);
+        let mut target = site.target(&[]);
+        // It prints more than a log may hold, and leaves somebody behind who has the log too.
+        let script = "(sleep 1000 &); \"$0\"; yes | head -c 3000000; exit 3";
+        change(&mut target, |spec| {
+            spec.workload.command = ["/bin/sh", "-c", script, &crate::support::PRODUCT].map(Into::into).into();
+        });
+        let seen = site.running(&target).await;
+        assert_eq!(site.processes().len(), 3);
+        if adopted {
+            site.backend.shutdown().await;
+        }
+        // Its own end is cut off before the answer.
+        get(&seen, "/exit");
+        if adopted {
+            eventually(|| site.processes().len() == 1).await;
+            site.restart();
+        }
+        let failed = site.until_phase(&target, Phase::Failed).await;
+        assert_eq!(failed.reason.unwrap().code, "exited");
+        eventually(|| site.processes().is_empty()).await;
+        // A log that nobody watched is cut when it is written next.
+        let log = site.instance_folder(&target).join("log");
+        eventually(|| adopted || fs::metadata(&log).is_ok_and(|log| log.len() <= 1 << 20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_product_whose_first_thread_has_ended_lives_and_is_stopped() {
+    for grouped in [true, false] {
+        let site = Site::with(|config| config.cgroup = config.cgroup.take().filter(|_| grouped));
+        let target = site.target(&[("FIRST_THREAD_ENDS", "1")]);
+        let seen = site.running(&target).await;
+        let pid = site.process(&target);
+        let stat = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        eventually(|| stat().contains(") Z ")).await;
+        assert_eq!(get(&seen, "/starts").lines().count(), 1, "and it goes on");
+        assert_eq!(site.observe(&target).await.phase(), Some(Phase::Running));
+        site.backend.scale_to_zero(&site.cx, &target).await.unwrap();
+        site.until_phase(&target, Phase::Zero).await;
+        assert!(TcpStream::connect(seen.endpoint.as_ref().unwrap().as_str().trim_start_matches("http://")).is_err());
+        site.running(&target).await;
+        assert!(!site.files(&target).join("doubled").exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_process_whose_folder_and_control_plane_are_gone_is_found_by_what_it_runs_on() {
     for told_by_more in [true, false] {
-        for next in ["an heir", "the same again", "destroy, retaining", "destroy, deleting", "delete data"] {
+        for next in ["an heir", "the same again", "suspend", "destroy, retaining", "destroy, deleting", "delete data"] {
             let mut site = Site::with(|config| {
                 if !told_by_more {
                     (config.users, config.cgroup) = (None, None);
@@ -227,9 +278,19 @@ async fn a_process_whose_folder_and_control_plane_are_gone_is_found_by_what_it_r
             let old = site.processes();
             site.delete_instance_folder(&target);
             site.restart();
-            assert_eq!(site.observe(&target).await, Observed::Absent, "nothing names it any more");
+            let grouped = site.backend.capabilities().isolation.processes == Bound::Instance && told_by_more;
+            let seen = site.observe(&target).await.phase();
+            assert_eq!(seen, grouped.then_some(Phase::Failed), "nothing but its group names it any more");
             let data = target.data.id().clone();
             let expected = match next {
+                // What nothing names is found by its data, and a suspension tells none.
+                "suspend" if !grouped => continue,
+                "suspend" => {
+                    site.backend.suspend(&site.cx, &target).await.unwrap();
+                    site.until_absent(&target).await;
+                    assert!(site.files(&target).exists());
+                    0
+                }
                 "an heir" => {
                     let mut heir = site.target(&[]);
                     heir.data = DataSource::Existing(data);
@@ -246,7 +307,7 @@ async fn a_process_whose_folder_and_control_plane_are_gone_is_found_by_what_it_r
                     let retain = next == "destroy, retaining";
                     let data = if retain { DataDisposition::Retain } else { DataDisposition::Delete };
                     site.backend.destroy(&site.cx, &target, data).await.unwrap();
-                    assert_eq!(site.observe(&target).await, Observed::Absent);
+                    site.until_absent(&target).await;
                     assert_eq!(site.files(&target).exists(), retain);
                     0
                 }

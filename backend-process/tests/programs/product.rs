@@ -8,6 +8,7 @@
 //! | `LISTEN` | `never`, or another port |
 //! | `STATUS` | what the health path answers |
 //! | `GRANDCHILD` | starts a process that sleeps for ever |
+//! | `FIRST_THREAD_ENDS` | goes on in another thread than the one it began in |
 //!
 //! It answers `/environment`, `/starts` (one line per start on this data), `/exit`, `/status` (what the kernel says of it),
 //! `/read?PATH`, `/write?PATH` and `/kill?PID` (whether it may), `/take?MIB` (memory, for as long as it lives), `/spin?MS`
@@ -56,9 +57,23 @@ fn main() {
         Err(_) => env::var("PORT").expect("PORT"),
     };
     let listener = TcpListener::bind(format!("127.0.0.1:{port}")).expect("the port");
-    for stream in listener.incoming().flatten() {
-        answer(stream);
+    let serve = move || {
+        for stream in listener.incoming().flatten() {
+            answer(stream);
+        }
+    };
+    if env::var_os("FIRST_THREAD_ENDS").is_none() {
+        return serve();
     }
+    std::thread::spawn(serve);
+    end_this_thread();
+}
+
+/// Nothing but this thread: returning from `main` would end them all.
+#[allow(unsafe_code)]
+fn end_this_thread() {
+    // SAFETY: nothing that this thread owns is used by another one, and it needs no cleaning up.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
 }
 
 /// Does what a product might do to others or to itself, and tells how it went.

@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Command};
 
 use provisioner_core::{
     ErrorKind, Provisioner, Retry,
-    types::{Observed, Phase},
+    types::{DataDisposition, Observed, Phase},
 };
 
 use crate::support::{Site, get};
@@ -79,6 +79,12 @@ pub(crate) async fn on_a_full_disk_nothing_is_half_made_and_with_room_it_goes_on
     site.backend.resume(&site.cx, &target).await.unwrap();
     let seen = site.until_phase(&target, Phase::Running).await;
     assert_eq!(get(&seen, "/starts").lines().count(), 2);
+    // Removing is what makes room.
+    disk.fill();
+    site.backend.destroy(&site.cx, &target, DataDisposition::Delete).await.unwrap();
+    site.until_absent(&target).await;
+    assert_eq!(site.processes(), Vec::<i32>::new());
+    assert!(!site.files(&target).exists());
 }
 
 pub(crate) async fn on_a_disk_that_may_only_be_read_it_is_told_and_nothing_changes() {

@@ -1,6 +1,7 @@
 //! What keeps one customer's instance from another's, and from the control plane.
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::unix::{
         fs::{MetadataExt, PermissionsExt},
@@ -103,7 +104,7 @@ pub(crate) async fn no_instance_gains_rights() {
 
 pub(crate) async fn data_keeps_its_user_for_as_long_as_it_lives_and_gives_it_back() {
     let site = Site::new();
-    let reserved = || fs::read_dir(site.root().join(".users")).unwrap().count();
+    let reserved = || reserved_users(&site).len();
     let first = site.target(&[]);
     let user = status(&site.running(&first).await, "Uid");
     site.backend.destroy(&site.cx, &first, DataDisposition::Retain).await.unwrap();
@@ -141,6 +142,47 @@ pub(crate) async fn data_from_before_there_were_users_is_handed_over_once() {
     }
     assert_eq!(outside.as_file().metadata().unwrap().uid(), 0, "what a link names is left alone");
     assert_eq!(get(&seen, "/starts").lines().count(), 2);
+}
+
+pub(crate) async fn data_whose_user_is_of_another_range_is_handed_over_and_nothing_else_is() {
+    let mut site = Site::with(|config| config.users = Some(1_900_100_020..=1_900_100_029));
+    let target = site.target(&[]);
+    site.running(&target).await;
+    site.backend.scale_to_zero(&site.cx, &target).await.unwrap();
+    site.until_phase(&target, Phase::Zero).await;
+    // What a product could make in its data, to have somebody else's file given to it.
+    let outside = tempfile::tempdir_in(site.root()).unwrap();
+    let foreign = outside.path().join("foreign");
+    fs::write(&foreign, "").unwrap();
+    let below = site.files(&target).join("below");
+    fs::create_dir(&below).unwrap();
+    fs::hard_link(&foreign, site.files(&target).join("hard")).unwrap();
+    std::os::unix::fs::symlink(outside.path(), site.files(&target).join("link")).unwrap();
+    let had = site.files(&target).metadata().unwrap().uid();
+    std::os::unix::fs::chown(&below, Some(had), None).unwrap();
+    site.config.users = Some(1_900_100_030..=1_900_100_039);
+    site.restart();
+    site.backend.resume(&site.cx, &target).await.unwrap();
+    let seen = site.until_phase(&target, Phase::Running).await;
+    let user: u32 = status(&seen, "Uid")[0].parse().unwrap();
+    assert!(site.config.users.as_ref().unwrap().contains(&user));
+    for own in [site.files(&target), below, site.files(&target).join("starts")] {
+        assert_eq!(own.metadata().unwrap().uid(), user, "{own:?}");
+    }
+    assert_eq!((foreign.metadata().unwrap().uid(), outside.path().metadata().unwrap().uid()), (0, 0));
+}
+
+pub(crate) async fn a_user_is_given_again_as_late_as_can_be() {
+    let site = Site::with(|config| config.users = Some(1_900_100_040..=1_900_100_042));
+    let mut users = Vec::new();
+    for _ in 0..4 {
+        let target = site.target(&[]);
+        users.push(status(&site.running(&target).await, "Uid")[0].clone());
+        site.backend.destroy(&site.cx, &target, DataDisposition::Delete).await.unwrap();
+        site.until_absent(&target).await;
+    }
+    assert_eq!(users.iter().take(3).collect::<BTreeSet<_>>().len(), 3, "{users:?}");
+    assert_eq!(users[3], users[0]);
 }
 
 pub(crate) async fn when_there_are_no_more_users_it_is_told_and_nothing_is_left_behind() {
@@ -226,7 +268,8 @@ pub(crate) async fn a_sleepers_user_is_given_to_nobody_when_its_reservation_is_l
 /// In order.
 fn reserved_users(site: &Site) -> Vec<String> {
     let reserved = fs::read_dir(site.root().join(".users")).unwrap();
-    let mut users: Vec<_> = reserved.map(|user| user.unwrap().file_name().into_string().unwrap()).collect();
+    let names = reserved.map(|user| user.unwrap().file_name().into_string().unwrap());
+    let mut users: Vec<_> = names.filter(|name| name.parse::<u32>().is_ok()).collect();
     users.sort_unstable();
     users
 }

@@ -41,6 +41,8 @@ fn main() {
         isolation::data_from_before_there_were_users_is_handed_over_once: [Users],
         isolation::data_keeps_its_user_when_the_one_it_asked_for_first_gets_free: [Users],
         isolation::a_sleepers_user_is_given_to_nobody_when_its_reservation_is_lost: [Users],
+        isolation::data_whose_user_is_of_another_range_is_handed_over_and_nothing_else_is: [Users],
+        isolation::a_user_is_given_again_as_late_as_can_be: [Users],
         isolation::when_there_are_no_more_users_it_is_told_and_nothing_is_left_behind: [Users],
         isolation::no_new_data_gets_a_user_that_something_on_the_machine_runs_as: [Users],
         isolation::nothing_that_the_control_plane_inherited_is_handed_down: [],
