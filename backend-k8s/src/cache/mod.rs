@@ -5,6 +5,7 @@
 
 mod compare;
 mod digest;
+mod slices;
 mod space;
 mod watches;
 
@@ -44,11 +45,12 @@ pub(crate) enum Kind {
     Set,
     Pod,
     Service,
+    Slice,
     Ingress,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Namespace,
         Self::Quota,
         Self::Limits,
@@ -58,6 +60,7 @@ impl Kind {
         Self::Set,
         Self::Pod,
         Self::Service,
+        Self::Slice,
         Self::Ingress,
     ];
     /// What every instance that is whole has, beside namespace, claim and stateful set.
