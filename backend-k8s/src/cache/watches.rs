@@ -107,20 +107,22 @@ impl Watches<'_> {
 async fn watch_slices(cluster: Cluster, shared: Arc<Shared>, labels: String) {
     loop {
         watch_while_served::<Slice<V1>>(&cluster, &shared, &labels).await;
-        watch_while_served::<Slice<V1Beta1>>(&cluster, &shared, &labels).await;
+        let missing = watch_while_served::<Slice<V1Beta1>>(&cluster, &shared, &labels).await;
+        fail::<Slice<V1Beta1>>(&shared, missing);
         tokio::time::sleep(AGAIN_MIN).await;
     }
 }
 
 async fn watch<K: Watched>(cluster: Cluster, shared: Arc<Shared>, labels: String) {
     loop {
-        watch_while_served::<K>(&cluster, &shared, &labels).await;
+        let missing = watch_while_served::<K>(&cluster, &shared, &labels).await;
+        fail::<K>(&shared, missing);
         tokio::time::sleep(AGAIN_MAX).await;
     }
 }
 
-/// Ends when the cluster has no such kind.
-async fn watch_while_served<K: Watched>(cluster: &Cluster, shared: &Shared, labels: &str) {
+/// Ends when the cluster has no such kind, with its word for that.
+async fn watch_while_served<K: Watched>(cluster: &Cluster, shared: &Shared, labels: &str) -> Failure {
     let client = loop {
         match cluster.client().await {
             Ok(client) => break client.clone(),
@@ -139,16 +141,11 @@ async fn watch_while_served<K: Watched>(cluster: &Cluster, shared: &Shared, labe
     let events = watcher(Api::<K>::all(client), watcher::Config::default().labels(labels)).backoff(backoff);
     let mut events = events.map_err(|error| failure_of::<K>(&error)).boxed();
     let mut read = None;
-    while let Some(event) = events.next().await {
-        match event {
+    loop {
+        match events.next().await.expect("a watch has no end") {
             Ok(event) => hear(shared, event, &mut read),
-            Err(failure) => {
-                let is_missing = failure.is_not_found();
-                fail::<K>(shared, failure);
-                if is_missing {
-                    return;
-                }
-            }
+            Err(failure) if failure.is_not_found() => return failure,
+            Err(failure) => fail::<K>(shared, failure),
         }
     }
 }
