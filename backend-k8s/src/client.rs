@@ -1,6 +1,7 @@
 //! Requests to the cluster: one try each, until the caller's deadline.
 
 use std::{
+    hash::{BuildHasher, RandomState},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -8,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, StatusCode, header::HeaderMap};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
@@ -266,12 +267,14 @@ impl Calls<'_> {
 
     async fn answer(
         &self,
-        request: Request<Vec<u8>>,
+        mut request: Request<Vec<u8>>,
         named: impl Fn() -> String + Send + Sync,
     ) -> Result<(HeaderMap, Vec<u8>), Failure> {
         if self.cx.cancel.is_cancelled() {
             return Err(Failure::Cancelled);
         }
+        let audit_id = audit_id();
+        request.headers_mut().insert(AUDIT_ID, HeaderValue::from_str(&audit_id).expect("it is hexadecimal"));
         let mutates = request.method() != http::Method::GET;
         let limit = tokio::time::Instant::now() + REQUEST_TIMEOUT;
         let deadline = self.cx.deadline.map_or(limit, |deadline| deadline.min(limit));
@@ -302,10 +305,21 @@ impl Calls<'_> {
             code,
             status,
             retry_after: text("retry-after").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs),
-            audit_id: text("audit-id").map(str::to_owned),
+            audit_id: Some(text(AUDIT_ID.as_str()).map_or(audit_id, str::to_owned)),
             request: named(),
         })))
     }
+}
+
+/// What a cluster's audit log calls a request. It takes the caller's word for it, and one that keeps no log may answer without:
+/// <https://kubernetes.io/docs/reference/config-api/apiserver-audit.v1/#audit-k8s-io-v1-Event>.
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
+/// One that nobody used before.
+fn audit_id() -> String {
+    // Every state is seeded by the operating system.
+    let bits = || RandomState::new().hash_one(0);
+    format!("{:016x}{:016x}", bits(), bits())
 }
 
 async fn exchange(client: &Client, request: Request<Vec<u8>>) -> Result<(StatusCode, HeaderMap, Vec<u8>), Failure> {
