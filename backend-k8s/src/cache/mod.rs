@@ -169,7 +169,13 @@ impl Cache {
 
     /// Notes what was written, so that nothing older is taken for what is there.
     pub(crate) fn await_written(&self, namespace: &str, awaited: Awaited) {
-        self.shared.state().spaces.entry(namespace.into()).or_default().wait_for(awaited);
+        let mut state = self.shared.state();
+        let space = state.spaces.entry(namespace.into()).or_default();
+        space.wait_for(awaited);
+        // Of what is gone meanwhile no watch would tell again.
+        if space.is_empty() && !space.is_behind() {
+            state.spaces.remove(namespace);
+        }
     }
 
     /// Waits until a condition holds of a namespace, or the deadline.
