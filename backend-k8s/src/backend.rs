@@ -35,7 +35,7 @@ const SHOWN_WITHIN: Duration = Duration::from_millis(500);
 /// Writes of other processes are looked for at the cluster itself for so long; after that the watches have told of them.
 const FOREIGN_WRITES_FOR: Duration = Duration::from_secs(5);
 /// How many namespaces of a listing are copied out of the cache at a time.
-const PAGE: usize = 256;
+const PAGE: usize = 32;
 
 /// Instances on a Kubernetes cluster. A clone is the same backend.
 ///
@@ -136,7 +136,7 @@ impl KubernetesBackend {
             return Err(calls.error(ErrorKind::Conflict).with_field("data").with_message("it runs on other data"));
         }
         let space = self.look(&calls, &cache, &namespace, target.incarnation).await?;
-        let work = self.work(calls, &cache, &namespace, target);
+        let work = self.work(calls.clone(), &cache, &namespace, target);
         self.touch(target.incarnation);
         let is_there = work.run(space, make).await?;
         if !is_there {
@@ -146,7 +146,8 @@ impl KubernetesBackend {
     }
 
     fn work<'a>(&'a self, calls: Calls<'a>, cache: &'a Cache, namespace: &'a str, target: &'a Target) -> Work<'a> {
-        let subject = Subject { control_plane: &calls.cx.control_plane, target, config: &self.shared.config };
+        let cx: &'a OpContext = calls.cx;
+        let subject = Subject { control_plane: &cx.control_plane, target, config: &self.shared.config };
         Work { calls, cache, namespace, subject, layout: &*self.shared.layout }
     }
 
@@ -162,7 +163,7 @@ impl KubernetesBackend {
         let namespace = self.home(&calls, &cache, target);
         let space = self.look(&calls, &cache, &namespace, target.incarnation).await?;
         self.touch(target.incarnation);
-        self.work(calls, &cache, &namespace, target).rest(space, intended).await?;
+        self.work(calls.clone(), &cache, &namespace, target).rest(space, intended).await?;
         self.see(&calls, &cache, &namespace, target.incarnation).await
     }
 
@@ -211,6 +212,9 @@ impl Provisioner for KubernetesBackend {
         capabilities.watch = true;
         capabilities.conditional_writes = true;
         capabilities.survives_control_plane = true;
+        // By its kubelet, with pauses that grow up to five minutes:
+        // <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#restart-policy>.
+        capabilities.restarts = true;
         capabilities.secrets = SecretSupport::Resolved;
         capabilities.size_max = self.shared.config.size_max;
         // The number of processes is the node's to bound, by its kubelet's podPidsLimit.
@@ -252,7 +256,7 @@ impl Provisioner for KubernetesBackend {
         let namespace = self.home(&calls, &cache, target);
         let space = self.look(&calls, &cache, &namespace, target.incarnation).await?;
         self.touch(target.incarnation);
-        self.work(calls, &cache, &namespace, target).destroy(space, data).await?;
+        self.work(calls.clone(), &cache, &namespace, target).destroy(space, data).await?;
         self.see(&calls, &cache, &namespace, target.incarnation).await
     }
 

@@ -1,8 +1,15 @@
 //! Requests to the cluster: one try each, until the caller's deadline.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use http::{Request, StatusCode, header::HeaderMap};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
@@ -14,7 +21,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
     core::{Request as Builder, Status},
 };
-use provisioner_core::{Error, ErrorKind, OpContext, Result};
+use provisioner_core::{Effect, Error, ErrorKind, OpContext, Result};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -68,7 +75,7 @@ impl Cluster {
 
     /// Requests of one call.
     pub(crate) fn during<'a>(&'a self, cx: &'a OpContext, during: During<'a>) -> Calls<'a> {
-        Calls { cluster: self, cx, during }
+        Calls { cluster: self, cx, during, acted: Arc::default() }
     }
 }
 
@@ -102,28 +109,35 @@ async fn connect(connection: &Connection) -> Result<Client, Failure> {
     Ok(ClientBuilder::new(service, config.default_namespace).build())
 }
 
-/// The requests of one call, with its deadline and its name for errors.
-#[derive(Clone, Copy)]
+/// The requests of one call, with its deadline and its name for errors. A clone is the same call.
+#[derive(Clone)]
 pub(crate) struct Calls<'a> {
     cluster: &'a Cluster,
     pub(crate) cx: &'a OpContext,
     pub(crate) during: During<'a>,
+    /// Whether a request of this call changed something, or may have: then no later one that fails makes that undone.
+    acted: Arc<AtomicBool>,
 }
 
 impl Calls<'_> {
     /// An error of this kind in this call.
     pub(crate) fn error(&self, kind: ErrorKind) -> Error {
-        self.during.error(kind)
+        self.heeding(self.during.error(kind))
+    }
+
+    /// An error that came from elsewhere during this call.
+    pub(crate) fn heeding(&self, error: Error) -> Error {
+        if self.acted.load(Ordering::Relaxed) { error.with_effect(Effect::Unknown) } else { error }
     }
 
     /// Makes the public error of a failure to read.
     pub(crate) fn reading(&self, failure: Failure) -> Error {
-        failure.during(self.during, false)
+        self.heeding(failure.during(self.during, false))
     }
 
     /// Makes the public error of a failure to write.
     pub(crate) fn writing(&self, failure: Failure) -> Error {
-        failure.during(self.during, true)
+        self.heeding(failure.during(self.during, true))
     }
 
     /// Applies an object: its fields become ours, whoever had them.
@@ -253,20 +267,31 @@ impl Calls<'_> {
 
     async fn answer(
         &self,
-        request: Request<Vec<u8>>,
+        mut request: Request<Vec<u8>>,
         named: impl Fn() -> String + Send + Sync,
     ) -> Result<(HeaderMap, Vec<u8>), Failure> {
         if self.cx.cancel.is_cancelled() {
             return Err(Failure::Cancelled);
         }
+        let audit_id = audit_id();
+        request.headers_mut().insert(AUDIT_ID, HeaderValue::from_str(&audit_id).expect("it is hexadecimal"));
+        let mutates = request.method() != http::Method::GET;
         let limit = tokio::time::Instant::now() + REQUEST_TIMEOUT;
         let deadline = self.cx.deadline.map_or(limit, |deadline| deadline.min(limit));
         let exchange = async {
             let client = self.cluster.client().await?;
             exchange(client, request).await
         };
-        let (code, headers, body) =
-            tokio::time::timeout_at(deadline, exchange).await.map_err(|_| Failure::TimedOut)??;
+        let answer = tokio::time::timeout_at(deadline, exchange).await.map_err(|_| Failure::TimedOut).flatten();
+        let may_have_acted = match &answer {
+            Ok((code, ..)) => code.is_success() || code.is_server_error(),
+            Err(Failure::Unanswered { was_sent, .. }) => *was_sent,
+            Err(_) => true,
+        };
+        if mutates && may_have_acted {
+            self.acted.store(true, Ordering::Relaxed);
+        }
+        let (code, headers, body) = answer?;
         if code.is_success() {
             return Ok((headers, body));
         }
@@ -280,10 +305,21 @@ impl Calls<'_> {
             code,
             status,
             retry_after: text("retry-after").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs),
-            audit_id: text("audit-id").map(str::to_owned),
+            audit_id: Some(text(AUDIT_ID.as_str()).map_or(audit_id, str::to_owned)),
             request: named(),
         })))
     }
+}
+
+/// What a cluster's audit log calls a request. It takes the caller's word for it, and one that keeps no log may answer without:
+/// <https://kubernetes.io/docs/reference/config-api/apiserver-audit.v1/#audit-k8s-io-v1-Event>.
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
+/// One that nobody used before.
+fn audit_id() -> String {
+    // Every state is seeded by the operating system.
+    let bits = || RandomState::new().hash_one(0);
+    format!("{:016x}{:016x}", bits(), bits())
 }
 
 async fn exchange(client: &Client, request: Request<Vec<u8>>) -> Result<(StatusCode, HeaderMap, Vec<u8>), Failure> {

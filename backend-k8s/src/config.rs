@@ -39,6 +39,9 @@ pub struct KubernetesConfig {
     pub run_as: RunAs,
     /// Whether a product's own file system is read-only; its data and `/tmp` are not.
     pub read_only_root: bool,
+    /// How much of its CPU time an instance is promised, in percent. The rest of its size it has while its node has it to
+    /// spare, so that more instances fit on a node than could be busy at once. `None`: all of it. Memory is always promised.
+    pub cpu_reserved_percent: Option<u8>,
     /// The largest size of one instance.
     pub size_max: SizeMax,
 }
@@ -167,6 +170,9 @@ impl KubernetesConfig {
                 return Err(wrong(&field, "expected NoSchedule, PreferNoSchedule or NoExecute"));
             }
         }
+        if self.cpu_reserved_percent.is_some_and(|percent| !(1..=100).contains(&percent)) {
+            return Err(wrong("cpu_reserved_percent", "expected 1 to 100"));
+        }
         for (field, value) in [
             ("size_max.cpu_millis", self.size_max.cpu_millis),
             ("size_max.memory_mib", self.size_max.memory_mib),
@@ -201,6 +207,8 @@ mod tests {
         assert_refused(|c| c.image_pull_policy = Some("Sometimes".into()), "image_pull_policy");
         assert_refused(|c| c.run_as.user = 0, "run_as.user");
         assert_refused(|c| c.run_as.group = u32::MAX, "run_as.group");
+        assert_refused(|c| c.cpu_reserved_percent = Some(0), "cpu_reserved_percent");
+        assert_refused(|c| c.cpu_reserved_percent = Some(101), "cpu_reserved_percent");
         assert_refused(|c| c.size_max.data_mib = 0, "size_max.data_mib");
         let ingress = IngressConfig {
             class: String::new(),

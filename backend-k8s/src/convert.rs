@@ -121,7 +121,7 @@ fn running(space: &Space, set: &SetDigest, mut present: Present) -> Present {
         Some(_) => {}
     }
     let Some(pod) = pod.filter(|_| set.is_seen && set.replicas > 0) else { return present };
-    if is_serving(pod) {
+    if is_serving(space, pod) {
         present.phase = Phase::Running;
         return present.with_endpoint(&*set.endpoint);
     }
@@ -132,8 +132,9 @@ fn running(space: &Space, set: &SetDigest, mut present: Present) -> Present {
     }
 }
 
-fn is_serving(pod: &PodDigest) -> bool {
-    pod.is_ready && pod.trouble.as_ref().is_none_or(|trouble| !trouble.is_failure)
+/// Ready, and the cluster leads there: its word that the endpoint answers, as far as it gives one.
+fn is_serving(space: &Space, pod: &PodDigest) -> bool {
+    pod.is_ready && space.leads_to(pod) && pod.trouble.as_ref().is_none_or(|trouble| !trouble.is_failure)
 }
 
 fn failed(mut present: Present, reason: Reason) -> Present {

@@ -32,7 +32,7 @@ pub(crate) struct Refusal {
     pub(crate) status: Status,
     /// The header `Retry-After`.
     pub(crate) retry_after: Option<Duration>,
-    /// The header `Audit-Id`, by which the cluster's audit log tells of the request.
+    /// By which the cluster's audit log tells of the request: its header `Audit-Id`, or ours.
     pub(crate) audit_id: Option<String>,
     /// The verb and the resource, as rights are told: `patch statefulsets.apps`.
     pub(crate) request: String,

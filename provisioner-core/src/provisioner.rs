@@ -49,7 +49,8 @@ use crate::{
 ///     incarnation, allowed only after an error whose effect is none.
 /// 13. [`identity`](Self::identity) tells which account, cluster or machine this is.
 /// 14. A backend never restarts or retries by itself beyond its client's transport retries: it reports, the engine
-///     decides.
+///     decides. Where the provider itself starts what died ([`Capabilities::restarts`]), it is told as not running until it
+///     answers again, and is then the same thing on the same data; no restart undoes a verb.
 ///
 /// # Cancellation
 /// Dropping the future of any call leaves the world as rule 4 says: repeat the call, or observe.

@@ -5,6 +5,7 @@
 
 mod compare;
 mod digest;
+mod slices;
 mod space;
 mod watches;
 
@@ -44,11 +45,12 @@ pub(crate) enum Kind {
     Set,
     Pod,
     Service,
+    Slice,
     Ingress,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Namespace,
         Self::Quota,
         Self::Limits,
@@ -58,6 +60,7 @@ impl Kind {
         Self::Set,
         Self::Pod,
         Self::Service,
+        Self::Slice,
         Self::Ingress,
     ];
     /// What every instance that is whole has, beside namespace, claim and stateful set.
@@ -166,7 +169,13 @@ impl Cache {
 
     /// Notes what was written, so that nothing older is taken for what is there.
     pub(crate) fn await_written(&self, namespace: &str, awaited: Awaited) {
-        self.shared.state().spaces.entry(namespace.into()).or_default().wait_for(awaited);
+        let mut state = self.shared.state();
+        let space = state.spaces.entry(namespace.into()).or_default();
+        space.wait_for(awaited);
+        // Of what is gone meanwhile no watch would tell again.
+        if space.is_empty() && !space.is_behind() {
+            state.spaces.remove(namespace);
+        }
     }
 
     /// Waits until a condition holds of a namespace, or the deadline.

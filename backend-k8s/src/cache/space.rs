@@ -15,6 +15,8 @@ pub(crate) struct Space {
     pub(crate) sets: Vec<SetDigest>,
     pub(crate) pods: Vec<PodDigest>,
     pub(super) parts: Vec<PartDigest>,
+    /// The pods that the service leads to.
+    pub(super) served: Vec<Served>,
     /// Writes of ours that the watches have not told of yet.
     awaited: Vec<Awaited>,
 }
@@ -27,6 +29,14 @@ pub(super) struct PartDigest {
     pub(super) incarnation: Incarnation,
     pub(super) version: u64,
     pub(super) is_foreign: bool,
+}
+
+/// A pod that a slice of the service's endpoints names as ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Served {
+    pub(super) slice: Box<str>,
+    /// Its uid.
+    pub(super) pod: Box<str>,
 }
 
 /// What a write of ours will look like to a watch.
@@ -47,6 +57,7 @@ impl Space {
             && self.sets.is_empty()
             && self.pods.is_empty()
             && self.parts.is_empty()
+            && self.served.is_empty()
     }
 
     /// Whether what is known is older than what we wrote.
@@ -69,7 +80,7 @@ impl Space {
             Kind::Namespace => self.namespace.as_ref().map(|namespace| namespace.version),
             Kind::Claim => self.claim.as_ref().map(|claim| claim.version),
             Kind::Set => self.sets.iter().map(|set| set.version).max(),
-            Kind::Pod => None,
+            Kind::Pod | Kind::Slice => None,
             kind => self.parts.iter().filter(|part| part.kind == kind).map(|part| part.version).max(),
         }
         .unwrap_or_default()
@@ -105,6 +116,11 @@ impl Space {
     /// The pods of a making.
     pub(crate) fn pods_of(&self, incarnation: Incarnation) -> impl Iterator<Item = &PodDigest> {
         self.pods.iter().filter(move |pod| pod.incarnation == incarnation)
+    }
+
+    /// Whether the service leads to a pod.
+    pub(crate) fn leads_to(&self, pod: &PodDigest) -> bool {
+        self.served.iter().any(|served| served.pod == pod.uid)
     }
 
     /// Whether the making has an object of this kind.
@@ -151,6 +167,7 @@ impl Space {
         let pods: usize =
             self.pods.iter().map(|it| size_of::<PodDigest>() + texts(&[&it.name, &it.uid, &it.revision])).sum();
         let parts = self.parts.capacity() * size_of::<PartDigest>();
-        size_of::<Self>() + namespace + sets + pods + parts + self.awaited.capacity() * size_of::<Awaited>()
+        let served: usize = self.served.iter().map(|it| size_of::<Served>() + texts(&[&it.slice, &it.pod])).sum();
+        size_of::<Self>() + namespace + sets + pods + parts + served + self.awaited.capacity() * size_of::<Awaited>()
     }
 }

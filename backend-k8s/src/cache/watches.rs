@@ -22,7 +22,8 @@ use tracing::debug;
 use super::{
     Kind, Shared, State,
     digest::{ClaimDigest, NamespaceDigest, PodDigest, SetDigest, incarnation_of, is_foreign, version_of},
-    space::{PartDigest, Space},
+    slices::{Slice, V1, V1Beta1, Version},
+    space::{PartDigest, Served, Space},
 };
 use crate::{
     client::Cluster,
@@ -73,6 +74,7 @@ pub(super) fn start(
     watches.start::<PartialObjectMeta<ServiceAccount>>();
     watches.start::<PartialObjectMeta<Service>>();
     watches.start::<PartialObjectMeta<Ingress>>();
+    watches.spawn(watch_slices);
 }
 
 struct Watches<'a> {
@@ -85,9 +87,12 @@ struct Watches<'a> {
 
 impl Watches<'_> {
     fn start<K: Watched>(&self) {
-        let (cluster, shared) = (self.cluster.clone(), Arc::clone(self.shared));
+        self.spawn(watch::<K>);
+    }
+
+    fn spawn<F: Future<Output = ()> + Send + 'static>(&self, watch: impl FnOnce(Cluster, Arc<Shared>, String) -> F) {
         let labels = format!("{}={}", names::CONTROL_PLANE, self.control_plane);
-        let work = watch::<K>(cluster, shared, labels);
+        let work = watch(self.cluster.clone(), Arc::clone(self.shared), labels);
         let cancel = self.cancel.clone();
         self.tasks.spawn(async move {
             tokio::select! {
@@ -98,12 +103,31 @@ impl Watches<'_> {
     }
 }
 
+/// In the version that the cluster has, also when that is another one some day.
+async fn watch_slices(cluster: Cluster, shared: Arc<Shared>, labels: String) {
+    loop {
+        watch_while_served::<Slice<V1>>(&cluster, &shared, &labels).await;
+        let missing = watch_while_served::<Slice<V1Beta1>>(&cluster, &shared, &labels).await;
+        fail::<Slice<V1Beta1>>(&shared, missing);
+        tokio::time::sleep(AGAIN_MIN).await;
+    }
+}
+
 async fn watch<K: Watched>(cluster: Cluster, shared: Arc<Shared>, labels: String) {
+    loop {
+        let missing = watch_while_served::<K>(&cluster, &shared, &labels).await;
+        fail::<K>(&shared, missing);
+        tokio::time::sleep(AGAIN_MAX).await;
+    }
+}
+
+/// Ends when the cluster has no such kind, with its word for that.
+async fn watch_while_served<K: Watched>(cluster: &Cluster, shared: &Shared, labels: &str) -> Failure {
     let client = loop {
         match cluster.client().await {
             Ok(client) => break client.clone(),
             Err(failure) => {
-                fail::<K>(&shared, failure);
+                fail::<K>(shared, failure);
                 tokio::time::sleep(AGAIN_MAX).await;
             }
         }
@@ -114,13 +138,14 @@ async fn watch<K: Watched>(cluster: Cluster, shared: Arc<Shared>, labels: String
         .without_max_times()
         .with_jitter();
     let backoff = ResetTimerBackoff::new(watcher::ExponentialBackoff::from(backoff), AGAIN_RESET);
-    let events = watcher(Api::<K>::all(client), watcher::Config::default().labels(&labels)).backoff(backoff);
+    let events = watcher(Api::<K>::all(client), watcher::Config::default().labels(labels)).backoff(backoff);
     let mut events = events.map_err(|error| failure_of::<K>(&error)).boxed();
     let mut read = None;
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(event) => hear(&shared, event, &mut read),
-            Err(failure) => fail::<K>(&shared, failure),
+    loop {
+        match events.next().await.expect("a watch has no end") {
+            Ok(event) => hear(shared, event, &mut read),
+            Err(failure) if failure.is_not_found() => return failure,
+            Err(failure) => fail::<K>(shared, failure),
         }
     }
 }
@@ -239,17 +264,21 @@ fn forget_unread<K: Watched>(state: &mut State, read: &BTreeSet<(String, String)
 impl Space {
     /// Keeps what has one of these names; `true`: something went.
     fn keep(&mut self, kind: Kind, is_read: impl Fn(&str) -> bool) -> bool {
-        let before =
-            (self.namespace.is_some(), self.claim.is_some(), self.sets.len(), self.pods.len(), self.parts.len());
+        let sizes = |space: &Self| {
+            let lists = [space.sets.len(), space.pods.len(), space.parts.len(), space.served.len()];
+            (space.namespace.is_some(), space.claim.is_some(), lists)
+        };
+        let before = sizes(self);
         match kind {
             // It has the name of its home.
             Kind::Namespace => self.namespace = self.namespace.take().filter(|it| is_read(&it.name)),
             Kind::Claim => self.claim = self.claim.take().filter(|_| is_read(names::CLAIM)),
             Kind::Set => self.sets.retain(|it| is_read(&it.name)),
             Kind::Pod => self.pods.retain(|it| is_read(&it.name)),
+            Kind::Slice => self.served.retain(|it| is_read(&it.slice)),
             kind => self.parts.retain(|it| it.kind != kind || is_read(&it.name)),
         }
-        before != (self.namespace.is_some(), self.claim.is_some(), self.sets.len(), self.pods.len(), self.parts.len())
+        before != sizes(self)
     }
 }
 
@@ -308,6 +337,20 @@ impl Watched for PersistentVolumeClaim {
         if self.key() == names::CLAIM {
             space.claim = None;
         }
+    }
+}
+
+impl<V: Version> Watched for Slice<V> {
+    const KIND: Kind = Kind::Slice;
+
+    fn put(&self, space: &mut Space) {
+        self.take(space);
+        let served = self.ready().map(|pod| Served { slice: self.key().into(), pod: pod.into() });
+        space.served.extend(served);
+    }
+
+    fn take(&self, space: &mut Space) {
+        space.served.retain(|served| *served.slice != self.key());
     }
 }
 

@@ -146,6 +146,13 @@ fn compute(subject: &Subject<'_>) -> BTreeMap<String, Quantity> {
     [("cpu".to_owned(), millis(size.cpu_millis)), ("memory".to_owned(), mebibytes(size.memory_mib))].into()
 }
 
+/// What its node keeps for it.
+fn reserved(subject: &Subject<'_>) -> BTreeMap<String, Quantity> {
+    let (size, percent) = (subject.target.spec.size, subject.config.cpu_reserved_percent.unwrap_or(100));
+    let cpu = (u64::from(size.cpu_millis) * u64::from(percent)).div_ceil(100);
+    [("cpu".to_owned(), Quantity(format!("{cpu}m"))), ("memory".to_owned(), mebibytes(size.memory_mib))].into()
+}
+
 /// One pod of this size at a time, on one claim: a second writer cannot run, whoever makes it.
 fn quota(subject: &Subject<'_>) -> ResourceQuota {
     let size = subject.target.spec.size;
@@ -168,7 +175,7 @@ fn limits(subject: &Subject<'_>) -> LimitRange {
     let each = LimitRangeItem {
         type_: "Container".into(),
         default: Some(compute(subject)),
-        default_request: Some(compute(subject)),
+        default_request: Some(reserved(subject)),
         ..LimitRangeItem::default()
     };
     LimitRange { metadata: meta(subject), spec: Some(LimitRangeSpec { limits: vec![each] }) }
@@ -331,7 +338,9 @@ fn pod(subject: &Subject<'_>) -> PodSpec {
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
             ..PodSecurityContext::default()
         }),
-        termination_grace_period_seconds: Some(subject.target.spec.workload.stop_grace_seconds.into()),
+        // With none the cluster would forget the pod before its node has ended it, and start another on the same data; see
+        // <https://kubernetes.io/docs/tasks/run-application/force-delete-stateful-set-pod/>.
+        termination_grace_period_seconds: Some(subject.target.spec.workload.stop_grace_seconds.max(1).into()),
         node_selector: non_empty(config.node_selector.clone()),
         tolerations: Some(tolerations.collect::<Vec<_>>()).filter(|all| !all.is_empty()),
         priority_class_name: config.priority_class.clone(),
@@ -381,7 +390,7 @@ fn container(subject: &Subject<'_>) -> Container {
             ..EnvFromSource::default()
         }]),
         resources: Some(ResourceRequirements {
-            requests: Some(compute(subject)),
+            requests: Some(reserved(subject)),
             limits: Some(compute(subject)),
             ..ResourceRequirements::default()
         }),

@@ -49,6 +49,7 @@ fn rich() -> (Target, KubernetesConfig) {
         image_pull_secrets: vec!["registry".into()],
         image_pull_policy: Some("IfNotPresent".into()),
         read_only_root: true,
+        cpu_reserved_percent: Some(10),
         ..KubernetesConfig::default()
     };
     (target, config)

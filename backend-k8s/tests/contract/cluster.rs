@@ -63,7 +63,8 @@ impl Cluster {
             Origin::Scripts => Some(CLASS.to_owned()),
             Origin::Kind | Origin::Named => None,
         };
-        found.load(IMAGE, Path::new(env!("CARGO_BIN_EXE_k8s-test-product")))?;
+        // It does not ask for TERM, and has nothing to do before it ends.
+        found.load_stopped_by(IMAGE, Path::new(env!("CARGO_BIN_EXE_k8s-test-product")), Some("SIGKILL"))?;
         let cluster = Self { config, admin, class };
         cluster.prepare().await.map_err(|error| text(&error))?;
         Ok(cluster)

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Duration};
 
 use backend_k8s::{IngressConfig, KubernetesConfig};
 use provisioner_contract::{Profile, Setup, Suite};
-use provisioner_core::types::{InstanceSpec, VariableName, Workload};
+use provisioner_core::types::{InstanceSpec, SizeMax, VariableName, Workload};
 use tokio::runtime::Runtime;
 
 use crate::{
@@ -54,6 +54,10 @@ impl Setup for Kubernetes {
         let config = KubernetesConfig {
             storage_class: self.cluster.class.clone(),
             image_pull_policy: Some("Never".into()),
+            // Hundreds run on one node at times, and a container that is held to little takes seconds to start.
+            cpu_reserved_percent: Some(1),
+            // What any node has room for.
+            size_max: SizeMax { cpu_millis: 1000, memory_mib: 256, data_mib: 256 },
             // No controller of this class runs here: routes are made, and lead nowhere.
             ingress: Some(IngressConfig {
                 class: "none".into(),
@@ -71,6 +75,8 @@ impl Setup for Kubernetes {
         let mut profile = Profile::new(build(), spec).with_outsider(outsider);
         profile.reopen = Some(Box::new(move || build()));
         profile.deadline = Duration::from_secs(120);
+        // More than a page of what is listed.
+        profile.many = 40;
         profile.slow = Some((with("READY_AFTER_MS", &SLOW.as_millis().to_string()), SLOW));
         profile.broken = Some(with("EXIT_AT_ONCE", "1"));
         profile.keep = Some(Box::new(Account {
@@ -90,7 +96,7 @@ fn spec(version: &str) -> InstanceSpec {
     workload.start_timeout_seconds = 60;
     workload.stop_grace_seconds = 0;
     let mut spec = InstanceSpec::new(workload);
-    spec.size.cpu_millis = 20;
+    spec.size.cpu_millis = 500;
     spec.size.memory_mib = 32;
     spec.data.size_mib = 16;
     spec

@@ -109,12 +109,18 @@ async fn request(address: String, path: &str) -> Told<(u16, Vec<u8>)> {
         let (to, path) = (address.clone(), path.to_owned());
         let asked = tokio::task::spawn_blocking(move || exchange(&to, &path));
         match asked.await.map_err(|error| error.to_string())? {
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused && Instant::now() < deadline => {
+            Err(error) if leads_nowhere(&error) && Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             answer => return answer.map_err(|error| error.to_string()),
         }
     }
+}
+
+/// Whether a rule is missing, or leads to a pod that is gone.
+fn leads_nowhere(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, HostUnreachable};
+    matches!(error.kind(), ConnectionRefused | HostUnreachable)
 }
 
 fn exchange(address: &str, path: &str) -> std::io::Result<(u16, Vec<u8>)> {
@@ -144,6 +150,7 @@ impl Outsider for ClusterOutsider {
             Name,
             Search,
             Calls,
+            Kill,
             Stop,
             Change,
             Delete,
@@ -241,6 +248,16 @@ impl Outsider for ClusterOutsider {
 
     async fn calls(&self) -> Told<u64> {
         Ok(self.gate.calls())
+    }
+
+    async fn kill(&self, owner: &ControlPlaneId, target: &Target) -> Told<()> {
+        let services = self.of::<Service>(owner, target).await?;
+        let address = address_of(services.first().ok_or("there is no service of it")?)?;
+        // It ends instead of answering.
+        match request(address, "/exit").await {
+            Ok((status, _)) => Err(format!("told to end, the product answers {status}")),
+            Err(_) => Ok(()),
+        }
     }
 
     async fn stop(&self, owner: &ControlPlaneId, target: &Target) -> Told<()> {

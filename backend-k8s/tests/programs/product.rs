@@ -18,7 +18,6 @@ fn main() {
     }
     let delay = env::var("READY_AFTER_MS").ok().and_then(|delay| delay.parse().ok());
     thread::sleep(Duration::from_millis(delay.unwrap_or(0)));
-    // Process 1 of a container gets no signal that it does not ask for, so it ends by KILL after its grace.
     let listener = TcpListener::bind(format!("0.0.0.0:{}", variable("PORT"))).expect("the port");
     for stream in listener.incoming().flatten() {
         thread::spawn(|| answer(stream));

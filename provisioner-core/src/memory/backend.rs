@@ -196,6 +196,7 @@ impl Provisioner for MemoryProvisioner {
             watch: self.0.config.watch,
             conditional_writes: true,
             survives_control_plane: false,
+            restarts: false,
             secrets: SecretSupport::Resolved,
             size_max: self.0.config.size_max,
             // Rows of a map cannot reach each other, and use nothing.

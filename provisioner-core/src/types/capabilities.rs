@@ -18,6 +18,9 @@ pub struct Capabilities {
     pub conditional_writes: bool,
     /// Whether instances go on when the control plane's process ends.
     pub survives_control_plane: bool,
+    /// Whether the provider starts by itself what died, as Kubernetes does. The backend starts nothing, and tells meanwhile
+    /// that it does not run.
+    pub restarts: bool,
     /// Where secret references are resolved.
     pub secrets: SecretSupport,
     /// The largest size of one instance.
@@ -102,6 +105,7 @@ impl Capabilities {
         watch: false,
         conditional_writes: false,
         survives_control_plane: true,
+        restarts: false,
         secrets: SecretSupport::None,
         size_max: SizeMax::NONE,
         isolation: Isolation::NONE,

@@ -90,19 +90,36 @@ impl Cluster {
     /// # Errors
     /// Where the cluster is that of `KUBECONFIG`, whose nodes cannot be reached, and where a program fails.
     pub fn load(&self, image: &str, program: &Path) -> Result<(), String> {
+        self.load_stopped_by(image, program, None)
+    }
+
+    /// The same, of a program whose containers are stopped by this signal. As process 1 of a container a program gets no
+    /// `TERM` that it does not ask for.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_stopped_by(&self, image: &str, program: &Path, signal: Option<&str>) -> Result<(), String> {
+        let image_script = || {
+            let mut command = script("image")?;
+            command.env("IMAGE_STOP_SIGNAL", signal.unwrap_or_default());
+            Ok::<_, String>(command)
+        };
         match self.origin {
             Origin::Named => Err(format!(
                 "{image} cannot be brought onto the cluster of KUBECONFIG: only its owner can reach its nodes. \
                  Without KUBECONFIG, cargo xtask peers makes a cluster where that is possible"
             )),
-            Origin::Scripts => output(script("image")?.arg(image).arg(program)).map(drop),
+            Origin::Scripts => output(image_script()?.arg(image).arg(program)).map(drop),
             Origin::Kind => {
                 let name = format!("{KIND_NAME}-{}-{}.tar", process::id(), image.replace(['/', ':'], "_"));
                 let archive = env::temp_dir().join(name);
-                let loaded = load_with_kind(image, program, &archive);
+                let loaded =
+                    output(image_script()?.arg("--archive").arg(&archive).arg(image).arg(program)).and_then(|_| {
+                        output(Command::new("kind").args(["load", "image-archive", "--name", KIND_NAME]).arg(&archive))
+                    });
                 // It may be that there is none.
                 let _ = fs::remove_file(&archive);
-                loaded
+                loaded.map(drop)
             }
         }
     }
@@ -163,11 +180,6 @@ pub fn script(name: &str) -> Result<Command, String> {
     let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("kubernetes").join(name));
     command.env("K8S_DIR", folder()?).stdin(Stdio::null());
     Ok(command)
-}
-
-fn load_with_kind(image: &str, program: &Path, archive: &Path) -> Result<(), String> {
-    output(script("image")?.arg("--archive").arg(archive).arg(image).arg(program))?;
-    output(Command::new("kind").args(["load", "image-archive", "--name", KIND_NAME]).arg(archive)).map(drop)
 }
 
 /// Runs a program; what it said last, where it fails.

@@ -27,6 +27,8 @@ use crate::{
 
 /// More await points than any call has.
 const CUTS_MAX: usize = 200;
+/// They wait for the provider more than they compute.
+const CUTS_AT_ONCE: usize = 4;
 
 /// Where a call is cut at its n-th await point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,21 +98,29 @@ async fn cut_call(subject: &Subject, verb: Verb, target: &Target, polls: usize, 
     answer.is_none()
 }
 
-/// Goes through the await points of a verb one by one, until the verb ends before it is cut.
+/// Goes through the await points of a verb, some at once, until the verb ends before it is cut.
 async fn each_cut<F: Future<Output = Outcome> + Send>(
     subject: &Subject,
     verb: Verb,
     then: impl Fn(Subject, Target) -> F + Send + Sync,
 ) -> Outcome {
     for cut in [Cut::AtOnce, Cut::Answered] {
-        for polls in usize::from(cut == Cut::Answered).. {
-            ensure!(polls < CUTS_MAX, "{verb} is not at its end after {CUTS_MAX} await points");
-            let target = subject.ready_for(verb).await?;
-            let was_cut = cut_call(subject, verb, &target, polls, cut).await;
-            then(subject.clone(), target).await.during(format_args!("{verb} cut at await point {polls} ({cut:?})"))?;
-            if !was_cut {
+        let mut first = usize::from(cut == Cut::Answered);
+        loop {
+            ensure!(first < CUTS_MAX, "{verb} is not at its end after {CUTS_MAX} await points");
+            let each = (first..first + CUTS_AT_ONCE).map(|polls| {
+                let then = &then;
+                async move {
+                    let target = subject.ready_for(verb).await?;
+                    let was_cut = cut_call(subject, verb, &target, polls, cut).await;
+                    let done = then(subject.clone(), target).await;
+                    done.during(format_args!("{verb} cut at await point {polls} ({cut:?})")).map(|()| was_cut)
+                }
+            });
+            if try_join_all(each).await?.contains(&false) {
                 break;
             }
+            first += CUTS_AT_ONCE;
         }
     }
     Ok(())
@@ -157,20 +167,23 @@ pub(super) async fn a_half_made_incarnation_is_destroyed_without_a_trace(subject
 
 /// Cut at each await point by the death of the caller's process: another backend on the same provider takes it up.
 pub(super) async fn another_backend_on_the_same_provider_takes_up_what_was_cut(subject: Subject) -> Outcome {
-    let reopen = subject.profile.reopen.as_ref().expect("needed");
-    for verb in Verb::ALL {
-        each_cut(&subject, verb, |subject, target| async move {
-            let other = subject.through(reopen());
-            other.look(&target).await?;
-            other.reach(verb, &target).await?;
-            other.expect_end(verb, &target).await?;
-            let (seen, also) = (subject.at_rest(&target).await?, other.at_rest(&target).await?);
-            ensure!(seen.phase() == also.phase(), "one sees it {}, the other {}", shown(&seen), shown(&also));
-            Ok(())
-        })
-        .await?;
-    }
-    Ok(())
+    let each = Verb::ALL.map(|verb| {
+        let subject = subject.clone();
+        async move {
+            each_cut(&subject, verb, |subject, target| async move {
+                let reopen = subject.profile.reopen.as_ref().expect("needed");
+                let other = subject.through(reopen());
+                other.look(&target).await?;
+                other.reach(verb, &target).await?;
+                other.expect_end(verb, &target).await?;
+                let (seen, also) = (subject.at_rest(&target).await?, other.at_rest(&target).await?);
+                ensure!(seen.phase() == also.phase(), "one sees it {}, the other {}", shown(&seen), shown(&also));
+                Ok(())
+            })
+            .await
+        }
+    });
+    try_join_all(each).await.map(drop)
 }
 
 /// Has a fault befall each verb once, and repeats the verb.

@@ -138,7 +138,8 @@ pub const RULES: &[Rule] = rules! {
     12 names::names_are_a_function_of_control_plane_and_incarnation, |profile| profile.needs(&[Ability::Name]);
     12 names::another_incarnation_is_another_thing, nothing;
     13 names::identity_is_stable_and_not_empty, nothing;
-    14 moves::an_instance_that_died_stays_down_until_a_verb_is_called, |profile| profile.needs(&[Ability::Kill]);
+    14 moves::an_instance_that_died_stays_down_until_a_verb_is_called, a_killer_and_no_restarts;
+    14 moves::what_the_provider_starts_again_is_as_it_was, a_killer_and_restarts;
     14 moves::a_start_that_fails_is_told_with_a_reason, a_broken_spec;
     14 moves::a_refused_call_is_not_retried_by_the_backend, |profile| profile.needs(&[Ability::Throttle, Ability::Calls]);
 };
@@ -187,6 +188,16 @@ fn reads_that_lag(profile: &Profile) -> Result<(), String> {
 
 fn a_watch_and_a_killer(profile: &Profile) -> Result<(), String> {
     unless(profile.capabilities().watch, "its capabilities say that there is no watch")?;
+    profile.needs(&[Ability::Kill])
+}
+
+fn a_killer_and_no_restarts(profile: &Profile) -> Result<(), String> {
+    unless(!profile.capabilities().restarts, "its capabilities say that the provider starts by itself what died")?;
+    profile.needs(&[Ability::Kill])
+}
+
+fn a_killer_and_restarts(profile: &Profile) -> Result<(), String> {
+    unless(profile.capabilities().restarts, "its capabilities say that the provider starts nothing by itself")?;
     profile.needs(&[Ability::Kill])
 }
 

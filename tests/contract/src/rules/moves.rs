@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use provisioner_core::types::{Observed, Phase};
+use provisioner_core::types::{Observed, Phase, Target};
 use tokio::time::Instant;
 
 use crate::{
-    Refusal, Subject, Verb,
+    Ability, Refusal, Subject, Verb,
     failure::{During, Outcome, ensure},
     subject::shown,
 };
@@ -100,6 +100,49 @@ pub(super) async fn an_instance_that_died_stays_down_until_a_verb_is_called(subj
         subject.expect_things(&target, 1).await?;
     }
     Ok(())
+}
+
+/// Where the provider starts what died, that is not hidden meanwhile; it is then what it was, on its data, and what was put to
+/// sleep stays asleep.
+pub(super) async fn what_the_provider_starts_again_is_as_it_was(subject: Subject) -> Outcome {
+    let target = subject.running().await?;
+    let before = subject.at_rest(&target).await?;
+    let notes = subject.profile.can(Ability::Notes);
+    if notes {
+        subject.outsider().write_note(&subject.owner, &target, "before it died").await?;
+    }
+    die(&subject, &target).await?;
+    let runs = || async { Ok(subject.look(&target).await?.phase() == Some(Phase::Running)) };
+    subject.until("it is started again by itself", runs).await?;
+    let after = subject.look(&target).await?;
+    ensure!(after == before, "started again it is {}, before {}", shown(&after), shown(&before));
+    subject.expect_things(&target, 1).await?;
+    if notes {
+        let read = subject.outsider().read_note(&subject.owner, &target).await?;
+        ensure!(read.as_deref() == Some("before it died"), "started again, it reads the note {read:?}");
+    }
+    die(&subject, &target).await?;
+    subject.reach(Verb::Zero, &target).await.during("of what died")?;
+    let watched = Instant::now();
+    while watched.elapsed() < WATCHED {
+        let seen = subject.look(&target).await?;
+        ensure!(seen.phase() == Some(Phase::Zero), "put to sleep when it had died, it is {}", shown(&seen));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    subject.expect_things(&target, 1).await
+}
+
+/// Has it die, and waits until that is told.
+async fn die(subject: &Subject, target: &Target) -> Outcome {
+    subject.outsider().kill(&subject.owner, target).await.during("killing it")?;
+    let noticed = || async {
+        let seen = subject.look(target).await?;
+        let runs = seen.phase() == Some(Phase::Running);
+        let endpoint = seen.present().and_then(|present| present.endpoint.as_ref());
+        ensure!(runs || endpoint.is_none(), "it died and has an endpoint: {}", shown(&seen));
+        Ok(!runs)
+    };
+    subject.until("its death is noticed", noticed).await
 }
 
 /// A product that cannot start fails with a reason, and is not started again and again.

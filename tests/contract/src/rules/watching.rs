@@ -15,6 +15,9 @@ use crate::{
     subject::shown,
 };
 
+/// More than a death is told by.
+const IDS_MAX: usize = 100;
+
 /// A watch that is open: some are opened by the first poll.
 async fn opened(subject: &Subject) -> BoxStream<'static, InstanceId> {
     let mut stream = subject.backend.watch(&subject.cx());
@@ -61,13 +64,20 @@ pub(super) async fn watch_yields_the_id_of_what_changes(subject: Subject) -> Out
 pub(super) async fn watch_yields_nothing_of_another_control_plane(subject: Subject) -> Outcome {
     let other = subject.neighbour();
     let (target, own) = (subject.running().await?, other.running().await?);
-    let mut stream = opened(&other).await;
+    let (mut first, mut stream) = (opened(&subject).await, opened(&other).await);
     subject.outsider().kill(&subject.owner, &target).await?;
+    let told = yields(&subject, &mut first, &target.id).await;
+    ensure!(told, "watch does not tell whose instance it is that it died");
     other.outsider().kill(&other.owner, &own).await?;
     let mut ids = Vec::new();
-    let deadline = tokio::time::Instant::now() + Duration::from_millis(300);
-    while let Ok(Some(id)) = tokio::time::timeout_at(deadline, stream.next()).await {
+    // Some providers notice late.
+    let (soon, late) = (Duration::from_millis(300), subject.profile.deadline.min(Duration::from_secs(5)));
+    while let Ok(Some(id)) = tokio::time::timeout(if ids.contains(&own.id) { soon } else { late }, stream.next()).await
+    {
         ids.push(id);
+        if ids.len() > IDS_MAX {
+            break;
+        }
     }
     ensure!(!ids.contains(&target.id), "watch tells of another control plane's instance");
     ensure!(ids.contains(&own.id), "watch does not tell of its own instance");

@@ -15,6 +15,8 @@ pub(crate) enum On {
     Plain,
     /// An instant one whose provider resolves secrets.
     Native,
+    /// An instant one whose provider starts by itself what died.
+    Restarting,
 }
 
 /// One rule, a flaw that it catches, and words of what it says then.
@@ -124,6 +126,8 @@ pub(crate) const CASES: &[Case] = &[
     Case("another_incarnation_is_another_thing", On::Instant, Flaw::OneIncarnationIsAnother, "an incarnation that was never made is"),
     Case("identity_is_stable_and_not_empty", On::Instant, Flaw::IdentityChanges, "is told"),
     Case("an_instance_that_died_stays_down_until_a_verb_is_called", On::Instant, Flaw::HealsByItself, "it came back by itself"),
+    Case("what_the_provider_starts_again_is_as_it_was", On::Restarting, Flaw::StaysDown, "it is started again by itself: not within"),
+    Case("what_the_provider_starts_again_is_as_it_was", On::Restarting, Flaw::BelievesItsCache, "its death is noticed: not within"),
     Case("a_start_that_fails_is_told_with_a_reason", On::Instant, Flaw::TellsNoReasons, "it failed without a reason"),
     Case("a_refused_call_is_not_retried_by_the_backend", On::Instant, Flaw::RetriesByItself, "was refused and made"),
 ];

@@ -120,6 +120,7 @@ pub(crate) enum Flaw {
     OneIncarnationIsAnother,
     IdentityChanges,
     HealsByItself,
+    StaysDown,
     RetriesByItself,
 }
 
@@ -200,6 +201,11 @@ impl Broken {
 
     pub(super) fn thing(&self, owner: &ControlPlaneId, incarnation: Incarnation) -> Option<Thing> {
         self.provider.things(owner).into_iter().find(|thing| thing.incarnation == incarnation)
+    }
+
+    /// Whether what died is started again when somebody looks.
+    fn heals(&self, flaw: Flaw) -> bool {
+        flaw == Flaw::HealsByItself || (self.on == On::Restarting && flaw != Flaw::StaysDown)
     }
 
     /// Makes something that nobody asked for.
@@ -293,7 +299,7 @@ impl Broken {
         let seen = match (self.flaw, self.provider.observe(&cx, &looked).await) {
             (Flaw::AbsentOnError, Err(_)) => Observed::Absent,
             (Flaw::AbsentIsAnError, Ok(Observed::Absent)) => return Err(Error::new(ErrorKind::NotFound, "observe")),
-            (Flaw::HealsByItself, Ok(seen)) if seen.phase() == Some(Phase::Failed) => {
+            (flaw, Ok(seen)) if self.heals(flaw) && seen.phase() == Some(Phase::Failed) => {
                 self.provider.create(&cx, target).await?;
                 seen
             }
@@ -349,6 +355,7 @@ impl Provisioner for Broken {
             capabilities.watch = false;
             capabilities.secrets = SecretSupport::None;
         }
+        capabilities.restarts = self.on == On::Restarting;
         if self.on == On::Native {
             capabilities.secrets = SecretSupport::Native;
         }
