@@ -47,6 +47,7 @@ impl Space {
             && self.sets.is_empty()
             && self.pods.is_empty()
             && self.parts.is_empty()
+            && self.awaited.is_empty()
     }
 
     /// Whether what is known is older than what we wrote.
@@ -90,11 +91,6 @@ impl Space {
             !passed && !self.shows(one)
         });
         self.awaited = awaited;
-    }
-
-    /// A watch has read everything again.
-    pub(super) fn heard_all(&mut self, kind: Kind) {
-        self.heard(kind, u64::MAX);
     }
 
     /// The stateful set of a making.
