@@ -1,5 +1,6 @@
 //! The backend and its own client against a scripted cluster on loopback: what a healthy cluster does not do.
 #![allow(missing_docs)]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod conflicts;
 mod fixture;

@@ -60,6 +60,21 @@ async fn a_cluster_that_is_started_again_is_unavailable_meanwhile_and_nothing_is
 }
 
 #[tokio::test]
+async fn a_write_that_could_not_be_sent_did_nothing() {
+    let mut fixture = Fixture::new().await;
+    fixture.server.serve_once_each();
+    fixture.backend.create(&cx(), &target(1)).await.unwrap();
+    fixture.until(&target(1), Phase::Running).await;
+    // The watches go on.
+    fixture.server.close_the_door().await;
+    let error = fixture.backend.scale_to_zero(&cx(), &target(1)).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::None), "{}", Chain(&error));
+    fixture.server.start_again().await;
+    fixture.backend.scale_to_zero(&cx_after_a_call(), &target(1)).await.unwrap();
+    fixture.until(&target(1), Phase::Zero).await;
+}
+
+#[tokio::test]
 async fn after_an_outage_reads_cost_no_request_again() {
     let (mut fixture, target) = Fixture::with_instance().await;
     fixture.server.stop().await;

@@ -4,7 +4,10 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,6 +30,8 @@ use tokio::{
 use crate::world::{Key, Refusal, World, has_labels, key};
 
 type Body = BoxBody<Bytes, std::io::Error>;
+/// What happens to the world just before an answer.
+type Before = Box<dyn FnOnce(&mut World) + Send>;
 
 /// One request, as rights would name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +78,7 @@ struct Rule {
     verb: &'static str,
     plural: &'static str,
     left: usize,
-    before: Option<Box<dyn FnOnce(&mut World) + Send>>,
+    before: Option<Before>,
     answer: Option<Answer>,
 }
 
@@ -85,6 +90,9 @@ pub(crate) struct Server {
 }
 
 struct Shared {
+    /// Whether a connection serves more than one request.
+    keeps_alive: AtomicBool,
+    connections: Mutex<JoinSet<()>>,
     world: Mutex<World>,
     /// Rises with every change of the world.
     changed: watch::Sender<u64>,
@@ -99,6 +107,8 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
+            keeps_alive: AtomicBool::new(true),
+            connections: Mutex::default(),
             world: Mutex::new(World::new()),
             changed: watch::Sender::new(0),
             cut: watch::Sender::new(0),
@@ -111,10 +121,21 @@ impl Server {
 
     /// Ends every connection, and takes none until it is started again.
     pub(crate) async fn stop(&mut self) {
+        self.close_the_door().await;
+        self.shared.connections.lock().unwrap().abort_all();
+    }
+
+    /// Takes no new connection. What is connected stays so.
+    pub(crate) async fn close_the_door(&mut self) {
         if let Some(accepting) = self.accepting.take() {
             accepting.abort();
             let _ = accepting.await;
         }
+    }
+
+    /// From now on each connection serves one request.
+    pub(crate) fn serve_once_each(&self) {
+        self.shared.keeps_alive.store(false, Ordering::SeqCst);
     }
 
     pub(crate) async fn start_again(&mut self) {
@@ -180,6 +201,7 @@ impl Drop for Server {
         if let Some(accepting) = &self.accepting {
             accepting.abort();
         }
+        self.shared.connections.lock().unwrap().abort_all();
     }
 }
 
@@ -190,14 +212,16 @@ impl Shared {
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
+        let mut http = http1::Builder::new();
+        http.keep_alive(shared.keeps_alive.load(Ordering::SeqCst));
+        let connections = Arc::clone(&shared);
         let shared = Arc::clone(&shared);
-        connections.spawn(async move {
+        connections.connections.lock().unwrap().spawn(async move {
             let service = service_fn(|request| respond(Arc::clone(&shared), request));
             // A connection that is cut by a script ends in an error, as it should.
-            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let _ = http.serve_connection(TokioIo::new(stream), service).await;
         });
     }
 }
@@ -282,8 +306,6 @@ async fn respond(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Resp
         }
     }
 }
-
-type Before = Box<dyn FnOnce(&mut World) + Send>;
 
 fn script(shared: &Shared, seen: &Seen) -> (Option<Before>, Option<Answer>) {
     let mut rules = shared.rules.lock().unwrap();
