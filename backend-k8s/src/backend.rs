@@ -52,7 +52,7 @@ struct Shared {
     cluster: Cluster,
     layout: Box<dyn Layout>,
     caches: Mutex<BTreeMap<ControlPlaneId, Cache>>,
-    /// When this process last wrote about a making.
+    /// When a verb of this process that wrote about a making was last through.
     written: Mutex<BTreeMap<Incarnation, Instant>>,
     tasks: TaskTracker,
 }
@@ -60,6 +60,34 @@ struct Shared {
 impl fmt::Display for KubernetesBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Kubernetes({})", self.shared.cluster)
+    }
+}
+
+/// A verb that writes. Only what was answered is known: until the verb is through, and when it fails or is dropped, its
+/// writes are looked for at the cluster as if another process had made them.
+struct Writing<'a> {
+    shared: &'a Shared,
+    incarnation: Incarnation,
+}
+
+impl Writing<'_> {
+    /// Every write was answered, and the cache waits for the watches to tell of it.
+    fn done(self) {
+        let mut written = self.shared.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.retain(|_, at| at.elapsed() < 4 * FOREIGN_WRITES_FOR);
+        written.insert(self.incarnation, Instant::now());
+        drop(written);
+        std::mem::forget(self);
+    }
+
+    fn forget(&self) {
+        self.shared.written.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.incarnation);
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.forget();
     }
 }
 
@@ -116,11 +144,11 @@ impl KubernetesBackend {
         Ok(cache.space(namespace))
     }
 
-    /// Notes that this process writes about a making.
-    fn touch(&self, incarnation: Incarnation) {
-        let mut written = self.shared.written.lock().unwrap_or_else(PoisonError::into_inner);
-        written.retain(|_, at| at.elapsed() < 4 * FOREIGN_WRITES_FOR);
-        written.insert(incarnation, Instant::now());
+    /// A verb begins to write about a making.
+    fn write(&self, incarnation: Incarnation) -> Writing<'_> {
+        let writing = Writing { shared: &self.shared, incarnation };
+        writing.forget();
+        writing
     }
 
     async fn run(&self, cx: &OpContext, operation: &'static str, target: &Target, make: bool) -> Result<Observed> {
@@ -137,8 +165,9 @@ impl KubernetesBackend {
         }
         let space = self.look(&calls, &cache, &namespace, target.incarnation).await?;
         let work = self.work(calls.clone(), &cache, &namespace, target);
-        self.touch(target.incarnation);
+        let writing = self.write(target.incarnation);
         let is_there = work.run(space, make).await?;
+        writing.done();
         if !is_there {
             return Ok(Observed::Absent);
         }
@@ -162,8 +191,9 @@ impl KubernetesBackend {
         let cache = self.cache(&calls).await?;
         let namespace = self.home(&calls, &cache, target);
         let space = self.look(&calls, &cache, &namespace, target.incarnation).await?;
-        self.touch(target.incarnation);
+        let writing = self.write(target.incarnation);
         self.work(calls.clone(), &cache, &namespace, target).rest(space, intended).await?;
+        writing.done();
         self.see(&calls, &cache, &namespace, target.incarnation).await
     }
 
@@ -255,8 +285,9 @@ impl Provisioner for KubernetesBackend {
         let cache = self.cache(&calls).await?;
         let namespace = self.home(&calls, &cache, target);
         let space = self.look(&calls, &cache, &namespace, target.incarnation).await?;
-        self.touch(target.incarnation);
+        let writing = self.write(target.incarnation);
         self.work(calls.clone(), &cache, &namespace, target).destroy(space, data).await?;
+        writing.done();
         self.see(&calls, &cache, &namespace, target.incarnation).await
     }
 

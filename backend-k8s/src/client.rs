@@ -19,7 +19,7 @@ use kube::{
     },
     client::{Body, ClientBuilder, ConfigExt},
     config::{KubeConfigOptions, Kubeconfig},
-    core::{Request as Builder, Status},
+    core::{PartialObjectMeta, Request as Builder, Status},
 };
 use provisioner_core::{Effect, Error, ErrorKind, OpContext, Result};
 use serde::{Serialize, de::DeserializeOwned};
@@ -36,7 +36,7 @@ use crate::{
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one request may take that comes without a deadline.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A cluster that is connected to when it is first needed. A clone is the same.
 #[derive(Clone)]
@@ -208,6 +208,19 @@ impl Calls<'_> {
         Ok(list.items)
     }
 
+    /// Reads the names of all objects of a kind in a namespace that have these labels. Nothing else of them is sent.
+    pub(crate) async fn names<K: Resource<DynamicType = ()>>(
+        &self,
+        namespace: &str,
+        parameters: &ListParams,
+    ) -> Result<Vec<String>, Failure> {
+        let resource = ApiResource::erase::<K>(&());
+        let request = builder(&resource, Some(namespace)).list_metadata(parameters).map_err(unbuilt)?;
+        let list: kube::core::ObjectList<PartialObjectMeta> =
+            self.send(request, || format!("list {}", full_name(&resource))).await?;
+        Ok(list.items.into_iter().filter_map(|object| object.metadata.name).collect())
+    }
+
     /// Reads all objects of a kind in all namespaces that have these labels.
     pub(crate) async fn list_everywhere<K: Resource<DynamicType = ()> + DeserializeOwned + Clone>(
         &self,
@@ -304,7 +317,7 @@ impl Calls<'_> {
         Err(Failure::Refused(Box::new(Refusal {
             code,
             status,
-            retry_after: text("retry-after").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs),
+            retry_after: retry_after(&headers),
             audit_id: Some(text(AUDIT_ID.as_str()).map_or(audit_id, str::to_owned)),
             request: named(),
         })))
@@ -320,6 +333,11 @@ fn audit_id() -> String {
     // Every state is seeded by the operating system.
     let bits = || RandomState::new().hash_one(0);
     format!("{:016x}{:016x}", bits(), bits())
+}
+
+/// When to come back, as an answer says: Kubernetes tells it in seconds.
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.parse().ok().map(Duration::from_secs)
 }
 
 async fn exchange(client: &Client, request: Request<Vec<u8>>) -> Result<(StatusCode, HeaderMap, Vec<u8>), Failure> {

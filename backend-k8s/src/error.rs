@@ -54,9 +54,21 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// Whether there is no such thing.
+    /// Whether there is no such thing. A proxy's page, and a server that does not serve the kind yet, say nothing of that.
     pub(crate) fn is_not_found(&self) -> bool {
-        matches!(self, Self::Refused(refusal) if refusal.code == StatusCode::NOT_FOUND)
+        matches!(self, Self::Refused(refusal)
+            if refusal.code == StatusCode::NOT_FOUND && refusal.status.reason == "NotFound")
+    }
+
+    /// Whether what a watch would begin with is too old.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if refusal.code == StatusCode::GONE)
+    }
+
+    /// Whether rights are missing.
+    pub(crate) fn is_unauthorized(&self) -> bool {
+        matches!(self, Self::Refused(refusal)
+            if matches!(refusal.code, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN))
     }
 
     /// Whether it is there already.
@@ -106,15 +118,20 @@ fn refused(refusal: Refusal, during: During<'_>, maybe: Effect) -> Error {
         StatusCode::FORBIDDEN if is_quota => (ErrorKind::QuotaExceeded, None, Effect::None),
         StatusCode::FORBIDDEN if is_terminating(&status) => (ErrorKind::Conflict, Some(Retry::Backoff), Effect::None),
         StatusCode::FORBIDDEN => (ErrorKind::Unauthorized, None, Effect::None),
-        StatusCode::NOT_FOUND => (ErrorKind::NotFound, Some(Retry::Backoff), Effect::None),
+        StatusCode::NOT_FOUND if status.reason == "NotFound" => {
+            (ErrorKind::NotFound, Some(Retry::Backoff), Effect::None)
+        }
+        // Nobody there knows such an address: a proxy, or a server that has only begun to start.
+        StatusCode::NOT_FOUND => (ErrorKind::Unavailable, None, Effect::None),
         // Two writers at one thing: the one that came second looks again.
         StatusCode::CONFLICT => (ErrorKind::Conflict, Some(Retry::Backoff), Effect::None),
         StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY | StatusCode::PAYLOAD_TOO_LARGE => {
             (ErrorKind::InvalidSpec, None, Effect::None)
         }
         StatusCode::TOO_MANY_REQUESTS => (ErrorKind::Throttled, None, Effect::None),
-        StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => (ErrorKind::Timeout, None, maybe),
+        // Webhooks are asked before anything is written.
         _ if is_webhook => (ErrorKind::Unavailable, None, Effect::None),
+        StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => (ErrorKind::Timeout, None, maybe),
         code if code.is_server_error() => (ErrorKind::Unavailable, None, maybe),
         _ => (ErrorKind::Internal, None, maybe),
     };
@@ -175,19 +192,22 @@ mod tests {
         let terminating = r#"{"message":"unable to create","reason":"Forbidden",
             "details":{"causes":[{"reason":"NamespaceTerminating","message":"","field":"metadata.namespace"}]}}"#;
         let webhook = r#"{"message":"Internal error occurred: failed calling webhook \"w\": timeout"}"#;
+        let not_found = r#"{"message":"namespaces \"a\" not found","reason":"NotFound"}"#;
         let plain = "{}";
         for (code, body, kind, retry, effect) in [
             (401, plain, ErrorKind::Unauthorized, Retry::Never, Effect::None),
             (403, rights, ErrorKind::Unauthorized, Retry::Never, Effect::None),
             (403, quota, ErrorKind::QuotaExceeded, Retry::Backoff, Effect::None),
             (403, terminating, ErrorKind::Conflict, Retry::Backoff, Effect::None),
-            (404, plain, ErrorKind::NotFound, Retry::Backoff, Effect::None),
+            (404, not_found, ErrorKind::NotFound, Retry::Backoff, Effect::None),
+            (404, plain, ErrorKind::Unavailable, Retry::Backoff, Effect::None),
             (409, plain, ErrorKind::Conflict, Retry::Backoff, Effect::None),
             (422, plain, ErrorKind::InvalidSpec, Retry::Never, Effect::None),
             (429, plain, ErrorKind::Throttled, Retry::Backoff, Effect::None),
             (500, webhook, ErrorKind::Unavailable, Retry::Backoff, Effect::None),
             (500, plain, ErrorKind::Unavailable, Retry::Backoff, Effect::Unknown),
             (503, plain, ErrorKind::Unavailable, Retry::Backoff, Effect::Unknown),
+            (504, webhook, ErrorKind::Unavailable, Retry::Backoff, Effect::None),
             (504, plain, ErrorKind::Timeout, Retry::Backoff, Effect::Unknown),
             (418, plain, ErrorKind::Internal, Retry::Backoff, Effect::Unknown),
         ] {

@@ -5,7 +5,7 @@ use k8s_openapi::api::{
     core::v1::{Namespace, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
 };
 use kube::{
-    Resource, ResourceExt,
+    Resource,
     api::{ApiResource, DynamicObject, ListParams},
 };
 use provisioner_core::{
@@ -449,9 +449,9 @@ impl Work<'_> {
             remove(&resource, name).await?;
         }
         let of_making = ListParams::default().labels(&format!("{}={}", names::INCARNATION, self.incarnation()));
-        let secrets = self.calls.list::<Secret>(self.namespace, &of_making).await;
+        let secrets = self.calls.names::<Secret>(self.namespace, &of_making).await;
         for secret in secrets.map_err(|failure| self.calls.reading(failure))? {
-            remove(&resource::<Secret>(), &secret.name_any()).await?;
+            remove(&resource::<Secret>(), &secret).await?;
         }
         Ok(())
     }

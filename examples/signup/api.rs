@@ -108,7 +108,7 @@ async fn sign_up(State(app): Shared, conditions: Conditions, Json(new): Json<Sig
     let id = InstanceId::new(&new.id).map_err(invalid_name("id"))?;
     let tenant = TenantId::new(new.tenant.trim()).map_err(invalid_name("tenant"))?;
     let version = new.version.as_deref().unwrap_or_else(|| app.catalog.version_default());
-    let spec = app.catalog.spec(&tenant, &new.plan, version)?;
+    let spec = app.catalog.spec(&id, &tenant, &new.plan, version)?;
     // Without a login, a customer is who they say they are.
     let actor = Actor::new(tenant.as_str()).map_err(invalid_name("tenant"))?;
     let request = conditions.request(actor, new.reason)?;
@@ -248,7 +248,7 @@ struct AskVersion {
 async fn upgrade(State(app): Shared, Named(id): Named, conditions: Conditions, Json(ask): Json<AskVersion>) -> Answer {
     let instance = app.control_plane.get(&id).await?;
     let plan = Catalog::plan_of(&instance.spec).unwrap_or_default();
-    let spec = app.catalog.spec(&instance.tenant, plan, &ask.version)?;
+    let spec = app.catalog.spec(&instance.id, &instance.tenant, plan, &ask.version)?;
     accepted(&app.control_plane.update(&id, spec, conditions.request(operator(), ask.reason)?).await?)
 }
 

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, ValueEnum};
+use provisioner_core::types::ControlPlaneId;
 
 /// A signup service: every customer who signs up gets an own instance of the product.
 #[derive(Debug, Parser)]
@@ -17,9 +18,17 @@ pub(crate) struct Args {
     /// Where instances live.
     #[arg(long, value_enum, default_value_t = BackendKind::Process)]
     pub(crate) backend: BackendKind,
-    /// The product's binary. Without it, the product is built first.
-    #[arg(long, value_name = "PATH")]
+    /// The product's binary, for processes. Without it, the product is built first.
+    #[arg(long, value_name = "PATH", conflicts_with = "image")]
     pub(crate) product: Option<PathBuf>,
+    /// With k8s: the product's container image, which the cluster's nodes have or can pull.
+    #[arg(long, value_name = "IMAGE", required_if_eq("backend", "k8s"))]
+    pub(crate) image: Option<String>,
+    /// Whose all that is made is: another id for each service that shares a cluster.
+    #[arg(long, value_name = "ID", default_value = "signup", value_parser = control_plane)]
+    pub(crate) control_plane: ControlPlaneId,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
     /// Offers two versions of the product that do not work, to see what happens then.
     #[arg(long)]
     pub(crate) demo_faults: bool,
@@ -36,6 +45,33 @@ pub(crate) struct Args {
 pub(crate) enum BackendKind {
     /// Each is a process on this machine.
     Process,
+    /// Each is a pod on a Kubernetes cluster: that of KUBECONFIG. Needs the feature k8s of this package.
+    K8s,
+}
+
+/// Which Kubernetes cluster, and how it is used.
+#[derive(Debug, clap::Args)]
+#[cfg_attr(not(feature = "k8s"), allow(dead_code, reason = "only the Kubernetes backend reads all of them"))]
+pub(crate) struct ClusterArgs {
+    /// With k8s: the context of the kubeconfig, instead of the current one.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+    /// With k8s: the storage class of the data, instead of the cluster's default.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) storage_class: Option<String>,
+    /// With k8s: the class of the cluster's ingress controller. Without it, instances are reached inside the cluster alone.
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) ingress_class: Option<String>,
+    /// With an ingress class: the namespace of the controller, from where alone instances can be reached.
+    #[arg(long, value_name = "NAME", default_value = "ingress-nginx")]
+    pub(crate) ingress_namespace: String,
+    /// With an ingress class: each instance answers at its id in this domain, which must lead to the ingress controller.
+    #[arg(long, value_name = "DOMAIN", default_value = "localhost")]
+    pub(crate) domain: String,
+}
+
+fn control_plane(text: &str) -> Result<ControlPlaneId, String> {
+    ControlPlaneId::new(text).map_err(|error| error.to_string())
 }
 
 fn loopback(text: &str) -> Result<SocketAddr, String> {
@@ -54,6 +90,16 @@ mod tests {
     fn the_command_line_is_sound() {
         use clap::CommandFactory;
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_cluster_needs_an_image_and_a_process_none() {
+        let parse = |arguments: &str| Args::try_parse_from(format!("signup {arguments}").split_whitespace());
+        assert!(parse("").unwrap().image.is_none());
+        assert!(parse("--backend k8s").unwrap_err().to_string().contains("--image"));
+        assert_eq!(parse("--backend k8s --image localhost/product:1").unwrap().backend, BackendKind::K8s);
+        assert!(parse("--product /bin/product --image localhost/product:1").is_err());
+        assert!(parse("--control-plane Not/One").is_err());
     }
 
     #[test]

@@ -2,15 +2,55 @@
 
 use std::{path::Path, sync::Arc};
 
+use anyhow::anyhow;
 use backend_process::ProcessConfig;
-use provisioner_core::{Provisioner, Result};
+use provisioner_core::{Chain, Provisioner, Result};
 
-use crate::args::BackendKind;
+use crate::args::{Args, BackendKind, ClusterArgs};
 
-/// The backend of this kind, keeping what it needs to keep on this machine under `root`.
-pub(crate) fn backend(kind: BackendKind, root: &Path) -> Result<Arc<dyn Provisioner>> {
-    match kind {
-        // Without users of their own: the product lies in a build folder, which others than its owner may not enter.
-        BackendKind::Process => Ok(Arc::new(ProcessConfig::new(root).without_users().build()?)),
-    }
+/// The cell of this kind of backend, by its name, keeping what it needs to keep on this machine under `root`.
+pub(crate) fn backend(args: &Args, root: &Path) -> anyhow::Result<(&'static str, Arc<dyn Provisioner>)> {
+    let (name, backend) = match args.backend {
+        BackendKind::Process => ("this-machine", processes(root)),
+        BackendKind::K8s => ("cluster", cluster(&args.cluster)?),
+    };
+    let unusable = |error| anyhow!("the instances' backend cannot be used: {}", Chain(&error));
+    Ok((name, backend.map_err(unusable)?))
+}
+
+fn processes(root: &Path) -> Result<Arc<dyn Provisioner>> {
+    // Without users of their own: the product lies in a build folder, which others than its owner may not enter.
+    Ok(Arc::new(ProcessConfig::new(root).without_users().build()?))
+}
+
+#[cfg(feature = "k8s")]
+fn cluster(args: &ClusterArgs) -> anyhow::Result<Result<Arc<dyn Provisioner>>> {
+    use backend_k8s::{Connection, IngressConfig, KubernetesConfig};
+
+    let connection = match &args.context {
+        None => Connection::Inferred,
+        context => Connection::Kubeconfig { path: None, context: context.clone() },
+    };
+    let namespace = ("kubernetes.io/metadata.name".to_owned(), args.ingress_namespace.clone());
+    let ingress = args.ingress_class.as_ref().map(|class| IngressConfig {
+        class: class.clone(),
+        controller_namespace: [namespace].into(),
+        tls: false,
+        annotations: [].into(),
+    });
+    let config = KubernetesConfig {
+        connection,
+        storage_class: args.storage_class.clone(),
+        ingress,
+        ..KubernetesConfig::default()
+    };
+    Ok(config.build().map(|backend| Arc::new(backend) as Arc<dyn Provisioner>))
+}
+
+#[cfg(not(feature = "k8s"))]
+fn cluster(_args: &ClusterArgs) -> anyhow::Result<Result<Arc<dyn Provisioner>>> {
+    Err(anyhow!(
+        "this was built without the Kubernetes backend: build it with the feature k8s, as in `cargo run --release \
+         --package examples --features k8s --example signup -- --backend k8s ...`"
+    ))
 }

@@ -1,10 +1,8 @@
 //! What can be signed up for: plans and versions, and the specs they stand for.
 
-use std::path::PathBuf;
-
 use provisioner_core::types::{
-    DataVolume, ExpiryPolicy, IdlePolicy, InstanceSpec, InvalidSpec, LabelKey, LabelValue, Size, TenantId,
-    VariableName, Workload,
+    DataVolume, ExpiryPolicy, HostName, IdlePolicy, InstanceId, InstanceSpec, InvalidSpec, LabelKey, LabelValue, Size,
+    TenantId, VariableName, Workload,
 };
 use serde::Serialize;
 
@@ -14,9 +12,25 @@ const PLAN_LABEL: &str = "plan";
 /// What can be signed up for.
 #[derive(Debug, Clone)]
 pub(crate) struct Catalog {
-    product: String,
+    product: Product,
     demo_faults: bool,
 }
+
+/// What runs for a customer.
+#[derive(Debug, Clone)]
+pub(crate) enum Product {
+    /// A binary on this machine.
+    Binary(String),
+    /// A container image.
+    Image {
+        image: String,
+        /// Each instance answers at its id in this domain. `None`: inside the cluster alone.
+        domain: Option<String>,
+    },
+}
+
+/// The port that the product listens on in a container.
+const CONTAINER_PORT: u16 = 8080;
 
 /// One plan. Its prices are made up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -85,12 +99,9 @@ const VERSION_DEFAULT: &str = "1.1";
 const BROKEN: [(&str, &str); 2] = [("broken-exit", "exit"), ("broken-silent", "never-listen")];
 
 impl Catalog {
-    /// What this binary of the product can be signed up for.
-    pub(crate) fn new(product: PathBuf, demo_faults: bool) -> anyhow::Result<Self> {
-        let product = product.into_os_string().into_string().map_err(|path| {
-            anyhow::anyhow!("the product's path {} is not UTF-8: move it elsewhere", path.to_string_lossy())
-        })?;
-        Ok(Self { product, demo_faults })
+    /// What this product can be signed up for.
+    pub(crate) fn new(product: Product, demo_faults: bool) -> Self {
+        Self { product, demo_faults }
     }
 
     /// Every plan.
@@ -109,11 +120,17 @@ impl Catalog {
         VERSION_DEFAULT
     }
 
-    /// The spec of this tenant on this plan, in this version.
+    /// The spec of this tenant's instance on this plan, in this version.
     ///
-    /// It is a function of these three alone. So an upgrade needs not read the spec that is in force, and two of them at
+    /// It is a function of these four alone. So an upgrade needs not read the spec that is in force, and two of them at
     /// once cannot undo each other's changes.
-    pub(crate) fn spec(&self, tenant: &TenantId, plan: &str, version: &str) -> Result<InstanceSpec, InvalidSpec> {
+    pub(crate) fn spec(
+        &self,
+        id: &InstanceId,
+        tenant: &TenantId,
+        plan: &str,
+        version: &str,
+    ) -> Result<InstanceSpec, InvalidSpec> {
         let plan = PLANS.iter().find(|known| known.name == plan).ok_or_else(|| {
             InvalidSpec::new(
                 "plan",
@@ -129,8 +146,9 @@ impl Catalog {
             health_path: "/healthz".into(),
             start_timeout_seconds: 20,
             stop_grace_seconds: 8,
-            ..Workload::new(version).with_command([self.product.as_str()])
+            ..Workload::new(version)
         });
+        self.product.put_into(&mut spec, id)?;
         spec.size = Size { cpu_millis: plan.cpu_millis, memory_mib: plan.memory_mib };
         spec.data = DataVolume { size_mib: plan.data_mib };
         spec.idle = IdlePolicy { sleep_after_seconds: plan.sleeps_after_minutes.map(|minutes| minutes * 60) };
@@ -156,12 +174,53 @@ impl Catalog {
     }
 }
 
+impl Product {
+    /// Says in a spec how it runs, and how it is reached.
+    fn put_into(&self, spec: &mut InstanceSpec, id: &InstanceId) -> Result<(), InvalidSpec> {
+        match self {
+            Self::Binary(path) => spec.workload.command = vec![path.clone()],
+            Self::Image { image, domain } => {
+                spec.workload.image = Some(image.clone());
+                spec.workload.port = Some(CONTAINER_PORT);
+                // Nobody but the cluster reaches the address of a pod.
+                let address = VariableName::new("ADDRESS").expect("it is one");
+                spec.environment.insert(address, "0.0.0.0".to_owned());
+                if let Some(domain) = domain {
+                    let name = format!("{id}.{domain}");
+                    let host = HostName::new(&name);
+                    let host = host.map_err(|_| InvalidSpec::new("id", format!("{name} is no host name")))?;
+                    spec.host_names.insert(host);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn catalog(demo_faults: bool) -> Catalog {
-        Catalog::new("/bin/product".into(), demo_faults).unwrap()
+        Catalog::new(Product::Binary("/bin/product".into()), demo_faults)
+    }
+
+    fn acme() -> InstanceId {
+        InstanceId::new("acme").unwrap()
+    }
+
+    #[test]
+    fn an_image_listens_for_the_cluster_and_has_a_host_name_where_there_is_a_domain() {
+        let tenant = TenantId::new("Acme").unwrap();
+        for domain in [None, Some("localhost".to_owned())] {
+            let image = Product::Image { image: "localhost/product:1".into(), domain: domain.clone() };
+            let spec = Catalog::new(image, false).spec(&acme(), &tenant, "trial", "1.1").unwrap();
+            spec.check().unwrap();
+            assert_eq!((spec.workload.image.as_deref(), spec.workload.port), (Some("localhost/product:1"), Some(8080)));
+            assert_eq!(spec.environment["ADDRESS"], "0.0.0.0");
+            let hosts: Vec<_> = spec.host_names.iter().map(ToString::to_string).collect();
+            assert_eq!(hosts, domain.map(|domain| format!("acme.{domain}")).into_iter().collect::<Vec<_>>());
+        }
     }
 
     #[test]
@@ -170,7 +229,7 @@ mod tests {
         let tenant = TenantId::new("Acme & Söhne").unwrap();
         for plan in catalog.plans() {
             for version in catalog.versions() {
-                let spec = catalog.spec(&tenant, plan.name, version).unwrap();
+                let spec = catalog.spec(&acme(), &tenant, plan.name, version).unwrap();
                 spec.check().unwrap();
                 assert_eq!(Catalog::plan_of(&spec), Some(plan.name));
                 assert_eq!(spec.environment["TENANT"], "Acme & Söhne");
@@ -183,9 +242,9 @@ mod tests {
     #[test]
     fn an_unknown_plan_or_version_is_named_with_what_there_is() {
         let tenant = TenantId::new("Acme").unwrap();
-        let error = catalog(false).spec(&tenant, "gold", "1.0").unwrap_err();
+        let error = catalog(false).spec(&acme(), &tenant, "gold", "1.0").unwrap_err();
         assert_eq!(error.to_string(), "plan: no such plan: expected one of trial, team, business");
-        let error = catalog(false).spec(&tenant, "team", "broken-exit").unwrap_err();
+        let error = catalog(false).spec(&acme(), &tenant, "team", "broken-exit").unwrap_err();
         assert_eq!(error.to_string(), "version: no such version: expected one of 1.0, 1.1, 2.0");
     }
 }

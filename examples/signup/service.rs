@@ -24,10 +24,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{self, App},
-    args::Args,
+    args::{Args, BackendKind},
     backend::backend,
     cargo,
-    catalog::Catalog,
+    catalog::{Catalog, Product},
 };
 
 /// How long requests may go on after the signal to stop.
@@ -50,21 +50,20 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         format!("cannot listen on {}: stop what listens there, or choose another address with --listen", args.listen)
     })?;
     let address = listener.local_addr().context("the listener has no address")?;
-    let store = open_store(&state).await?;
+    let store = open_store(&state, args.control_plane.clone()).await?;
+    let (cell, provisioner) = backend(&args, &state.join("instances"))?;
     let product = tokio::select! {
-        product = product(args.product.as_deref()) => product?,
+        product = product(&args) => product?,
         () = stop.cancelled() => return Ok(()),
     };
-    let catalog = Catalog::new(product, args.demo_faults)?;
-    let provisioner = backend(args.backend, &state.join("instances"))
-        .map_err(|error| anyhow!("the instances' backend cannot be used: {}", Chain(&error)))?;
+    let catalog = Catalog::new(product, args.demo_faults);
 
     let mut config = EngineConfig::default();
     if let Some(seconds) = args.move_deadline_seconds {
         config.move_deadline = Duration::from_secs(seconds);
     }
     let mut builder = ControlPlane::builder(store)
-        .cell(Cell::new(CellName::new("this-machine").expect("it is one"), provisioner))
+        .cell(Cell::new(CellName::new(cell).expect("it is one"), provisioner))
         .config(config);
     if let Some(at) = args.kill_at {
         builder = builder.seams(Seams { kill_points: Arc::new(KillAt::new(at, kill_this)), ..Seams::default() });
@@ -105,9 +104,8 @@ fn state_folder(folder: &Path) -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-async fn open_store(state: &Path) -> anyhow::Result<Arc<SqliteStore>> {
+async fn open_store(state: &Path, id: ControlPlaneId) -> anyhow::Result<Arc<SqliteStore>> {
     let path = state.join("store.db");
-    let id = ControlPlaneId::new("signup").expect("it is one");
     SqliteStore::open(&path, id, CommitMode::Grouped).await.map_err(|error| match error {
         // In use, damaged, foreign or newer: the store's own words say which.
         StoreError::Refused(why) => anyhow!(
@@ -119,8 +117,20 @@ async fn open_store(state: &Path) -> anyhow::Result<Arc<SqliteStore>> {
     })
 }
 
-/// The product's binary: the one that is named, or one that is built now.
-async fn product(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+/// The product: the image that is named, the binary that is named, or one that is built now.
+async fn product(args: &Args) -> anyhow::Result<Product> {
+    if args.backend == BackendKind::K8s {
+        let image = args.image.clone().context("name the product's image with --image")?;
+        let domain = args.cluster.ingress_class.is_some().then(|| args.cluster.domain.clone());
+        return Ok(Product::Image { image, domain });
+    }
+    let binary = binary(args.product.as_deref()).await?.into_os_string().into_string();
+    let binary = binary
+        .map_err(|path| anyhow!("the product's path {} is not UTF-8: move it elsewhere", path.to_string_lossy()))?;
+    Ok(Product::Binary(binary))
+}
+
+async fn binary(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     const ADVICE: &str = "name the product's binary with --product";
     let product = match named {
         Some(path) => path.to_owned(),

@@ -364,6 +364,17 @@ async fn only_this_machine_is_listened_to() {
 }
 
 #[tokio::test]
+async fn built_without_kubernetes_it_says_how_to_build_it() {
+    let state = State::new();
+    let mut command = tokio::process::Command::new(&support::binaries().await.signup);
+    command.arg("--state").arg(state.path());
+    command.args(["--listen", "127.0.0.1:0", "--backend", "k8s", "--image", "localhost/product:1"]);
+    let (code, said) = refused(command).await;
+    assert_eq!((code, said.lines().count()), (Some(1), 1), "{said}");
+    assert!(said.contains("--features k8s --example signup"), "{said}");
+}
+
+#[tokio::test]
 async fn a_second_copy_on_the_same_folder_is_refused_and_the_first_goes_on() {
     let state = State::new();
     let first = Signup::start(&state).await;

@@ -5,6 +5,7 @@
 
 mod compare;
 mod digest;
+mod listen;
 mod slices;
 mod space;
 mod watches;
@@ -16,7 +17,10 @@ use std::{
 };
 
 use provisioner_core::types::{ControlPlaneId, Incarnation, InstanceId};
-use tokio::sync::{broadcast, watch};
+use tokio::{
+    sync::{broadcast, watch},
+    time::Instant,
+};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
@@ -67,13 +71,74 @@ impl Kind {
     pub(crate) const PARTS: [Self; 5] = [Self::Quota, Self::Limits, Self::Policy, Self::Account, Self::Service];
 }
 
+/// For so long after a watch was opened again, what happened meanwhile may still be on its way.
+const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(1);
+
 /// How a watch fares.
 #[derive(Debug, Default)]
 struct Health {
     /// Everything that there was has been read.
     is_complete: bool,
-    /// What went wrong since something was last heard.
+    /// A watch that follows the last reading was open.
+    was_open: bool,
+    /// What went wrong since it was open, or since everything was read.
     trouble: Option<Failure>,
+    doubt: Doubt,
+    /// When the cluster wants to be asked again.
+    retry_after: Option<Duration>,
+}
+
+/// Whether what is known may be old.
+#[derive(Debug, Default)]
+enum Doubt {
+    #[default]
+    None,
+    /// Since the watch was interrupted.
+    Interrupted,
+    /// It was, and what happened meanwhile has been told by then.
+    Until(Instant),
+}
+
+impl Health {
+    fn fail(&mut self, failure: Failure) {
+        self.trouble = Some(failure);
+        self.doubt = Doubt::Interrupted;
+    }
+
+    /// Everything is about to be read.
+    fn read_again(&mut self) {
+        self.was_open = false;
+        if self.is_complete {
+            self.doubt = Doubt::Interrupted;
+        }
+    }
+
+    fn complete(&mut self) {
+        (self.is_complete, self.trouble, self.doubt) = (true, None, Doubt::None);
+    }
+
+    /// The watch is about to be opened.
+    fn open(&mut self) {
+        if self.was_open {
+            self.doubt = Doubt::Interrupted;
+        }
+    }
+
+    /// The watch is open.
+    fn opened(&mut self) {
+        (self.trouble, self.was_open) = (None, true);
+        if matches!(self.doubt, Doubt::Interrupted) {
+            self.doubt = Doubt::Until(Instant::now() + CAUGHT_UP_WITHIN);
+        }
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        match self.doubt {
+            Doubt::None => false,
+            Doubt::Interrupted => true,
+            Doubt::Until(when) => Instant::now() < when,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -99,6 +164,19 @@ struct Shared {
     changes: broadcast::Sender<InstanceId>,
 }
 
+impl State {
+    /// The watch of a kind is open from this version on: what is older has been told.
+    fn opened(&mut self, kind: Kind, version: u64) {
+        self.health.entry(kind).or_default().opened();
+        self.spaces.retain(|_, space| {
+            space.heard(kind, version);
+            !space.is_empty()
+        });
+        let Self { spaces, makings, .. } = self;
+        makings.retain(|_, namespace| spaces.contains_key(namespace));
+    }
+}
+
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -122,11 +200,16 @@ impl Cache {
     ///
     /// # Errors
     /// What keeps a watch from that, when it has not come to it by then.
-    pub(crate) async fn complete(&self, deadline: tokio::time::Instant) -> Result<(), Failure> {
+    pub(crate) async fn complete(&self, deadline: Instant) -> Result<(), Failure> {
         let mut changed = self.shared.changed.subscribe();
         loop {
             let trouble = {
                 let state = self.shared.state();
+                // Rights that are taken away later count too: what is known would be older and older.
+                let troubles = state.health.values().filter_map(|health| health.trouble.as_ref());
+                if let Some(refused) = troubles.into_iter().find(|trouble| trouble.is_unauthorized()) {
+                    return Err(refused.clone());
+                }
                 let lacking = |kind: &Kind| !state.health.get(kind).is_some_and(|health| health.is_complete);
                 let mut lacking = Kind::ALL.iter().filter(|kind| lacking(kind)).peekable();
                 if lacking.peek().is_none() {
@@ -144,9 +227,9 @@ impl Cache {
         }
     }
 
-    /// Whether a watch was interrupted, and nothing was heard of it since: what is known may be old.
+    /// Whether a watch was interrupted, and what happened meanwhile may not have been told: what is known may be old.
     pub(crate) fn is_in_doubt(&self) -> bool {
-        self.shared.state().health.values().any(|health| health.trouble.is_some())
+        self.shared.state().health.values().any(Health::is_in_doubt)
     }
 
     /// What is known of a namespace.
@@ -182,7 +265,7 @@ impl Cache {
     pub(crate) async fn until(
         &self,
         namespace: &str,
-        deadline: tokio::time::Instant,
+        deadline: Instant,
         condition: impl Fn(Option<&Space>) -> bool,
     ) -> bool {
         let mut changed = self.shared.changed.subscribe();

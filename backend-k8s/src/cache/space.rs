@@ -58,6 +58,7 @@ impl Space {
             && self.pods.is_empty()
             && self.parts.is_empty()
             && self.served.is_empty()
+            && self.awaited.is_empty()
     }
 
     /// Whether what is known is older than what we wrote.
@@ -101,11 +102,6 @@ impl Space {
             !passed && !self.shows(one)
         });
         self.awaited = awaited;
-    }
-
-    /// A watch has read everything again.
-    pub(super) fn heard_all(&mut self, kind: Kind) {
-        self.heard(kind, u64::MAX);
     }
 
     /// The stateful set of a making.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt::Debug, sync::Arc, time::Duration};
 
 use backon::ExponentialBuilder;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{LimitRange, Namespace, PersistentVolumeClaim, Pod, ResourceQuota, Service, ServiceAccount},
@@ -12,7 +12,7 @@ use k8s_openapi::api::{
 use kube::{
     Api, Resource,
     core::PartialObjectMeta,
-    runtime::{WatchStreamExt, utils::ResetTimerBackoff, watcher},
+    runtime::{utils::ResetTimerBackoff, watcher},
 };
 use provisioner_core::types::{ControlPlaneId, InstanceId};
 use serde::de::DeserializeOwned;
@@ -22,6 +22,7 @@ use tracing::debug;
 use super::{
     Kind, Shared, State,
     digest::{ClaimDigest, NamespaceDigest, PodDigest, SetDigest, incarnation_of, is_foreign, version_of},
+    listen::listening,
     slices::{Slice, V1, V1Beta1, Version},
     space::{PartDigest, Served, Space},
 };
@@ -122,7 +123,7 @@ async fn watch<K: Watched>(cluster: Cluster, shared: Arc<Shared>, labels: String
 }
 
 /// Ends when the cluster has no such kind, with its word for that.
-async fn watch_while_served<K: Watched>(cluster: &Cluster, shared: &Shared, labels: &str) -> Failure {
+async fn watch_while_served<K: Watched>(cluster: &Cluster, shared: &Arc<Shared>, labels: &str) -> Failure {
     let client = loop {
         match cluster.client().await {
             Ok(client) => break client.clone(),
@@ -132,27 +133,54 @@ async fn watch_while_served<K: Watched>(cluster: &Cluster, shared: &Shared, labe
             }
         }
     };
+    let client = listening(client, K::KIND, shared);
     let backoff = ExponentialBuilder::default()
         .with_min_delay(AGAIN_MIN)
         .with_max_delay(AGAIN_MAX)
         .without_max_times()
         .with_jitter();
-    let backoff = ResetTimerBackoff::new(watcher::ExponentialBackoff::from(backoff), AGAIN_RESET);
-    let events = watcher(Api::<K>::all(client), watcher::Config::default().labels(labels)).backoff(backoff);
-    let mut events = events.map_err(|error| failure_of::<K>(&error)).boxed();
-    let mut read = None;
+    // The library's own pause after a failure begins anew with each reading, also of one that fails again.
+    let mut pauses = ResetTimerBackoff::new(watcher::ExponentialBackoff::from(backoff), AGAIN_RESET);
     loop {
-        match events.next().await.expect("a watch has no end") {
-            Ok(event) => hear(shared, event, &mut read),
-            Err(failure) if failure.is_not_found() => return failure,
-            Err(failure) => fail::<K>(shared, failure),
+        let config = watcher::Config::default().labels(labels);
+        let mut events = watcher(Api::<K>::all(client.clone()), config).boxed();
+        let mut read = None;
+        while let Some(event) = events.next().await {
+            let error = match event {
+                Ok(event) => {
+                    hear(shared, event, &mut read);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let (failure, after) = failed_with::<K>(shared, &error);
+            if failure.is_not_found() {
+                return failure;
+            }
+            fail::<K>(shared, failure.clone());
+            let pause = pauses.next().unwrap_or(AGAIN_MAX);
+            tokio::time::sleep(after.map_or(pause, |after| after.max(pause))).await;
+            // The library reads everything again where a watch says that it is too old, not where it is refused for that.
+            if failure.is_gone() {
+                break;
+            }
         }
     }
 }
 
+/// What a watch failed of, and when the cluster wants to be asked again.
+fn failed_with<K: Watched>(shared: &Shared, error: &watcher::Error) -> (Failure, Option<Duration>) {
+    let after = shared.state().health.entry(K::KIND).or_default().retry_after.take();
+    let mut failure = failure_of::<K>(error);
+    if let Failure::Refused(refusal) = &mut failure {
+        refusal.retry_after = after;
+    }
+    (failure, after)
+}
+
 fn fail<K: Watched>(shared: &Shared, failure: Failure) {
     debug!(kind = ?K::KIND, ?failure, "a watch was interrupted");
-    shared.state().health.entry(K::KIND).or_default().trouble = Some(failure);
+    shared.state().health.entry(K::KIND).or_default().fail(failure);
     shared.changed.send_modify(|changed| *changed += 1);
 }
 
@@ -171,7 +199,12 @@ fn failure_of<K: Watched>(error: &watcher::Error) -> Failure {
             status: (**status).clone(),
             retry_after: None,
             audit_id: None,
-            request: format!("watch {}", K::plural(&())),
+            request: match (error, K::group(&()).as_ref()) {
+                (E::InitialListFailed(_), "") => format!("list {}", K::plural(&())),
+                (E::InitialListFailed(_), group) => format!("list {}.{group}", K::plural(&())),
+                (_, "") => format!("watch {}", K::plural(&())),
+                (_, group) => format!("watch {}.{group}", K::plural(&())),
+            },
         })),
         None => Failure::Unanswered { was_sent: true, message: error.to_string() },
     }
@@ -184,9 +217,11 @@ fn hear<K: Watched>(shared: &Shared, event: watcher::Event<K>, read: &mut Read) 
     let mut changed = BTreeSet::new();
     {
         let mut state = shared.state();
-        state.health.entry(K::KIND).or_default().trouble = None;
         match event {
-            watcher::Event::Init => *read = Some(BTreeSet::new()),
+            watcher::Event::Init => {
+                state.health.entry(K::KIND).or_default().read_again();
+                *read = Some(BTreeSet::new());
+            }
             watcher::Event::InitApply(object) => {
                 if let Some(read) = read {
                     read.insert((object.home().to_owned(), object.key()));
@@ -195,7 +230,7 @@ fn hear<K: Watched>(shared: &Shared, event: watcher::Event<K>, read: &mut Read) 
             }
             watcher::Event::InitDone => {
                 forget_unread::<K>(&mut state, &read.take().unwrap_or_default(), &mut changed);
-                state.health.entry(K::KIND).or_default().is_complete = true;
+                state.health.entry(K::KIND).or_default().complete();
             }
             watcher::Event::Apply(object) => put(&mut state, &object, &mut changed),
             watcher::Event::Delete(object) => take(&mut state, &object, &mut changed),
@@ -250,7 +285,8 @@ fn forget_unread<K: Watched>(state: &mut State, read: &BTreeSet<(String, String)
         if space.keep(K::KIND, is_read) {
             changed.extend(before);
         }
-        space.heard_all(K::KIND);
+        // What was written since this reading began may be newer than what was read: the watch that follows tells.
+        space.heard(K::KIND, 0);
         if space.is_empty() {
             empty.push(home.clone());
         }

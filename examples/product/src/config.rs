@@ -2,19 +2,26 @@
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `PORT` | the port on 127.0.0.1; 0 takes any free one |
+//! | `ADDRESS` | where to listen, such as 0.0.0.0 in a container; 127.0.0.1 by default |
+//! | `PORT` | the port; 0 takes any free one |
 //! | `DATA_PATH` | the folder of the notebook; made when there is none |
 //! | `TENANT` | whose notebook it is; shown |
 //! | `PRODUCT_VERSION` | shown |
 //! | `GREETING` | shown above the pages; optional |
 //! | `PRODUCT_FAULT` | for demonstrations and tests: `exit` stops at once, `never-listen` runs without a port, `unhealthy` answers 503 at `/healthz`, `other-port` listens elsewhere |
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::OsString,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+};
 
 /// What the environment says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Config {
-    /// The port on the loopback address.
+    /// Where to listen.
+    pub(crate) address: IpAddr,
+    /// The port there.
     pub(crate) port: u16,
     /// The folder of the notebook.
     pub(crate) data_path: PathBuf,
@@ -72,6 +79,15 @@ impl Config {
         };
         let text = |name, expected| text(name, required(name, expected)?, expected);
 
+        let optional = |name| read(name).filter(|value| !value.is_empty());
+        const ADDRESS: &str = "an address of this machine, such as 127.0.0.1 or 0.0.0.0";
+        let address = match optional("ADDRESS") {
+            None => Ipv4Addr::LOCALHOST.into(),
+            Some(value) => {
+                let value = self::text("ADDRESS", value, ADDRESS)?;
+                value.parse().map_err(|_| ConfigError::Invalid { name: "ADDRESS", value, expected: ADDRESS })?
+            }
+        };
         const PORT: &str = "a port on this machine, 0 to 65535";
         let port = text("PORT", PORT)?;
         let port = port.parse().map_err(|_| ConfigError::Invalid { name: "PORT", value: port, expected: PORT })?;
@@ -83,10 +99,9 @@ impl Config {
         }
         let tenant = text("TENANT", "whose notebook this is")?;
         let version = text("PRODUCT_VERSION", "a version, such as 1.0")?;
-        let optional = |name| read(name).filter(|value| !value.is_empty());
         let greeting = optional("GREETING").map(|value| self::text("GREETING", value, "text")).transpose()?;
         let fault = optional("PRODUCT_FAULT").map(Fault::read).transpose()?;
-        Ok(Self { port, data_path, tenant, version, greeting, fault })
+        Ok(Self { address, port, data_path, tenant, version, greeting, fault })
     }
 }
 

@@ -1,20 +1,14 @@
 //! A shared notebook: a small product that is worth hosting.
 //!
 //! It knows nothing of control planes. It is configured by its environment alone (see [`config`]), keeps its pages in
-//! one SQLite file, answers on the loopback address, and stops when it is asked to.
+//! one SQLite file, answers on the loopback address unless it is told another, and stops when it is asked to.
 
 mod config;
 mod html;
 mod notebook;
 mod web;
 
-use std::{
-    future::Future,
-    net::{Ipv4Addr, SocketAddr},
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
@@ -77,7 +71,7 @@ async fn serve(config: Config) -> Result<(), String> {
         Some(Fault::OtherPort) => 0,
         _ => config.port,
     };
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let address = SocketAddr::from((config.address, port));
     let listener =
         TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address} (PORT): {error}"))?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;

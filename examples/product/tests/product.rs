@@ -204,11 +204,21 @@ fn a_missing_or_wrong_variable_is_named_and_ends_with_2() {
     let file = data.path().join("file");
     std::fs::write(&file, "").unwrap();
     let file = file.to_str().unwrap();
-    for (name, value) in [("PORT", "65536"), ("PORT", "http"), ("DATA_PATH", file), ("PRODUCT_FAULT", "sometimes")] {
+    for (name, value) in
+        [("PORT", "65536"), ("PORT", "http"), ("DATA_PATH", file), ("PRODUCT_FAULT", "sometimes"), ("ADDRESS", "here")]
+    {
         let (code, said) = refused(command(data.path()).env(name, value));
         assert_eq!(code, Some(2));
         assert!(said.starts_with(&format!("product: {name} is \"{value}")) && said.lines().count() == 1, "{said}");
     }
+}
+
+#[test]
+fn it_listens_where_it_is_told() {
+    let data = tempfile::tempdir().unwrap();
+    let everywhere = Product::start(command(data.path()).env("ADDRESS", "0.0.0.0"));
+    assert!(everywhere.url.starts_with("http://0.0.0.0:"), "{}", everywhere.url);
+    assert_eq!(everywhere.get("/healthz").status(), StatusCode::OK);
 }
 
 #[test]

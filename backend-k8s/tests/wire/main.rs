@@ -1,0 +1,12 @@
+//! The backend and its own client against a scripted cluster on loopback: what a healthy cluster does not do.
+#![allow(missing_docs)]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod conflicts;
+mod fixture;
+mod outages;
+mod quiet;
+mod refusals;
+mod server;
+mod watches;
+mod world;

@@ -1,0 +1,222 @@
+//! What the scripted cluster holds: objects with versions, the events that watches tell of, and just enough of the controllers
+//! that an instance gets its pod and loses it.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+/// The plural of a kind, a namespace or nothing, and a name.
+pub(crate) type Key = (String, String, String);
+
+/// A change that watches tell of.
+#[derive(Debug, Clone)]
+pub(crate) struct Event {
+    pub(crate) version: u64,
+    pub(crate) plural: String,
+    pub(crate) kind: &'static str,
+    pub(crate) object: Value,
+}
+
+/// A refusal: the code, the reason and the message.
+pub(crate) type Refusal = (u16, &'static str, String);
+
+/// Everything that there is.
+#[derive(Debug, Default)]
+pub(crate) struct World {
+    pub(crate) objects: BTreeMap<Key, Value>,
+    pub(crate) version: u64,
+    pub(crate) events: Vec<Event>,
+    /// What is older than this is not told any more.
+    pub(crate) compacted: u64,
+    /// Watches tell nothing newer than this.
+    pub(crate) told_until: Option<u64>,
+    uids: u64,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let mut world = Self::default();
+        world.put(&key("namespaces", "", "kube-system"), json!({"metadata": {"name": "kube-system"}}));
+        world
+    }
+
+    pub(crate) fn get(&self, plural: &str, namespace: &str, name: &str) -> Option<&Value> {
+        self.objects.get(&key(plural, namespace, name))
+    }
+
+    /// The objects of a kind, in one namespace or in all, that have these labels.
+    pub(crate) fn list(&self, plural: &str, namespace: Option<&str>, selector: &str) -> Vec<Value> {
+        let of_kind = self
+            .objects
+            .iter()
+            .filter(|((kind, home, _), _)| kind == plural && namespace.is_none_or(|namespace| namespace == home));
+        of_kind.filter(|(_, object)| has_labels(object, selector)).map(|(_, object)| object.clone()).collect()
+    }
+
+    pub(crate) fn create(&mut self, key: &Key, object: Value) -> Result<Value, Refusal> {
+        if self.objects.contains_key(key) {
+            return Err((409, "AlreadyExists", format!("{} \"{}\" already exists", key.0, key.2)));
+        }
+        if !key.1.is_empty() && self.get("namespaces", "", &key.1).is_none() {
+            return Err((404, "NotFound", format!("namespaces \"{}\" not found", key.1)));
+        }
+        Ok(self.put(key, object))
+    }
+
+    /// As a server-side apply by one manager that owns everything.
+    pub(crate) fn apply(&mut self, key: &Key, object: Value) -> Result<Value, Refusal> {
+        match self.objects.get(key) {
+            None => self.create(key, object),
+            Some(_) => Ok(self.put(key, object)),
+        }
+    }
+
+    pub(crate) fn patch(&mut self, key: &Key, patch: &Value) -> Result<Value, Refusal> {
+        let Some(object) = self.objects.get(key) else { return Err(not_found(key)) };
+        let mut object = object.clone();
+        let patch: json_patch::Patch = serde_json::from_value(patch.clone()).expect("a JSON patch");
+        if json_patch::patch(&mut object, &patch).is_err() {
+            let message = "the server rejected our request due to an error in our request";
+            return Err((422, "Invalid", message.to_owned()));
+        }
+        Ok(self.put(key, object))
+    }
+
+    pub(crate) fn delete(&mut self, key: &Key, uid: Option<&str>) -> Result<(), Refusal> {
+        let Some(object) = self.objects.get(key) else { return Err(not_found(key)) };
+        if uid.is_some_and(|uid| object["metadata"]["uid"] != uid) {
+            return Err((409, "Conflict", "the uid in the precondition is another one".to_owned()));
+        }
+        self.take(key);
+        let orphans: Vec<Key> = match key.0.as_str() {
+            "namespaces" => self.objects.keys().filter(|(_, home, _)| *home == key.2).cloned().collect(),
+            "statefulsets" => vec![pod_of(key)],
+            _ => Vec::new(),
+        };
+        for orphan in orphans {
+            self.take(&orphan);
+        }
+        self.control();
+        Ok(())
+    }
+
+    /// Changes an object as anybody might, and what follows from that.
+    pub(crate) fn change(&mut self, key: &Key, change: impl FnOnce(&mut Value)) {
+        let mut object = self.objects.get(key).expect("it is there").clone();
+        change(&mut object);
+        self.put(key, object);
+    }
+
+    fn put(&mut self, key: &Key, object: Value) -> Value {
+        self.write(key, object);
+        self.control();
+        self.objects[key].clone()
+    }
+
+    fn write(&mut self, key: &Key, mut object: Value) {
+        let before = self.objects.get(key);
+        let metadata = &mut object["metadata"];
+        for kept in ["uid", "resourceVersion", "generation"] {
+            if let Some(before) = before {
+                metadata[kept] = before["metadata"][kept].clone();
+            }
+        }
+        if let Some(before) = before {
+            if object.get("status").is_none()
+                && let Some(status) = before.get("status")
+            {
+                object["status"] = status.clone();
+            }
+            if object == *before {
+                return;
+            }
+        }
+        let is_new_spec = before.is_none_or(|before| before["spec"] != object["spec"]);
+        let generation = before.and_then(|before| before["metadata"]["generation"].as_u64()).unwrap_or_default();
+        self.version += 1;
+        let kind = if before.is_some() { "MODIFIED" } else { "ADDED" };
+        if before.is_none() {
+            self.uids += 1;
+            object["metadata"]["uid"] = json!(format!("uid-{}", self.uids));
+        }
+        object["metadata"]["generation"] = json!(generation + u64::from(is_new_spec));
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        if !key.1.is_empty() {
+            object["metadata"]["namespace"] = json!(key.1);
+        }
+        self.tell(key, kind, &object);
+        self.objects.insert(key.clone(), object);
+    }
+
+    fn take(&mut self, key: &Key) {
+        let Some(mut object) = self.objects.remove(key) else { return };
+        self.version += 1;
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        self.tell(key, "DELETED", &object);
+    }
+
+    fn tell(&mut self, key: &Key, kind: &'static str, object: &Value) {
+        self.events.push(Event { version: self.version, plural: key.0.clone(), kind, object: object.clone() });
+    }
+
+    /// What the controllers, the scheduler and the kubelet would do by and by.
+    fn control(&mut self) {
+        let claims = self.objects.keys().filter(|key| key.0 == "persistentvolumeclaims").cloned();
+        for claim in claims.collect::<Vec<_>>() {
+            let mut object = self.objects[&claim].clone();
+            object["status"] = json!({"phase": "Bound"});
+            self.write(&claim, object);
+        }
+        let sets = self.objects.keys().filter(|key| key.0 == "statefulsets").cloned();
+        for set in sets.collect::<Vec<_>>() {
+            self.control_set(&set);
+        }
+    }
+
+    fn control_set(&mut self, set: &Key) {
+        let mut object = self.objects[set].clone();
+        let template = object["spec"]["template"].clone();
+        let revision = format!("{}-{:x}", set.2, fingerprint(&template.to_string()));
+        object["status"] =
+            json!({"observedGeneration": object["metadata"]["generation"], "updateRevision": revision, "replicas": 0});
+        self.write(set, object.clone());
+        let pod = pod_of(set);
+        let is_there = self.objects.get(&pod).map(|pod| &pod["metadata"]["labels"]["controller-revision-hash"]);
+        let is_wanted = object["spec"]["replicas"] == 1;
+        match is_there {
+            Some(hash) if is_wanted && *hash == revision => return,
+            Some(_) => self.take(&pod),
+            None => {}
+        }
+        if is_wanted {
+            let mut labels = template["metadata"]["labels"].clone();
+            labels["controller-revision-hash"] = json!(revision);
+            let status = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+            self.write(&pod, json!({"metadata": {"name": pod.2, "labels": labels}, "status": status}));
+        }
+    }
+}
+
+pub(crate) fn key(plural: &str, namespace: &str, name: &str) -> Key {
+    (plural.to_owned(), namespace.to_owned(), name.to_owned())
+}
+
+fn pod_of(set: &Key) -> Key {
+    key("pods", &set.1, &format!("{}-0", set.2))
+}
+
+fn not_found(key: &Key) -> Refusal {
+    (404, "NotFound", format!("{} \"{}\" not found", key.0, key.2))
+}
+
+fn fingerprint(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Whether an object has all labels of a selector of the form `a=b,c=d`.
+pub(crate) fn has_labels(object: &Value, selector: &str) -> bool {
+    selector
+        .split(',')
+        .filter_map(|pair| pair.split_once('='))
+        .all(|(label, value)| object["metadata"]["labels"][label] == value)
+}
