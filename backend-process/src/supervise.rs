@@ -19,7 +19,10 @@ use crate::{
     turn_over,
 };
 
-const PROBE_DELAY_MIN: Duration = Duration::from_millis(5);
+/// Between two probes: a part of the time that it has taken so far, so that a quick start is noticed quickly and a slow one costs
+/// little.
+const PROBE_DELAY_PART: u32 = 4;
+const PROBE_DELAY_MIN: Duration = Duration::from_millis(2);
 const PROBE_DELAY_MAX: Duration = Duration::from_millis(100);
 /// For a product that was ready and has fallen silent: it is waited for without end.
 const SILENT_DELAY_MAX: Duration = Duration::from_secs(2);
@@ -160,7 +163,7 @@ impl Watcher {
         let was_ready = self.adopted && self.was_ready();
         let left = self.start_timeout.saturating_sub(self.process.age());
         let deadline = Instant::now() + if self.adopted { left.max(ADOPTION_TIME_MIN) } else { left };
-        let mut delay = PROBE_DELAY_MIN;
+        let began = Instant::now();
         let address = self.shared.address(self.port);
         loop {
             let mut seen = health::probe(address, &self.health_path, PROBE_TIME_MAX).await;
@@ -187,9 +190,9 @@ impl Watcher {
                 _ => {}
             }
             let delay_max = if late { SILENT_DELAY_MAX } else { PROBE_DELAY_MAX };
+            let delay = (began.elapsed() / PROBE_DELAY_PART).clamp(PROBE_DELAY_MIN, delay_max);
             let wait = if late { delay } else { delay.min(deadline - Instant::now()) };
             tokio::time::sleep(wait).await;
-            delay = (delay * 3 / 2).min(delay_max);
         }
     }
 

@@ -91,6 +91,7 @@ impl World {
         let orphans: Vec<Key> = match key.0.as_str() {
             "namespaces" => self.objects.keys().filter(|(_, home, _)| *home == key.2).cloned().collect(),
             "statefulsets" => vec![pod_of(key)],
+            "services" => vec![slice_of(key)],
             _ => Vec::new(),
         };
         for orphan in orphans {
@@ -171,6 +172,28 @@ impl World {
         for set in sets.collect::<Vec<_>>() {
             self.control_set(&set);
         }
+        let services = self.objects.keys().filter(|key| key.0 == "services").cloned();
+        for service in services.collect::<Vec<_>>() {
+            self.control_service(&service);
+        }
+    }
+
+    /// Which ready pods a service leads to.
+    fn control_service(&mut self, service: &Key) {
+        let selector = self.objects[service]["spec"]["selector"].as_object().cloned().unwrap_or_default();
+        let pods = self.objects.iter().filter(|((plural, home, _), pod)| {
+            let labels = &pod["metadata"]["labels"];
+            plural == "pods"
+                && *home == service.1
+                && selector.iter().all(|(label, value)| labels[label] == *value)
+                && pod["status"]["conditions"]
+                    .as_array()
+                    .is_some_and(|conditions| conditions.contains(&json!({"type": "Ready", "status": "True"})))
+        });
+        let endpoint = |pod: &Value| json!({"conditions": {"ready": true}, "targetRef": {"uid": pod["metadata"]["uid"]}});
+        let endpoints: Vec<Value> = pods.map(|(_, pod)| endpoint(pod)).collect();
+        let (slice, labels) = (slice_of(service), self.objects[service]["metadata"]["labels"].clone());
+        self.write(&slice, json!({"metadata": {"name": slice.2, "labels": labels}, "endpoints": endpoints}));
     }
 
     fn control_set(&mut self, set: &Key) {
@@ -203,6 +226,10 @@ pub(crate) fn key(plural: &str, namespace: &str, name: &str) -> Key {
 
 fn pod_of(set: &Key) -> Key {
     key("pods", &set.1, &format!("{}-0", set.2))
+}
+
+fn slice_of(service: &Key) -> Key {
+    key("endpointslices", &service.1, &format!("{}-slice", service.2))
 }
 
 fn not_found(key: &Key) -> Refusal {
