@@ -280,6 +280,19 @@ impl Calls<'_> {
 
     async fn answer(
         &self,
+        request: Request<Vec<u8>>,
+        named: impl Fn() -> String + Send + Sync,
+    ) -> Result<(HeaderMap, Vec<u8>), Failure> {
+        let mutates = request.method() != http::Method::GET;
+        let answer = self.ask(request, named).await;
+        if mutates && answer.as_ref().err().is_none_or(Failure::may_have_acted) {
+            self.acted.store(true, Ordering::Relaxed);
+        }
+        answer
+    }
+
+    async fn ask(
+        &self,
         mut request: Request<Vec<u8>>,
         named: impl Fn() -> String + Send + Sync,
     ) -> Result<(HeaderMap, Vec<u8>), Failure> {
@@ -288,7 +301,6 @@ impl Calls<'_> {
         }
         let audit_id = audit_id();
         request.headers_mut().insert(AUDIT_ID, HeaderValue::from_str(&audit_id).expect("it is hexadecimal"));
-        let mutates = request.method() != http::Method::GET;
         let limit = tokio::time::Instant::now() + REQUEST_TIMEOUT;
         let deadline = self.cx.deadline.map_or(limit, |deadline| deadline.min(limit));
         let exchange = async {
@@ -296,14 +308,6 @@ impl Calls<'_> {
             exchange(client, request).await
         };
         let answer = tokio::time::timeout_at(deadline, exchange).await.map_err(|_| Failure::TimedOut).flatten();
-        let may_have_acted = match &answer {
-            Ok((code, ..)) => code.is_success() || code.is_server_error(),
-            Err(Failure::Unanswered { was_sent, .. }) => *was_sent,
-            Err(_) => true,
-        };
-        if mutates && may_have_acted {
-            self.acted.store(true, Ordering::Relaxed);
-        }
         let (code, headers, body) = answer?;
         if code.is_success() {
             return Ok((headers, body));

@@ -91,6 +91,16 @@ impl Failure {
         }
     }
 
+    /// Whether a mutating request that failed so may have done something.
+    pub(crate) fn may_have_acted(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => refusal.code.is_server_error() && !is_webhook(&refusal.status),
+            Self::Unanswered { was_sent, .. } => *was_sent,
+            Self::Cancelled => false,
+            Self::TimedOut | Self::Unreadable(_) => true,
+        }
+    }
+
     /// The public error. A mutating request that was sent may have acted unless the cluster said that it did not.
     pub(crate) fn during(self, during: During<'_>, mutating: bool) -> Error {
         let maybe = if mutating { Effect::Unknown } else { Effect::None };
@@ -107,12 +117,16 @@ impl Failure {
     }
 }
 
+/// Whether a webhook did not answer. Webhooks are asked before anything is written.
+fn is_webhook(status: &Status) -> bool {
+    status.message.contains("failed calling webhook")
+}
+
 /// By status code and reason; see
 /// <https://github.com/kubernetes/community/blob/master/contributors/devel/sig-architecture/api-conventions.md#response-status-kind>.
 fn refused(refusal: Refusal, during: During<'_>, maybe: Effect) -> Error {
     let Refusal { code, status, retry_after, audit_id, request } = refusal;
     let is_quota = code == StatusCode::FORBIDDEN && status.message.contains("exceeded quota");
-    let is_webhook = status.message.contains("failed calling webhook");
     let (kind, retry, effect) = match code {
         StatusCode::UNAUTHORIZED => (ErrorKind::Unauthorized, None, Effect::None),
         StatusCode::FORBIDDEN if is_quota => (ErrorKind::QuotaExceeded, None, Effect::None),
@@ -129,8 +143,7 @@ fn refused(refusal: Refusal, during: During<'_>, maybe: Effect) -> Error {
             (ErrorKind::InvalidSpec, None, Effect::None)
         }
         StatusCode::TOO_MANY_REQUESTS => (ErrorKind::Throttled, None, Effect::None),
-        // Webhooks are asked before anything is written.
-        _ if is_webhook => (ErrorKind::Unavailable, None, Effect::None),
+        _ if is_webhook(&status) => (ErrorKind::Unavailable, None, Effect::None),
         StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => (ErrorKind::Timeout, None, maybe),
         code if code.is_server_error() => (ErrorKind::Unavailable, None, maybe),
         _ => (ErrorKind::Internal, None, maybe),

@@ -58,7 +58,7 @@ impl Fixture {
 
     /// Waits until an instance is seen in this phase. Absent meanwhile is a lie.
     pub(crate) async fn until(&self, target: &Target, phase: Phase) {
-        for _ in 0..300 {
+        for _ in 0..1500 {
             match self.observe(target).await {
                 Observed::Present(present) if present.phase == phase => return,
                 Observed::Absent => panic!("it is there, and was told to be absent"),

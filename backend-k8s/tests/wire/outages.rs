@@ -49,7 +49,7 @@ async fn a_cluster_that_is_started_again_is_unavailable_meanwhile_and_nothing_is
         });
     });
     fixture.server.start_again().await;
-    for _ in 0..500 {
+    for _ in 0..2500 {
         match fixture.backend.observe(&cx_after_a_call(), &target).await {
             Ok(Observed::Absent) => panic!("it is there"),
             Ok(Observed::Present(present)) if present.phase == Phase::Zero => break,

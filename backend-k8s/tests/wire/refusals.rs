@@ -9,12 +9,16 @@ use crate::{
     server::Answer,
 };
 
-/// What `create` fails with when its stateful set is answered so; and that the backend does not try again by itself.
+/// What `create` fails with when its first write is answered so; and that the backend does not try again by itself.
 async fn create_fails(answer: Answer) -> (Fixture, Error) {
+    create_fails_at("namespaces", answer).await
+}
+
+async fn create_fails_at(plural: &'static str, answer: Answer) -> (Fixture, Error) {
     let fixture = Fixture::new().await;
-    fixture.server.answer("create", "statefulsets", usize::MAX, answer);
+    fixture.server.answer("create", plural, usize::MAX, answer);
     let error = fixture.backend.create(&cx(), &target(1)).await.unwrap_err();
-    assert_eq!(fixture.server.count("create", "statefulsets"), 1, "tried again by itself");
+    assert_eq!(fixture.server.count("create", plural), 1, "tried again by itself");
     assert_eq!((error.operation(), error.instance().map(|id| id.as_str())), ("create", Some("acme")));
     (fixture, error)
 }
@@ -50,7 +54,7 @@ async fn a_watch_that_is_throttled_comes_back_when_it_is_told() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(fixture.server.count("list", "pods"), 1);
     let mut made = fixture.backend.create(&cx(), &target(1)).await;
-    for _ in 0..100 {
+    for _ in 0..500 {
         if made.is_ok() {
             break;
         }
@@ -65,7 +69,7 @@ async fn a_server_error_may_have_acted_and_names_its_request() {
     let (_, error) = create_fails(Answer::refusal(500, "InternalError", "etcdserver: request timed out")).await;
     assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::Unknown));
     assert_eq!((error.code(), error.request_id()), (Some("InternalError"), Some("a-1")));
-    assert_says(&error, "create statefulsets.apps: etcdserver: request timed out");
+    assert_says(&error, "create namespaces: etcdserver: request timed out");
 }
 
 #[tokio::test]
@@ -82,8 +86,9 @@ async fn a_webhook_that_times_out_is_named_and_nothing_was_done() {
 #[tokio::test]
 async fn a_missing_right_names_verb_and_resource() {
     let message = "statefulsets.apps is forbidden: User \"u\" cannot create resource \"statefulsets\"";
-    let (_, error) = create_fails(Answer::refusal(403, "Forbidden", message)).await;
-    assert_eq!((error.kind(), error.retry(), error.effect()), (ErrorKind::Unauthorized, Retry::Never, Effect::None));
+    let (_, error) = create_fails_at("statefulsets", Answer::refusal(403, "Forbidden", message)).await;
+    // What it needs was made before it.
+    assert_eq!((error.kind(), error.retry(), error.effect()), (ErrorKind::Unauthorized, Retry::Never, Effect::Unknown));
     assert_says(&error, "create statefulsets.apps");
 
     let fixture = Fixture::new().await;
@@ -99,7 +104,7 @@ async fn a_right_that_is_taken_away_later_is_missed_too() {
     fixture.server.answer("watch", "pods", usize::MAX, Answer::refusal(403, "Forbidden", "it is forbidden"));
     fixture.server.cut_watches();
     let mut seen = fixture.backend.observe(&cx(), &target).await;
-    for _ in 0..200 {
+    for _ in 0..1000 {
         if seen.is_err() {
             break;
         }
@@ -111,7 +116,7 @@ async fn a_right_that_is_taken_away_later_is_missed_too() {
     assert_says(&error, "watch pods");
     // And given back.
     fixture.server.clear();
-    for _ in 0..100 {
+    for _ in 0..500 {
         if fixture.backend.observe(&cx(), &target).await.is_ok() {
             return;
         }
@@ -137,7 +142,7 @@ async fn who_is_not_known_is_unauthorized() {
 async fn an_answer_that_nobody_can_read_may_have_acted() {
     let (_, error) = create_fails(Answer::Status(200, "<html>Welcome</html>".into(), vec![])).await;
     assert_eq!((error.kind(), error.effect()), (ErrorKind::Internal, Effect::Unknown));
-    assert_says(&error, "create statefulsets.apps");
+    assert_says(&error, "create namespaces");
 }
 
 #[tokio::test]

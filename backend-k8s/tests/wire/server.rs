@@ -420,11 +420,11 @@ fn status(code: u16, reason: &str, message: &str) -> Value {
 
 /// Waits until something holds.
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..500 {
+    for _ in 0..2500 {
         if holds() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("not within five seconds: {what}");
+    panic!("not within 25 seconds: {what}");
 }

@@ -13,7 +13,7 @@ use crate::{
     server::{Answer, until},
 };
 
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 11] = [
     "namespaces",
     "resourcequotas",
     "limitranges",
@@ -24,6 +24,7 @@ const KINDS: [&str; 10] = [
     "pods",
     "services",
     "ingresses",
+    "endpointslices",
 ];
 
 /// The pod is not ready any more.
@@ -87,7 +88,7 @@ async fn what_went_while_a_watch_was_too_old_is_gone() {
     });
     fixture.server.cut_watches();
     fixture.server.world(|world| world.told_until = None);
-    for _ in 0..300 {
+    for _ in 0..1500 {
         if fixture.observe(&target).await == Observed::Absent {
             return;
         }
@@ -140,7 +141,7 @@ async fn what_is_old_is_compared_with_the_cluster_while_a_watch_cannot_be_opened
 }
 
 async fn fixture_sees_absent(fixture: &Fixture, target: &provisioner_core::types::Target) {
-    for _ in 0..300 {
+    for _ in 0..1500 {
         // Somebody took the stateful set away from what has a service: it is to be made again.
         if fixture.observe(target).await == Observed::Absent {
             return;

@@ -190,7 +190,8 @@ impl World {
                     .as_array()
                     .is_some_and(|conditions| conditions.contains(&json!({"type": "Ready", "status": "True"})))
         });
-        let endpoint = |pod: &Value| json!({"conditions": {"ready": true}, "targetRef": {"uid": pod["metadata"]["uid"]}});
+        let endpoint =
+            |pod: &Value| json!({"conditions": {"ready": true}, "targetRef": {"uid": pod["metadata"]["uid"]}});
         let endpoints: Vec<Value> = pods.map(|(_, pod)| endpoint(pod)).collect();
         let (slice, labels) = (slice_of(service), self.objects[service]["metadata"]["labels"].clone());
         self.write(&slice, json!({"metadata": {"name": slice.2, "labels": labels}, "endpoints": endpoints}));
