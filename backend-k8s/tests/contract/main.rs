@@ -77,6 +77,7 @@ impl Setup for Kubernetes {
         profile.deadline = Duration::from_secs(120);
         // More than a page of what is listed.
         profile.many = 40;
+        profile.cuts_at_once = 4;
         profile.slow = Some((with("READY_AFTER_MS", &SLOW.as_millis().to_string()), SLOW));
         profile.broken = Some(with("EXIT_AT_ONCE", "1"));
         profile.keep = Some(Box::new(Account {

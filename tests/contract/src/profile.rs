@@ -36,6 +36,9 @@ pub struct Profile {
     pub broken: Option<InstanceSpec>,
     /// How many instances the rule about long listings makes.
     pub many: usize,
+    /// How many calls of a verb the rules that cut at each await point cut at the same time. More than one where it is the
+    /// provider that takes its time.
+    pub cuts_at_once: usize,
     /// Somebody who looks at the provider without the backend.
     pub outsider: Option<Arc<dyn Outsider>>,
     /// Kept until the rule has ended: folders, servers.
@@ -53,6 +56,7 @@ impl Profile {
             slow: None,
             broken: None,
             many: 200,
+            cuts_at_once: 1,
             outsider: None,
             keep: None,
         }

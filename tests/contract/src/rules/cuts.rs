@@ -27,8 +27,6 @@ use crate::{
 
 /// More await points than any call has.
 const CUTS_MAX: usize = 200;
-/// They wait for the provider more than they compute.
-const CUTS_AT_ONCE: usize = 4;
 
 /// Where a call is cut at its n-th await point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,19 +106,24 @@ async fn each_cut<F: Future<Output = Outcome> + Send>(
         let mut first = usize::from(cut == Cut::Answered);
         loop {
             ensure!(first < CUTS_MAX, "{verb} is not at its end after {CUTS_MAX} await points");
-            let each = (first..first + CUTS_AT_ONCE).map(|polls| {
+            let at_once = subject.profile.cuts_at_once;
+            let each = (first..first + at_once).map(|polls| {
                 let then = &then;
                 async move {
                     let target = subject.ready_for(verb).await?;
                     let was_cut = cut_call(subject, verb, &target, polls, cut).await;
-                    let done = then(subject.clone(), target).await;
-                    done.during(format_args!("{verb} cut at await point {polls} ({cut:?})")).map(|()| was_cut)
+                    let done = then(subject.clone(), target.clone()).await;
+                    done.during(format_args!("{verb} cut at await point {polls} ({cut:?})"))?;
+                    // Nobody needs it any more, and a real provider has no room for hundreds at once. Who counts what is
+                    // left comes later.
+                    let _ = subject.call(Verb::DESTROY, &target).await;
+                    Outcome::Ok(was_cut)
                 }
             });
             if try_join_all(each).await?.contains(&false) {
                 break;
             }
-            first += CUTS_AT_ONCE;
+            first += at_once;
         }
     }
     Ok(())
