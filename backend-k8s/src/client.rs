@@ -17,7 +17,7 @@ use kube::{
     api::{
         ApiResource, DeleteParams, DynamicObject, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions,
     },
-    client::{Body, ClientBuilder, ConfigExt},
+    client::Body,
     config::{KubeConfigOptions, Kubeconfig},
     core::{PartialObjectMeta, Request as Builder, Status},
 };
@@ -25,7 +25,6 @@ use provisioner_core::{Effect, Error, ErrorKind, OpContext, Result};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
-use tower::ServiceBuilder;
 
 use crate::{
     config::Connection,
@@ -99,14 +98,9 @@ async fn connect(connection: &Connection) -> Result<Client, Failure> {
         }
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
-    let https = config.rustls_https_connector().map_err(|error| unusable(&error))?;
-    // No layer that retries: the engine owns that.
-    let service = ServiceBuilder::new()
-        .layer(config.base_uri_layer())
-        .option_layer(config.auth_layer().map_err(|error| unusable(&error))?)
-        .map_err(tower::BoxError::from)
-        .service(hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build(https));
-    Ok(ClientBuilder::new(service, config.default_namespace).build())
+    // The engine owns that.
+    config.default_retry = false;
+    Client::try_from(config).map_err(|error| unusable(&error))
 }
 
 /// The requests of one call, with its deadline and its name for errors. A clone is the same call.

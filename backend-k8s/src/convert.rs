@@ -83,7 +83,9 @@ pub(crate) fn observed(space: Option<&Space>, incarnation: Incarnation) -> Obser
             }
         }
         // Its service is made after it: somebody took the stateful set away.
-        None if space.has(Kind::Service, incarnation) => Observed::Absent,
+        None if space.has(Kind::Service, incarnation) && space.pods_of(incarnation).next().is_none() => {
+            Observed::Absent
+        }
         None => Present::new(Phase::Provisioning, Generation(0), incarnation).into(),
     }
 }
@@ -91,7 +93,7 @@ pub(crate) fn observed(space: Option<&Space>, incarnation: Incarnation) -> Obser
 /// What somebody else changed is of no generation of ours: it has to be applied again.
 fn generation(space: &Space, incarnation: Incarnation) -> Generation {
     match space.set_of(incarnation) {
-        Some(set) if !set.is_foreign && space.is_whole(incarnation) => set.generation,
+        Some(set) if !set.is_foreign && space.is_whole(set) => set.generation,
         _ => Generation(0),
     }
 }
@@ -106,6 +108,8 @@ fn present(space: &Space, set: &SetDigest) -> Present {
             match (pods.peek(), set.intended) {
                 (Some(_), _) => present(Phase::Running),
                 (None, Intended::Zero) => present(Phase::Zero),
+                // Nobody may come there while it is suspended.
+                (None, _) if space.routes(incarnation) > 0 => present(Phase::Running),
                 (None, _) => present(Phase::Suspended),
             }
         }

@@ -22,6 +22,8 @@ pub(crate) const RELEASED: &str = "provisioner.internal/released";
 pub(crate) const GENERATION: &str = "provisioner.internal/generation";
 /// On a stateful set: `running`, `zero` or `suspended`.
 pub(crate) const INTENDED: &str = "provisioner.internal/intended";
+/// On a stateful set: how many routes lead there when it is not suspended.
+pub(crate) const ROUTES: &str = "provisioner.internal/routes";
 /// On a stateful set: where it answers.
 pub(crate) const ENDPOINT: &str = "provisioner.internal/endpoint";
 /// The version of the product.

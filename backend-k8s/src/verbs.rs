@@ -53,6 +53,15 @@ impl Work<'_> {
         names::making(self.subject.control_plane, &target.id, target.incarnation)
     }
 
+    /// What it is made of. The set says how many routes are to be there: nothing else would tell that one is missing.
+    fn objects(&self) -> Objects {
+        let mut objects = self.layout.objects(&self.subject);
+        let watched = objects.routes.iter().filter(|route| Kind::of(&route.resource).is_some()).count();
+        let annotations = objects.set.metadata.annotations.get_or_insert_default();
+        annotations.insert(names::ROUTES.to_owned(), watched.to_string());
+        objects
+    }
+
     fn conflict(&self, field: &str, message: impl Into<String>) -> Error {
         self.calls.error(ErrorKind::Conflict).with_field(field).with_message(message)
     }
@@ -85,7 +94,7 @@ impl Work<'_> {
             if existing {
                 return Err(self.data_missing("its namespace is not there"));
             }
-            let (objects, secrets) = (self.layout.objects(&self.subject), self.secrets().await?);
+            let (objects, secrets) = (self.objects(), self.secrets().await?);
             self.make_namespace(&objects).await?;
             return self.converge(None, &objects, &secrets).await.map(|()| true);
         };
@@ -117,12 +126,12 @@ impl Work<'_> {
         if is_up_to_date && set.is_some_and(|set| set.intended == Intended::Running && set.replicas > 0) {
             return self.try_again(&space).await.map(|()| true);
         }
-        let (objects, secrets) = (self.layout.objects(&self.subject), self.secrets().await?);
+        let (objects, secrets) = (self.objects(), self.secrets().await?);
         if !is_user {
             self.take_over(namespace, &space).await?;
         }
         match set {
-            Some(set) if is_up_to_date => self.wake(set, &space, &objects, &secrets).await,
+            Some(set) if is_up_to_date => self.wake(set, &objects, &secrets).await,
             set => self.converge(set, &objects, &secrets).await,
         }
         .map(|()| true)
@@ -210,15 +219,15 @@ impl Work<'_> {
     }
 
     fn is_up_to_date(&self, set: &SetDigest, space: &Space) -> bool {
-        set.generation == self.subject.target.generation && !set.is_foreign && space.is_whole(self.incarnation())
+        set.generation == self.subject.target.generation && !set.is_foreign && space.is_whole(set)
     }
 
     /// Nothing but its sleep has to end.
-    async fn wake(&self, set: &SetDigest, space: &Space, objects: &Objects, secrets: &Secrets) -> Result<()> {
-        if !secrets.is_empty() {
-            self.apply_environment(secrets).await?;
-        }
-        self.apply_all(&objects.routes, space.has(Kind::Ingress, self.incarnation())).await?;
+    async fn wake(&self, set: &SetDigest, objects: &Objects, secrets: &Secrets) -> Result<()> {
+        // Nobody watches secrets: it may have been deleted meanwhile.
+        self.apply_environment(secrets).await?;
+        // Also what is seen to be there: it may be on its way out, by a suspension that is over.
+        self.apply_all(&objects.routes).await?;
         let generation = path_of("annotations", names::GENERATION);
         let patch = json!([
             operation("test", &generation, set.generation.0.to_string()),
@@ -238,7 +247,12 @@ impl Work<'_> {
     /// What failed to start is tried from the beginning: the cluster's own next try may be minutes away.
     async fn try_again(&self, space: &Space) -> Result<()> {
         let failed = |pod: &&crate::cache::PodDigest| pod.trouble.as_ref().is_some_and(|trouble| trouble.is_failure);
-        for pod in space.pods_of(self.incarnation()).filter(|pod| !pod.is_ending).filter(failed) {
+        let failed: Vec<_> = space.pods_of(self.incarnation()).filter(|pod| !pod.is_ending).filter(failed).collect();
+        if !failed.is_empty() {
+            // It may be what is missing.
+            self.apply_environment(&self.secrets().await?).await?;
+        }
+        for pod in failed {
             let done = self.calls.delete(&resource::<Pod>(), Some(self.namespace), &pod.name, Some(&pod.uid)).await;
             match done {
                 Err(failure) if !failure.is_overtaken() => return Err(self.calls.writing(failure)),
@@ -250,10 +264,13 @@ impl Work<'_> {
 
     /// Makes everything as the target says, in the order in which one thing needs another.
     async fn converge(&self, set: Option<&SetDigest>, objects: &Objects, secrets: &Secrets) -> Result<()> {
-        self.apply_all(&objects.before, false).await?;
+        self.apply_all(&objects.before).await?;
         self.apply_environment(secrets).await?;
         let claim = Part::of(&objects.claim);
-        if set.is_none() {
+        // Of a claim that is there only its size may change, where its class lets it.
+        let grows =
+            |set: &SetDigest| self.subject.config.volume_expansion && set.generation < self.subject.target.generation;
+        if set.is_none_or(grows) {
             let done = self.calls.apply(&claim.resource, Some(self.namespace), &claim.name, &claim.body).await;
             let object = done.map_err(|failure| self.claim_refused(failure))?;
             self.note(Kind::Claim, &object);
@@ -262,8 +279,12 @@ impl Work<'_> {
             None => self.make_set(objects).await?,
             Some(set) => self.update_set(set, objects).await?,
         }
-        self.apply_all(&objects.after, false).await?;
-        self.apply_all(&objects.routes, false).await?;
+        self.apply_all(&objects.after).await?;
+        self.apply_all(&objects.routes).await?;
+        if set.is_some() {
+            // A name that is somebody else's by now must not lead here any more.
+            self.drop_routes_but(&objects.routes).await?;
+        }
         match set {
             Some(set) if set.generation < self.subject.target.generation => self.drop_environment(set.generation).await,
             _ => Ok(()),
@@ -278,8 +299,8 @@ impl Work<'_> {
         }
     }
 
-    async fn apply_all(&self, parts: &[Part], are_there: bool) -> Result<()> {
-        for part in parts.iter().filter(|_| !are_there) {
+    async fn apply_all(&self, parts: &[Part]) -> Result<()> {
+        for part in parts {
             let done = self.calls.apply(&part.resource, Some(self.namespace), &part.name, &part.body).await;
             let object = done.map_err(|failure| self.calls.writing(failure))?;
             if let Some(kind) = Kind::of(&part.resource) {
@@ -378,20 +399,21 @@ impl Work<'_> {
             }
         }
         match intended {
-            Intended::Suspended => self.drop_routes(&space).await,
+            Intended::Suspended => self.drop_routes_but(&[]).await,
             // It wakes by itself when a request comes, so there must be a way for one.
             _ if set.intended == Intended::Suspended && set.generation == self.subject.target.generation => {
-                self.apply_all(&self.layout.objects(&self.subject).routes, false).await
+                self.apply_all(&self.objects().routes).await
             }
             _ => Ok(()),
         }
     }
 
-    async fn drop_routes(&self, space: &Space) -> Result<()> {
-        if !space.has(Kind::Ingress, self.incarnation()) {
-            return Ok(());
-        }
+    /// Takes away what may be there of routes, but for these.
+    async fn drop_routes_but(&self, kept: &[Part]) -> Result<()> {
         for (resource, name) in self.layout.routes(self.subject.control_plane, self.subject.target) {
+            if kept.iter().any(|part| part.resource == resource && part.name == name) {
+                continue;
+            }
             let done = self.calls.delete(&resource, Some(self.namespace), &name, None).await;
             done.map_err(|failure| self.calls.writing(failure))?;
         }
@@ -407,7 +429,8 @@ impl Work<'_> {
             return Ok(());
         }
         let is_user = namespace.incarnation == self.incarnation();
-        let keeps_data = data == DataDisposition::Retain && space.claim.is_some();
+        // By its name: what is not seen may be there all the same, without its labels or a moment ahead of its watch.
+        let keeps_data = data == DataDisposition::Retain && (space.claim.is_some() || self.has_claim().await?);
         if is_user && !keeps_data && space.sets.iter().all(|set| set.incarnation == self.incarnation()) {
             return remove_all(&self.calls, self.cache, namespace, &space).await;
         }
@@ -415,6 +438,11 @@ impl Work<'_> {
             self.release().await?;
         }
         self.remove_making(&space).await
+    }
+
+    async fn has_claim(&self) -> Result<bool> {
+        let found = self.calls.get::<PersistentVolumeClaim>(Some(self.namespace), names::CLAIM).await;
+        found.map(|found| found.is_some()).map_err(|failure| self.calls.reading(failure))
     }
 
     /// Says first that the making is on its way out: what is left half-way is known for that.
@@ -444,6 +472,12 @@ impl Work<'_> {
             && remove(&resource::<StatefulSet>(), &set.name).await?
         {
             self.cache.await_written(self.namespace, Awaited::SetGone(set.uid.clone()));
+        }
+        if space.set_of(self.incarnation()).is_none() {
+            // Whoever took the set away may have left its pods.
+            for pod in space.pods_of(self.incarnation()).filter(|pod| !pod.is_ending) {
+                remove(&resource::<Pod>(), &pod.name).await?;
+            }
         }
         for (resource, name) in space.parts_of(self.incarnation()) {
             remove(&resource, name).await?;

@@ -73,6 +73,8 @@ pub(crate) struct SetDigest {
     pub(crate) is_foreign: bool,
     /// Where it answers when it runs.
     pub(crate) endpoint: Box<str>,
+    /// How many routes of watched kinds lead there when it is not suspended.
+    pub(crate) routes: usize,
 }
 
 /// A pod: what runs now.
@@ -185,6 +187,7 @@ impl SetDigest {
             is_ending: meta.deletion_timestamp.is_some(),
             is_foreign: is_foreign(meta, &["kube-controller-manager"]),
             endpoint: annotation(meta, names::ENDPOINT).unwrap_or_default().into(),
+            routes: annotation(meta, names::ROUTES).and_then(|routes| routes.parse().ok()).unwrap_or(0),
         })
     }
 }

@@ -4,7 +4,7 @@ use provisioner_core::types::Incarnation;
 
 use super::{
     Kind,
-    digest::{ClaimDigest, NamespaceDigest, PodDigest, SetDigest},
+    digest::{ClaimDigest, Intended, NamespaceDigest, PodDigest, SetDigest},
 };
 
 /// What is known of one namespace.
@@ -124,10 +124,18 @@ impl Space {
         self.parts.iter().any(|part| part.kind == kind && part.incarnation == incarnation)
     }
 
-    /// Whether the making has all that it should have, and nobody else changed it.
-    pub(crate) fn is_whole(&self, incarnation: Incarnation) -> bool {
-        let own = || self.parts.iter().filter(|part| part.incarnation == incarnation);
-        Kind::PARTS.iter().all(|kind| own().any(|part| part.kind == *kind)) && !own().any(|part| part.is_foreign)
+    /// Whether the making of this set has all that it should have, and nobody else changed it.
+    pub(crate) fn is_whole(&self, set: &SetDigest) -> bool {
+        let own = || self.parts.iter().filter(|part| part.incarnation == set.incarnation);
+        let has_routes = set.intended == Intended::Suspended || self.routes(set.incarnation) == set.routes;
+        Kind::PARTS.iter().all(|kind| own().any(|part| part.kind == *kind))
+            && has_routes
+            && !own().any(|part| part.is_foreign)
+    }
+
+    /// How many routes lead to the making.
+    pub(crate) fn routes(&self, incarnation: Incarnation) -> usize {
+        self.parts.iter().filter(|part| part.kind == Kind::Ingress && part.incarnation == incarnation).count()
     }
 
     /// Its small objects.

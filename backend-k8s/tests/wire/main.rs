@@ -7,6 +7,7 @@ mod fixture;
 mod outages;
 mod quiet;
 mod refusals;
+mod repairs;
 mod server;
 mod watches;
 mod world;

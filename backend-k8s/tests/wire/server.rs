@@ -391,8 +391,17 @@ fn told(shared: Arc<Shared>, asked: &Asked) -> Response<Body> {
 fn next_event(world: &World, from: u64, plural: &str, selector: &str) -> Option<(u64, String)> {
     let until = world.told_until.unwrap_or(u64::MAX);
     let newer = world.events.iter().filter(|event| event.version > from && event.version <= until);
-    let event = newer.into_iter().find(|event| event.plural == plural && has_labels(&event.object, selector))?;
-    let line = json!({"type": event.kind, "object": event.object});
+    let (event, kind) = newer.filter(|event| event.plural == plural).find_map(|event| {
+        let had = event.before.as_ref().is_some_and(|before| has_labels(before, selector));
+        let kind = match (had, has_labels(&event.object, selector)) {
+            (false, false) => return None,
+            (_, true) => event.kind,
+            // What has lost the labels is gone, for whoever watches by them.
+            (true, false) => "DELETED",
+        };
+        Some((event, kind))
+    })?;
+    let line = json!({"type": kind, "object": event.object});
     Some((event.version, format!("{line}\n")))
 }
 

@@ -15,6 +15,8 @@ pub(crate) struct Event {
     pub(crate) plural: String,
     pub(crate) kind: &'static str,
     pub(crate) object: Value,
+    /// What it was.
+    pub(crate) before: Option<Value>,
 }
 
 /// A refusal: the code, the reason and the message.
@@ -101,6 +103,12 @@ impl World {
         Ok(())
     }
 
+    /// Takes an object away, and leaves what belongs to it.
+    pub(crate) fn orphan(&mut self, key: &Key) {
+        self.take(key);
+        self.control();
+    }
+
     /// Changes an object as anybody might, and what follows from that.
     pub(crate) fn change(&mut self, key: &Key, change: impl FnOnce(&mut Value)) {
         let mut object = self.objects.get(key).expect("it is there").clone();
@@ -157,7 +165,8 @@ impl World {
     }
 
     fn tell(&mut self, key: &Key, kind: &'static str, object: &Value) {
-        self.events.push(Event { version: self.version, plural: key.0.clone(), kind, object: object.clone() });
+        let (before, object) = (self.objects.get(key).cloned(), object.clone());
+        self.events.push(Event { version: self.version, plural: key.0.clone(), kind, object, before });
     }
 
     /// What the controllers, the scheduler and the kubelet would do by and by.
