@@ -5,6 +5,7 @@
 //! ROOT/.lock                                         held while ports and data change hands
 //! ROOT/.ports/PORT                                   who has this port
 //! ROOT/.users/UID                                    whose files belong to this user
+//! ROOT/.users/.last                                  the user that was given last
 //! ROOT/CONTROL-PLANE/instances/ID.INCARNATION/       one instance
 //! ROOT/CONTROL-PLANE/data/DATA-ID/owner.json         whose data it is
 //! ROOT/CONTROL-PLANE/data/DATA-ID/files/             the data

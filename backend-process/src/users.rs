@@ -45,7 +45,7 @@ const CAPABILITIES: [(&str, u32); 6] = [
 ];
 
 /// How deep folders may lie in data that is given to another user.
-const DEPTH_MAX: usize = 512;
+const DEPTH_MAX: usize = 256;
 
 /// The users that this process may give its children to: all of them or none. Root that may not says why, once.
 pub(crate) fn usable(range: Option<&RangeInclusive<u32>>) -> Option<RangeInclusive<u32>> {
@@ -274,15 +274,17 @@ fn give_entries(folder: &OwnedFd, owner: u32, user: u32, depth: usize) -> rustix
         if [c".", c".."].contains(&name) {
             continue;
         }
-        let what = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        // Held from the look to the change: by then the name may be something else's.
+        let held = rustix::fs::openat(folder, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let what = rustix::fs::fstat(&held)?;
         if FileType::from_raw_mode(what.st_mode) == FileType::Directory {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let below = rustix::fs::openat(folder, name, flags, Mode::empty())?;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let below = rustix::fs::openat(&held, c".", flags, Mode::empty())?;
             give_entries(&below, owner, user, depth + 1)?;
         }
         if what.st_uid == owner {
             let (user, group) = (Uid::from_raw(user), Gid::from_raw(user));
-            rustix::fs::chownat(folder, name, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)?;
+            rustix::fs::chownat(&held, c"", Some(user), Some(group), AtFlags::EMPTY_PATH)?;
         }
     }
     Ok(())
