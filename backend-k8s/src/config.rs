@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use ipnet::IpNet;
 use provisioner_core::{Error, ErrorKind, Result, types::SizeMax};
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +24,16 @@ pub struct KubernetesConfig {
     /// How instances are reached from outside. `None`: by the names of their services inside the cluster alone; specs with
     /// host names are refused.
     pub ingress: Option<IngressConfig>,
+    /// Who may reach instances beside the ingress controller: an activator, a mesh, an ingress controller on the nodes'
+    /// own network. With nobody here and no ingress, only what the node itself does comes through, such as
+    /// `kubectl port-forward`, where the cluster enforces network policies.
+    pub admitted: Vec<Peer>,
     /// What instances may reach.
     pub egress: Egress,
+    /// Where name servers are, for instances that may reach nothing else. Empty: port 53 of any address.
+    pub name_servers: Vec<Peer>,
+    /// What may run in an instance's namespace beside the product.
+    pub beside: Beside,
     /// The labels that a node must have.
     pub node_selector: BTreeMap<String, String>,
     /// The taints of nodes that instances put up with.
@@ -72,7 +81,8 @@ pub enum Connection {
 pub struct IngressConfig {
     /// The class of the ingress controller.
     pub class: String,
-    /// The labels of the namespace that the controller runs in: traffic from there alone reaches instances.
+    /// The labels of the namespace that the controller runs in: traffic from there reaches instances. Clusters since 1.21
+    /// label each namespace with its name, as `kubernetes.io/metadata.name`.
     pub controller_namespace: BTreeMap<String, String>,
     /// Whether there is TLS, with a certificate in the secret `tls` of each namespace, as cert-manager makes it when the
     /// annotations name an issuer.
@@ -81,6 +91,31 @@ pub struct IngressConfig {
     /// Annotations of every ingress.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
+}
+
+/// The other end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Peer {
+    /// The pods of namespaces with these labels.
+    Namespace(BTreeMap<String, String>),
+    /// A network, such as `10.240.0.0/16`. Of pods, most clusters heed the other kind of peer alone.
+    Network(IpNet),
+}
+
+/// Room for what runs in an instance's namespace beside the product: solvers of cert-manager, sidecars that a webhook adds.
+/// None by default: then the namespace's quota is the instance's size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Beside {
+    /// Pods of their own.
+    pub pods: u32,
+    /// Thousandths of a CPU, of all containers together; also what a container gets that says nothing.
+    pub cpu_millis: u32,
+    /// Mebibytes of memory, of all containers together; also what a container gets that says nothing.
+    pub memory_mib: u32,
+    /// Ports of nodes, as solvers of cert-manager have them unless their issuer says `serviceType: ClusterIP`.
+    pub node_ports: u32,
 }
 
 /// What instances may reach.
@@ -163,6 +198,14 @@ impl KubernetesConfig {
                 return Err(wrong("ingress.controller_namespace", "empty: expected the labels of one namespace"));
             }
         }
+        for (field, peers) in [("admitted", &self.admitted), ("name_servers", &self.name_servers)] {
+            if let Some(i) = peers.iter().position(|peer| *peer == Peer::Namespace(BTreeMap::new())) {
+                return Err(wrong(&format!("{field}[{i}].namespace"), "empty: expected labels of namespaces"));
+            }
+        }
+        if self.beside.pods > 0 && (self.beside.cpu_millis == 0 || self.beside.memory_mib == 0) {
+            return Err(wrong("beside", "pods without cpu_millis and memory_mib: expected room for them"));
+        }
         for (i, toleration) in self.tolerations.iter().enumerate() {
             let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
             if toleration.effect.as_deref().is_some_and(|effect| !effects.contains(&effect)) {
@@ -222,15 +265,19 @@ mod tests {
             "ingress.controller_namespace",
         );
         let toleration = Toleration { key: "k".into(), value: None, effect: Some("Never".into()) };
+        assert_refused(|c| c.admitted = vec![Peer::Namespace(BTreeMap::new())], "admitted[0].namespace");
+        assert_refused(|c| c.beside.pods = 1, "beside");
         assert_refused(|c| c.tolerations = vec![toleration], "tolerations[0].effect");
         assert_eq!(KubernetesConfig::default().build().unwrap().to_string(), "Kubernetes(inferred)");
     }
 
     #[test]
     fn reads_from_a_file_and_refuses_unknown_fields() {
-        let text = r#"{"connection": {"kubeconfig": {"context": "prod"}}, "storage_class": "fast"}"#;
+        let text = r#"{"connection": {"kubeconfig": {"context": "prod"}}, "storage_class": "fast",
+            "admitted": [{"network": "10.240.0.0/16"}, {"namespace": {"name": "activator"}}]}"#;
         let config: KubernetesConfig = serde_json::from_str(text).unwrap();
         assert_eq!(config.storage_class.as_deref(), Some("fast"));
+        assert_eq!(config.admitted[0], Peer::Network("10.240.0.0/16".parse().unwrap()));
         assert!(
             matches!(config.connection, Connection::Kubeconfig { context: Some(context), .. } if context == "prod")
         );

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod applied;
 mod backend;
 mod cache;
 mod client;
@@ -13,4 +14,4 @@ pub mod render;
 mod verbs;
 
 pub use backend::KubernetesBackend;
-pub use config::{Connection, Egress, IngressConfig, KubernetesConfig, RunAs, Toleration};
+pub use config::{Beside, Connection, Egress, IngressConfig, KubernetesConfig, Peer, RunAs, Toleration};

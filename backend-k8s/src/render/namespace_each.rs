@@ -15,9 +15,9 @@ use k8s_openapi::{
             VolumeResourceRequirements,
         },
         networking::v1::{
-            HTTPIngressPath, HTTPIngressRuleValue, Ingress, IngressBackend, IngressRule, IngressServiceBackend,
-            IngressSpec, IngressTLS, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule,
-            NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec, ServiceBackendPort,
+            HTTPIngressPath, HTTPIngressRuleValue, IPBlock, Ingress, IngressBackend, IngressRule,
+            IngressServiceBackend, IngressSpec, IngressTLS, NetworkPolicy, NetworkPolicyEgressRule,
+            NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec, ServiceBackendPort,
         },
     },
     apimachinery::pkg::{
@@ -33,7 +33,10 @@ use provisioner_core::{
 };
 
 use super::{Layout, Objects, Part, Subject, namespace_of};
-use crate::{config::Egress, names};
+use crate::{
+    config::{Egress, Peer},
+    names,
+};
 
 /// Where data is mounted when the spec does not say.
 const DATA_PATH: &str = "/data";
@@ -133,37 +136,69 @@ fn namespace(subject: &Subject<'_>) -> Namespace {
     Namespace { metadata, ..Namespace::default() }
 }
 
+/// As the cluster itself would write it: what is applied is compared with what it says later.
 fn mebibytes(mib: u32) -> Quantity {
-    Quantity(format!("{mib}Mi"))
+    let (mut number, mut units) = (mib, ["Mi", "Gi", "Ti"].into_iter());
+    let mut unit = units.next();
+    while number != 0
+        && number % 1024 == 0
+        && let Some(larger) = units.next()
+    {
+        (number, unit) = (number / 1024, Some(larger));
+    }
+    Quantity(format!("{number}{}", unit.unwrap_or_default()))
 }
 
-fn millis(millis: u32) -> Quantity {
-    Quantity(format!("{millis}m"))
+fn millis(millis: u64) -> Quantity {
+    Quantity(if millis.is_multiple_of(1000) { (millis / 1000).to_string() } else { format!("{millis}m") })
+}
+
+/// How many mebibytes, rounded down. `None`: it is written in a way that nobody uses for room.
+pub(crate) fn mib_of(quantity: &Quantity) -> Option<u64> {
+    let digits = quantity.0.find(|c: char| !c.is_ascii_digit()).unwrap_or(quantity.0.len());
+    let (number, unit) = quantity.0.split_at(digits);
+    let unit: u128 = match unit {
+        "" => 1,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        "Ti" => 1 << 40,
+        "Pi" => 1 << 50,
+        "k" => 1000,
+        "M" => 1000_u128.pow(2),
+        "G" => 1000_u128.pow(3),
+        "T" => 1000_u128.pow(4),
+        "P" => 1000_u128.pow(5),
+        _ => return None,
+    };
+    u64::try_from((u128::from(number.parse::<u64>().ok()?) * unit) >> 20).ok()
 }
 
 fn compute(subject: &Subject<'_>) -> BTreeMap<String, Quantity> {
     let size = subject.target.spec.size;
-    [("cpu".to_owned(), millis(size.cpu_millis)), ("memory".to_owned(), mebibytes(size.memory_mib))].into()
+    [("cpu".to_owned(), millis(size.cpu_millis.into())), ("memory".to_owned(), mebibytes(size.memory_mib))].into()
 }
 
 /// What its node keeps for it.
 fn reserved(subject: &Subject<'_>) -> BTreeMap<String, Quantity> {
     let (size, percent) = (subject.target.spec.size, subject.config.cpu_reserved_percent.unwrap_or(100));
     let cpu = (u64::from(size.cpu_millis) * u64::from(percent)).div_ceil(100);
-    [("cpu".to_owned(), Quantity(format!("{cpu}m"))), ("memory".to_owned(), mebibytes(size.memory_mib))].into()
+    [("cpu".to_owned(), millis(cpu)), ("memory".to_owned(), mebibytes(size.memory_mib))].into()
 }
 
-/// One pod of this size at a time, on one claim: a second writer cannot run, whoever makes it.
+/// One pod of this size at a time, on one claim: a second writer cannot run, whoever makes it. And room for what the cell
+/// lets run beside it.
 fn quota(subject: &Subject<'_>) -> ResourceQuota {
-    let size = subject.target.spec.size;
+    let (size, beside) = (subject.target.spec.size, subject.config.beside);
+    let number = |number: u32| Quantity(number.to_string());
     let hard = [
-        ("pods", Quantity("1".into())),
-        ("persistentvolumeclaims", Quantity("1".into())),
+        ("pods", number(beside.pods.saturating_add(1))),
+        ("persistentvolumeclaims", number(1)),
         ("requests.storage", mebibytes(subject.target.spec.data.size_mib)),
-        ("limits.cpu", millis(size.cpu_millis)),
-        ("limits.memory", mebibytes(size.memory_mib)),
-        ("services.nodeports", Quantity("0".into())),
-        ("services.loadbalancers", Quantity("0".into())),
+        ("limits.cpu", millis(u64::from(size.cpu_millis) + u64::from(beside.cpu_millis))),
+        ("limits.memory", mebibytes(size.memory_mib.saturating_add(beside.memory_mib))),
+        ("services.nodeports", number(beside.node_ports)),
+        ("services.loadbalancers", number(0)),
     ];
     let hard = hard.map(|(key, value)| (key.to_owned(), value)).into();
     let spec = ResourceQuotaSpec { hard: Some(hard), ..ResourceQuotaSpec::default() };
@@ -172,42 +207,63 @@ fn quota(subject: &Subject<'_>) -> ResourceQuota {
 
 /// What a container gets that says nothing, such as one that a webhook adds.
 fn limits(subject: &Subject<'_>) -> LimitRange {
+    let beside = subject.config.beside;
+    let (limits, requests) = if beside.cpu_millis == 0 || beside.memory_mib == 0 {
+        (compute(subject), reserved(subject))
+    } else {
+        let room = [("cpu", millis(beside.cpu_millis.into())), ("memory", mebibytes(beside.memory_mib))];
+        let room: BTreeMap<_, _> = room.map(|(key, value)| (key.to_owned(), value)).into();
+        (room.clone(), room)
+    };
     let each = LimitRangeItem {
         type_: "Container".into(),
-        default: Some(compute(subject)),
-        default_request: Some(reserved(subject)),
+        default: Some(limits),
+        default_request: Some(requests),
         ..LimitRangeItem::default()
     };
     LimitRange { metadata: meta(subject), spec: Some(LimitRangeSpec { limits: vec![each] }) }
 }
 
 fn policy(subject: &Subject<'_>) -> NetworkPolicy {
-    let peer = |labels: BTreeMap<String, String>| NetworkPolicyPeer {
-        namespace_selector: Some(LabelSelector { match_labels: Some(labels), match_expressions: None }),
-        ..NetworkPolicyPeer::default()
-    };
     let to_port = |port: u16, protocol: &str| NetworkPolicyPort {
         port: Some(IntOrString::Int(port.into())),
         protocol: Some(protocol.into()),
         end_port: None,
     };
-    let ingress = subject.config.ingress.iter().map(|ingress| NetworkPolicyIngressRule {
-        from: Some(vec![peer(ingress.controller_namespace.clone())]),
-        ports: Some(vec![to_port(port(subject), "TCP")]),
-    });
-    let egress = match subject.config.egress {
+    let config = subject.config;
+    let controller = config.ingress.iter().map(|ingress| Peer::Namespace(ingress.controller_namespace.clone()));
+    let from: Vec<_> = controller.chain(config.admitted.iter().cloned()).map(peer).collect();
+    // What may run beside the product, such as a solver of cert-manager, listens where it wants.
+    let to_product = (config.beside.pods == 0).then(|| vec![to_port(port(subject), "TCP")]);
+    // A rule without peers would let everybody in.
+    let ingress = (!from.is_empty()).then_some(NetworkPolicyIngressRule { from: Some(from), ports: to_product });
+    let egress = match config.egress {
         Egress::Anywhere => NetworkPolicyEgressRule::default(),
-        Egress::NamesOnly => {
-            NetworkPolicyEgressRule { ports: Some(vec![to_port(53, "UDP"), to_port(53, "TCP")]), to: None }
-        }
+        Egress::NamesOnly => NetworkPolicyEgressRule {
+            ports: Some(vec![to_port(53, "UDP"), to_port(53, "TCP")]),
+            to: Some(config.name_servers.iter().cloned().map(peer).collect::<Vec<_>>()).filter(|to| !to.is_empty()),
+        },
     };
     let spec = NetworkPolicySpec {
         pod_selector: Some(LabelSelector::default()),
         policy_types: Some(vec!["Ingress".into(), "Egress".into()]),
-        ingress: Some(ingress.collect()),
+        ingress: Some(ingress.into_iter().collect()),
         egress: Some(vec![egress]),
     };
     NetworkPolicy { metadata: meta(subject), spec: Some(spec) }
+}
+
+fn peer(peer: Peer) -> NetworkPolicyPeer {
+    match peer {
+        Peer::Namespace(labels) => NetworkPolicyPeer {
+            namespace_selector: Some(LabelSelector { match_labels: Some(labels), match_expressions: None }),
+            ..NetworkPolicyPeer::default()
+        },
+        Peer::Network(cidr) => NetworkPolicyPeer {
+            ip_block: Some(IPBlock { cidr: cidr.to_string(), except: None }),
+            ..NetworkPolicyPeer::default()
+        },
+    }
 }
 
 fn account(subject: &Subject<'_>) -> ServiceAccount {

@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path, sync::Arc};
 
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use provisioner_core::types::{
     ControlPlaneId, DataId, DataSource, Generation, Incarnation, InstanceId, InstanceSpec, LabelKey, LabelValue,
     Target, TenantId, VariableName, Workload,
@@ -9,7 +10,7 @@ use provisioner_core::types::{
 use serde_json::Value;
 
 use super::{Layout, NamespaceEach, Objects, Part, Subject};
-use crate::config::{Egress, IngressConfig, KubernetesConfig, Toleration};
+use crate::config::{Beside, Egress, IngressConfig, KubernetesConfig, Peer, Toleration};
 
 fn target() -> Target {
     let mut workload = Workload::new("1.4.2").with_command(["/bin/product", "--serve"]);
@@ -42,7 +43,13 @@ fn rich() -> (Target, KubernetesConfig) {
             tls: true,
             annotations: pairs(&[("cert-manager.io/cluster-issuer", "letsencrypt")]),
         }),
+        admitted: vec![
+            Peer::Namespace(pairs(&[("kubernetes.io/metadata.name", "activator")])),
+            Peer::Network("10.240.0.0/16".parse().unwrap()),
+        ],
         egress: Egress::NamesOnly,
+        name_servers: vec![Peer::Namespace(pairs(&[("kubernetes.io/metadata.name", "kube-system")]))],
+        beside: Beside { pods: 1, cpu_millis: 100, memory_mib: 64, node_ports: 0 },
         node_selector: pairs(&[("pool", "customers")]),
         tolerations: vec![Toleration { key: "customers".into(), value: None, effect: Some("NoSchedule".into()) }],
         priority_class: Some("customers".into()),
@@ -99,6 +106,21 @@ fn a_spec_and_a_cell_with_everything_render_as_their_golden_file() {
 fn the_same_subject_renders_the_same() {
     let (target, config) = rich();
     assert_eq!(rendered(&target, &config), rendered(&target, &config));
+}
+
+#[test]
+fn room_is_read_as_it_is_written() {
+    let read = |text: &str| super::mib_of(&Quantity(text.into()));
+    assert_eq!(["16Mi", "1Gi", "2Ti", "1048576", "1500M", "64Ki"].map(read), [16, 1024, 2 << 20, 1, 1430, 0].map(Some));
+    assert_eq!(["1e3", "", "5m", "-1Gi"].map(read), [None; 4]);
+    let data = |size| {
+        let (mut target, config) = rich();
+        Arc::make_mut(&mut target.spec).data.size_mib = size;
+        let claim = rendered(&target, &config).claim;
+        claim.spec.unwrap().resources.unwrap().requests.unwrap()["storage"].0.clone()
+    };
+    // As the cluster writes it.
+    assert_eq!([1000, 1024, 1536, 3 << 20].map(data), ["1000Mi", "1Gi", "1536Mi", "3Ti"]);
 }
 
 #[test]

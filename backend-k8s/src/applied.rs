@@ -1,0 +1,124 @@
+//! What was applied, noted on each small object itself: so that whatever somebody else changes of it is seen, and by whom it
+//! was applied when two did so at once.
+//!
+//! The cluster's own record of who set which field tells of what others set, not of what they took away.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use provisioner_core::types::Generation;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::{names, render::Part};
+
+/// Notes on an object what it is made of, and for which generation of the spec.
+pub(crate) fn note(part: &mut Part, generation: Generation) {
+    annotate(part, names::GENERATION, generation.0.to_string());
+    let said = said(&part.body).to_string();
+    annotate(part, names::APPLIED, said);
+}
+
+fn annotate(part: &mut Part, key: &str, value: String) {
+    let metadata = &mut part.body["metadata"];
+    if !metadata["annotations"].is_object() {
+        metadata["annotations"] = Value::Object(Map::new());
+    }
+    metadata["annotations"][key] = Value::String(value);
+}
+
+/// What an object says, without what tells it from others.
+fn said(body: &Value) -> Value {
+    let mut body = body.clone();
+    if let Some(fields) = body.as_object_mut() {
+        fields.remove("apiVersion");
+        fields.remove("kind");
+    }
+    if let Some(metadata) = body["metadata"].as_object_mut() {
+        metadata.remove("name");
+        metadata.remove("namespace");
+    }
+    body
+}
+
+/// The generation that an object was applied for.
+pub(crate) fn generation(meta: &ObjectMeta) -> Generation {
+    let noted = meta.annotations.as_ref().and_then(|annotations| annotations.get(names::GENERATION));
+    Generation(noted.and_then(|noted| noted.parse().ok()).unwrap_or_default())
+}
+
+/// Whether an object still says all that was applied.
+pub(crate) fn is_intact(meta: &ObjectMeta, object: &impl Serialize) -> bool {
+    let noted = meta.annotations.as_ref().and_then(|annotations| annotations.get(names::APPLIED));
+    let noted = noted.and_then(|noted| serde_json::from_str::<Value>(noted).ok());
+    let found = serde_json::to_value(object);
+    matches!((found, noted), (Ok(found), Some(noted)) if covers(&found, &noted))
+}
+
+/// Whether something has all that is wanted. The cluster leaves out what is empty, and adds its defaults.
+fn covers(found: &Value, wanted: &Value) -> bool {
+    match (found, wanted) {
+        (Value::Object(found), Value::Object(wanted)) => {
+            wanted.iter().all(|(key, wanted)| covers(found.get(key).unwrap_or(&Value::Null), wanted))
+        }
+        (Value::Array(found), Value::Array(wanted)) => {
+            found.len() == wanted.len() && found.iter().zip(wanted).all(|(found, wanted)| covers(found, wanted))
+        }
+        (Value::Null, Value::Object(wanted)) => wanted.values().all(|wanted| covers(&Value::Null, wanted)),
+        (Value::Null, Value::Array(wanted)) => wanted.is_empty(),
+        (found, wanted) => found == wanted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::networking::v1::NetworkPolicy;
+    use kube::Resource;
+    use serde_json::json;
+
+    use super::*;
+
+    fn applied() -> Part {
+        let policy: NetworkPolicy = serde_json::from_value(json!({
+            "metadata": {"name": "a", "namespace": "b", "labels": {"x": "y"}},
+            "spec": {"podSelector": {}, "ingress": [], "egress": [{"ports": [{"port": 53}]}],
+                     "policyTypes": ["Ingress", "Egress"]}
+        }))
+        .unwrap();
+        let mut part = Part::of(&policy);
+        note(&mut part, Generation(7));
+        part
+    }
+
+    #[track_caller]
+    fn assert_intact(expected: bool, change: impl FnOnce(&mut Value)) {
+        let mut body = applied().body;
+        change(&mut body);
+        let policy: NetworkPolicy = serde_json::from_value(body).unwrap();
+        assert_eq!(is_intact(policy.meta(), &policy), expected);
+    }
+
+    #[test]
+    fn what_the_cluster_adds_or_leaves_out_changes_nothing() {
+        assert_intact(true, |_| {});
+        assert_intact(true, |body| body["metadata"]["uid"] = json!("u"));
+        assert_intact(true, |body| body["metadata"]["labels"]["added"] = json!("z"));
+        assert_intact(true, |body| body["spec"]["egress"][0]["ports"][0]["protocol"] = json!("TCP"));
+        assert_intact(true, |body| drop(body["spec"].as_object_mut().unwrap().remove("ingress")));
+    }
+
+    #[test]
+    fn what_is_changed_added_to_a_list_or_taken_away_is_seen() {
+        assert_intact(false, |body| body["metadata"]["labels"]["x"] = json!("z"));
+        assert_intact(false, |body| body["spec"]["egress"][0]["ports"][0]["port"] = json!(54));
+        assert_intact(false, |body| body["spec"]["ingress"] = json!([{}]));
+        assert_intact(false, |body| drop(body["spec"].as_object_mut().unwrap().remove("policyTypes")));
+        assert_intact(false, |body| drop(body["spec"].as_object_mut().unwrap().remove("egress")));
+        assert_intact(false, |body| drop(body["metadata"].as_object_mut().unwrap().remove("annotations")));
+    }
+
+    #[test]
+    fn the_generation_is_noted_beside_it() {
+        let policy: NetworkPolicy = serde_json::from_value(applied().body).unwrap();
+        assert_eq!(generation(policy.meta()), Generation(7));
+        assert_eq!(generation(&ObjectMeta::default()), Generation(0));
+    }
+}
