@@ -19,7 +19,7 @@ use kube::{
     },
     client::Body,
     config::{KubeConfigOptions, Kubeconfig},
-    core::{PartialObjectMeta, Request as Builder, Status},
+    core::{Request as Builder, Status},
 };
 use provisioner_core::{Effect, Error, ErrorKind, OpContext, Result};
 use serde::{Serialize, de::DeserializeOwned};
@@ -202,17 +202,17 @@ impl Calls<'_> {
         Ok(list.items)
     }
 
-    /// Reads the names of all objects of a kind in a namespace that have these labels. Nothing else of them is sent.
-    pub(crate) async fn names<K: Resource<DynamicType = ()>>(
+    /// Removes all objects of a kind in a namespace that have these labels, without reading them.
+    pub(crate) async fn delete_all<K: Resource<DynamicType = ()>>(
         &self,
         namespace: &str,
-        parameters: &ListParams,
-    ) -> Result<Vec<String>, Failure> {
+        labels: &str,
+    ) -> Result<(), Failure> {
         let resource = ApiResource::erase::<K>(&());
-        let request = builder(&resource, Some(namespace)).list_metadata(parameters).map_err(unbuilt)?;
-        let list: kube::core::ObjectList<PartialObjectMeta> =
-            self.send(request, || format!("list {}", full_name(&resource))).await?;
-        Ok(list.items.into_iter().filter_map(|object| object.metadata.name).collect())
+        let request = builder(&resource, Some(namespace))
+            .delete_collection(&DeleteParams::background(), &ListParams::default().labels(labels))
+            .map_err(unbuilt)?;
+        self.answer(request, || format!("deletecollection {}", full_name(&resource))).await.map(drop)
     }
 
     /// Reads all objects of a kind in all namespaces that have these labels.

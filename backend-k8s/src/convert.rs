@@ -13,6 +13,7 @@ use provisioner_core::{
 use crate::{
     cache::{Intended, Kind, PodDigest, SetDigest, Space},
     config::KubernetesConfig,
+    reasons,
 };
 
 /// How soon to look again while the watches are behind what was written.
@@ -65,7 +66,7 @@ pub(crate) fn observed(space: Option<&Space>, incarnation: Incarnation) -> Obser
     let is_user = namespace.incarnation == incarnation;
     let leaving = || {
         let mut present = Present::new(Phase::Destroying, generation(space, incarnation), incarnation);
-        present.reason = namespace.blocked.as_deref().map(|why| Reason::new("removal-blocked", why));
+        present.reason = space.blocked(incarnation).map(|why| Reason::new("removal-blocked", why));
         present.into()
     };
     if namespace.is_ending {
@@ -124,9 +125,17 @@ fn running(space: &Space, set: &SetDigest, mut present: Present) -> Present {
         Some(claim) if claim.is_lost => return failed(present, Reason::new("data-missing", "its volume is gone")),
         Some(_) => {}
     }
-    let Some(pod) = pod.filter(|_| set.is_seen && set.replicas > 0) else { return present };
+    let Some(pod) = pod.filter(|_| set.is_seen && set.replicas > 0) else {
+        // Nothing takes the place of a pod that nobody knows to have ended.
+        let lost = space.pods_of(set.incarnation).filter(|pod| pod.is_ending).find_map(|pod| pod.trouble.as_ref());
+        present.reason = lost.filter(|trouble| trouble.reason.code == reasons::NODE_LOST).map(|it| it.reason.clone());
+        return present;
+    };
     if is_serving(space, pod) {
         present.phase = Phase::Running;
+        if space.claim.as_ref().is_some_and(|claim| claim.is_ending) {
+            present.reason = Some(Reason::new("data-ending", "its claim is being removed, as soon as its pod ends"));
+        }
         return present.with_endpoint(&*set.endpoint);
     }
     match &pod.trouble {

@@ -1,31 +1,44 @@
 //! What the cluster has to be asked for to say why an instance is in trouble.
 
-use k8s_openapi::api::core::v1::{Event, Secret};
+use std::cmp::Reverse;
+
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{Event, Secret},
+    jiff::Timestamp,
+};
 use kube::api::ListParams;
 use provisioner_core::types::{Observed, Phase, Reason};
 
 use crate::{
-    cache::{SetDigest, Space},
+    cache::{PodDigest, SetDigest, Space},
     client::Calls,
     reasons,
 };
 
 /// How many lines a crash loop's reason quotes.
 const LOG_LINES: i64 = 5;
+/// A pod that is younger has no need to say why it does not run yet.
+const STARTS_WITHIN_SECONDS: i64 = 10;
+/// Shorter values are words like 1 or true.
+const VALUE_MIN: usize = 4;
 
 /// What is seen, with more about why, where that has to be asked for: only of what is in trouble.
 pub(crate) async fn explained(calls: &Calls<'_>, namespace: &str, space: &Space, seen: Observed) -> Observed {
     let Observed::Present(mut present) = seen else { return seen };
     let Some(set) = space.set_of(present.incarnation) else { return present.into() };
-    let mut pods = space.pods_of(present.incarnation).peekable();
+    let pods: Vec<_> = space.pods_of(present.incarnation).collect();
     let wants_pod = set.is_seen && set.replicas > 0 && present.phase == Phase::Provisioning;
-    if wants_pod && pods.peek().is_none() {
-        if let Some(reason) = why_no_pod(calls, namespace, &set.name).await {
-            present.reason = Some(reason);
-        }
+    if wants_pod && present.reason.is_none() {
+        let why = match pods.iter().find(|pod| !pod.is_ending) {
+            None if pods.is_empty() => why_no_pod(calls, namespace, &set.name).await,
+            Some(pod) if is_slow(pod) => why_no_start(calls, namespace, &pod.name).await,
+            _ => None,
+        };
+        present.reason = why;
         return present.into();
     }
-    let looping = pods.find(|pod| pod.trouble.as_ref().is_some_and(|trouble| trouble.has_log));
+    let looping = pods.iter().find(|pod| pod.trouble.as_ref().is_some_and(|trouble| trouble.has_log));
     if let (Some(pod), Some(reason)) = (looping, &mut present.reason)
         && let Ok(lines) = calls.last_lines(namespace, &pod.name, LOG_LINES).await
     {
@@ -35,23 +48,105 @@ pub(crate) async fn explained(calls: &Calls<'_>, namespace: &str, space: &Space,
     present.into()
 }
 
+fn is_slow(pod: &PodDigest) -> bool {
+    pod.is_starting && Timestamp::now().as_second() - pod.made_at > STARTS_WITHIN_SECONDS
+}
+
 /// What the cluster's events say of a stateful set without a pod.
 async fn why_no_pod(calls: &Calls<'_>, namespace: &str, set: &str) -> Option<Reason> {
-    let about = format!("involvedObject.kind=StatefulSet,involvedObject.name={set},type=Warning");
-    let events = calls.list::<Event>(namespace, &ListParams::default().fields(&about)).await.ok()?;
-    let last = events.into_iter().max_by_key(|event| event.last_timestamp.clone().map(|at| at.0))?;
+    let last = last_warning(calls, namespace, "StatefulSet", set).await?;
     let message = reasons::cut(last.message.as_deref()?);
     let code = if message.contains("exceeded quota") { "quota" } else { "not-made" };
     Some(Reason::new(code, message))
+}
+
+/// What the cluster's events say of a pod that has a node and does not start there.
+async fn why_no_start(calls: &Calls<'_>, namespace: &str, pod: &str) -> Option<Reason> {
+    let last = last_warning(calls, namespace, "Pod", pod).await?;
+    let code = match last.reason.as_deref()? {
+        "FailedMount" | "FailedAttachVolume" | "FailedMapVolume" => "volume-pending",
+        "FailedCreatePodSandBox" | "FailedCreatePodContainer" => "container-start",
+        _ => return None,
+    };
+    Some(Reason::new(code, reasons::cut(last.message.as_deref()?)))
+}
+
+async fn last_warning(calls: &Calls<'_>, namespace: &str, kind: &str, name: &str) -> Option<Event> {
+    let about = format!("involvedObject.kind={kind},involvedObject.name={name},type=Warning");
+    let events = calls.list::<Event>(namespace, &ListParams::default().fields(&about)).await.ok()?;
+    // Who reports an event says when in one of three ways.
+    let at = |event: &Event| {
+        let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref()).map(|at| at.0);
+        let last = event.last_timestamp.as_ref().map(|at| at.0);
+        series.max(last).max(event.event_time.as_ref().map(|at| at.0))
+    };
+    events.into_iter().max_by_key(at)
 }
 
 /// A log without the values of the instance's environment, which may be secret.
 async fn masked(calls: &Calls<'_>, namespace: &str, set: &SetDigest, lines: String) -> String {
     let name = format!("{}-g{}", set.name, set.generation.0);
     let Ok(Some(secret)) = calls.get::<Secret>(Some(namespace), &name).await else { return "(withheld)".into() };
-    let values = secret.data.into_iter().flatten().filter_map(|(_, value)| String::from_utf8(value.0).ok());
-    // Shorter ones are words like 1 or true.
-    let mut values: Vec<_> = values.filter(|value| value.len() > 3).collect();
-    values.sort_unstable_by_key(|value| std::cmp::Reverse(value.len()));
-    values.iter().fold(lines, |lines, value| lines.replace(value, "[REDACTED]"))
+    let values: Vec<_> = secret.data.into_iter().flatten().map(|(_, value)| value).collect();
+    struck(lines, &values)
+}
+
+/// A text without these values: as they are, line by line, in base64, and where the text begins or ends within one.
+fn struck(text: String, values: &[ByteString]) -> String {
+    let mut secrets = Vec::new();
+    for value in values {
+        if let Ok(plain) = std::str::from_utf8(&value.0) {
+            secrets.push(plain.to_owned());
+            secrets.extend(plain.lines().map(|line| line.trim().to_owned()));
+        }
+        // As Kubernetes writes bytes.
+        secrets.extend(serde_json::to_value(value).ok().and_then(|base64| Some(base64.as_str()?.to_owned())));
+    }
+    secrets.retain(|secret| secret.len() >= VALUE_MIN);
+    secrets.sort_unstable_by_key(|secret| Reverse(secret.len()));
+    let struck = secrets.iter().fold(text, |text, secret| text.replace(secret, REDACTED));
+    without_part(&struck, &secrets)
+}
+
+const REDACTED: &str = "[REDACTED]";
+
+/// A text that neither begins with the end of a secret nor ends with the beginning of one.
+fn without_part(text: &str, secrets: &[String]) -> String {
+    let parts = |secret: &str| secret.char_indices().map(|(at, _)| at).collect::<Vec<_>>();
+    let ends = secrets.iter().flat_map(|secret| parts(secret).into_iter().map(|at| &secret[at..]));
+    let begun = ends.filter(|end| end.len() >= VALUE_MIN && text.starts_with(end)).map(str::len).max();
+    let rest = &text[begun.unwrap_or(0)..];
+    let beginnings = secrets.iter().flat_map(|secret| parts(secret).into_iter().map(|at| &secret[..at]));
+    let cut = beginnings.filter(|begin| begin.len() >= VALUE_MIN && rest.ends_with(begin)).map(str::len).max();
+    let kept = &rest[..rest.len() - cut.unwrap_or(0)];
+    let mark = |part: Option<usize>| part.map_or("", |_| REDACTED);
+    format!("{}{kept}{}", mark(begun), mark(cut))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn assert_struck(text: &str, expected: &str) {
+        let values = ["hunter2hunter2", "-----BEGIN-----\n  abcdefgh\n-----END-----\n", "yes"];
+        let values: Vec<_> = values.iter().map(|value| ByteString(value.as_bytes().to_vec())).collect();
+        assert_eq!(struck(text.to_owned(), &values), expected);
+    }
+
+    #[test]
+    fn values_are_struck_out_of_last_words_in_every_form() {
+        assert_struck("nothing here, yes", "nothing here, yes");
+        assert_struck("the key hunter2hunter2 is wrong", "the key [REDACTED] is wrong");
+        assert_struck("read abcdefgh\nand more", "read [REDACTED]\nand more");
+        assert_struck("encoded aHVudGVyMmh1bnRlcjI=", "encoded [REDACTED]");
+    }
+
+    #[test]
+    fn a_value_that_is_cut_by_the_end_of_what_was_read_is_struck_out_too() {
+        assert_struck("hunter2 was the key", "[REDACTED] was the key");
+        assert_struck("the key is hunter2hun", "the key is [REDACTED]");
+        assert_struck("the hunt", "the [REDACTED]");
+        assert_struck("a hun", "a hun");
+    }
 }

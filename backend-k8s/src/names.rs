@@ -18,8 +18,13 @@ pub(crate) const DATA: &str = "provisioner.internal/data";
 pub(crate) const TENANT: &str = "provisioner.internal/tenant";
 /// On a namespace: the making that is done with the data, or is being removed from it.
 pub(crate) const RELEASED: &str = "provisioner.internal/released";
-/// On a stateful set: the generation of its spec.
+/// On a stateful set and what belongs to it: the generation of the spec that it was made for.
 pub(crate) const GENERATION: &str = "provisioner.internal/generation";
+/// On what is applied: what was, so that a change of it is seen.
+pub(crate) const APPLIED: &str = "provisioner.internal/applied";
+/// On a stateful set: how often its spec had been changed after our last write, as the cluster counts in its
+/// `metadata.generation`. One that was changed more often was changed by somebody else.
+pub(crate) const WRITTEN: &str = "provisioner.internal/written";
 /// On a stateful set: `running`, `zero` or `suspended`.
 pub(crate) const INTENDED: &str = "provisioner.internal/intended";
 /// On a stateful set: how many routes lead there when it is not suspended.

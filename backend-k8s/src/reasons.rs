@@ -1,6 +1,6 @@
 //! Why a pod is not ready, told apart.
 
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodCondition, PodStatus};
 use provisioner_core::types::Reason;
 
 use crate::cache::Trouble;
@@ -8,13 +8,16 @@ use crate::cache::Trouble;
 /// Longer messages are cut: they go into a row of the store.
 const MESSAGE_CHARS_MAX: usize = 500;
 
+/// The code of a node that does not answer.
+pub(crate) const NODE_LOST: &str = "node-lost";
+
 /// What is wrong with a pod, if anything is.
 pub(crate) fn of_pod(pod: &Pod) -> Option<Trouble> {
     let status = pod.status.as_ref()?;
     let text = |text: Option<&str>| cut(text.unwrap_or_default());
-    // The node controller's word for a node that does not answer: its pods are removed, and cannot say that they are.
-    if status.reason.as_deref() == Some("NodeLost") {
-        return Some(waiting("node-lost", text(status.message.as_deref())));
+    if is_lost(pod, status) {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("its node");
+        return Some(waiting(NODE_LOST, format!("{node} does not answer")));
     }
     if status.phase.as_deref() == Some("Failed") {
         let code = if status.reason.as_deref() == Some("Evicted") { "evicted" } else { "exited" };
@@ -32,6 +35,26 @@ pub(crate) fn of_pod(pod: &Pod) -> Option<Trouble> {
         return Some(waiting(code, message));
     }
     status.container_statuses.iter().flatten().find_map(of_container)
+}
+
+/// Whether its node does not answer: the cluster then says of its pods that they are not ready, in the place of their
+/// kubelet, which said of their containers that they are; see
+/// <https://kubernetes.io/docs/concepts/architecture/nodes/#node-controller>.
+fn is_lost(pod: &Pod, status: &PodStatus) -> bool {
+    let mut conditions = status.conditions.iter().flatten();
+    let has_gates = pod.spec.as_ref().is_some_and(|spec| spec.readiness_gates.iter().flatten().next().is_some());
+    let mut containers = status.container_statuses.iter().flatten().peekable();
+    !has_gates
+        && conditions.any(|condition| condition.type_ == "Ready" && condition.status == "False")
+        && containers.peek().is_some()
+        && containers.all(|container| container.ready)
+}
+
+/// Whether its node is about to start it, and nothing is wrong so far.
+pub(crate) fn is_starting(pod: &Pod) -> bool {
+    let has_node = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+    let is_pending = pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Pending");
+    has_node && is_pending && of_pod(pod).is_none()
 }
 
 fn of_container(container: &ContainerStatus) -> Option<Trouble> {
@@ -117,6 +140,8 @@ mod tests {
         let waiting = |reason: &str| {
             container(&format!(r#""ready": false, "state": {{"waiting": {{"reason": "{reason}", "message": "m"}}}}"#))
         };
+        let ready = container(r#""ready": true, "started": true, "state": {"running": {}}"#);
+        let lost = ready.replacen('{', r#"{"conditions": [{"type": "Ready", "status": "False"}], "#, 1);
         for (status, code, is_failure) in [
             (waiting("ErrImagePull"), "image-pull", true),
             (waiting("ImagePullBackOff"), "image-pull", true),
@@ -125,7 +150,7 @@ mod tests {
             (container(r#""ready": false, "state": {"terminated": {"exitCode": 3}}"#), "exited", false),
             (container(r#""ready": false, "started": true, "state": {"running": {}}"#), "probe-failing", false),
             (r#"{"phase": "Failed", "reason": "Evicted", "message": "low on memory"}"#.into(), "evicted", true),
-            (r#"{"phase": "Running", "reason": "NodeLost", "message": "m"}"#.into(), "node-lost", false),
+            (lost, "node-lost", false),
             (unschedulable("0/3 nodes are available: 3 Insufficient cpu."), "unschedulable", false),
             (unschedulable("pod has unbound immediate PersistentVolumeClaims"), "volume-pending", false),
         ] {

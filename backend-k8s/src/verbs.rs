@@ -6,7 +6,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Resource,
-    api::{ApiResource, DynamicObject, ListParams},
+    api::{ApiResource, DynamicObject},
 };
 use provisioner_core::{
     Effect, Error, ErrorKind, Result, Retry,
@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
+    applied,
     cache::{Awaited, Cache, Intended, Kind, NamespaceDigest, SetDigest, Space, compare, version_of},
     client::{Calls, operation, path_of},
     error::Failure,
@@ -53,12 +54,18 @@ impl Work<'_> {
         names::making(self.subject.control_plane, &target.id, target.incarnation)
     }
 
-    /// What it is made of. The set says how many routes are to be there: nothing else would tell that one is missing.
+    /// What it is made of, with the notes that tell later whether it is still so. The set says how many routes are to be
+    /// there: nothing else would tell that one is missing.
     fn objects(&self) -> Objects {
         let mut objects = self.layout.objects(&self.subject);
+        let generation = self.subject.target.generation;
+        for part in objects.before.iter_mut().chain(&mut objects.after).chain(&mut objects.routes) {
+            applied::note(part, generation);
+        }
         let watched = objects.routes.iter().filter(|route| Kind::of(&route.resource).is_some()).count();
         let annotations = objects.set.metadata.annotations.get_or_insert_default();
         annotations.insert(names::ROUTES.to_owned(), watched.to_string());
+        annotations.insert(names::WRITTEN.to_owned(), "1".to_owned());
         objects
     }
 
@@ -96,7 +103,7 @@ impl Work<'_> {
             }
             let (objects, secrets) = (self.objects(), self.secrets().await?);
             self.make_namespace(&objects).await?;
-            return self.converge(None, &objects, &secrets).await.map(|()| true);
+            return self.converge(None, None, &objects, &secrets).await.map(|()| true);
         };
         let namespace = space.namespace.as_ref().expect("it was filtered by that");
         if namespace.is_ending {
@@ -119,9 +126,7 @@ impl Work<'_> {
             return Ok(false);
         }
         self.check_generation(set)?;
-        if existing || set.is_some() {
-            self.expect_claim().await?;
-        }
+        let claim = if existing || set.is_some() { Some(self.expect_claim().await?) } else { None };
         let is_up_to_date = is_user && set.is_some_and(|set| self.is_up_to_date(set, &space));
         if is_up_to_date && set.is_some_and(|set| set.intended == Intended::Running && set.replicas > 0) {
             return self.try_again(&space).await.map(|()| true);
@@ -132,7 +137,7 @@ impl Work<'_> {
         }
         match set {
             Some(set) if is_up_to_date => self.wake(set, &objects, &secrets).await,
-            set => self.converge(set, &objects, &secrets).await,
+            set => self.converge(set, claim.as_ref(), &objects, &secrets).await,
         }
         .map(|()| true)
     }
@@ -158,7 +163,7 @@ impl Work<'_> {
     }
 
     /// The data must be there. Asked at the cluster, as a start without it would not be made good by an event.
-    async fn expect_claim(&self) -> Result<()> {
+    async fn expect_claim(&self) -> Result<PersistentVolumeClaim> {
         let claim = self.calls.get::<PersistentVolumeClaim>(Some(self.namespace), names::CLAIM).await;
         let claim = claim.map_err(|failure| self.calls.reading(failure))?;
         let Some(claim) = claim else { return Err(self.data_missing("its claim is not there")) };
@@ -168,7 +173,38 @@ impl Work<'_> {
         if claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Lost") {
             return Err(self.data_missing("its volume is gone"));
         }
-        Ok(())
+        self.check_size(&claim)?;
+        Ok(claim)
+    }
+
+    /// Whether a claim that is there has the room that is wanted, or can be given it.
+    fn check_size(&self, claim: &PersistentVolumeClaim) -> Result<()> {
+        let wanted = self.subject.target.spec.data.size_mib;
+        match size_mib(claim) {
+            Some(size) if u64::from(wanted) > size && !self.subject.config.volume_expansion => {
+                let message = format!("{wanted}: its volume has {size}, and its storage class cannot grow it");
+                Err(self.conflict("data.size_mib", message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The claim as it is to be applied. Of one that is there only its size may change, and only upwards; and nothing at
+    /// all of one that is fine as it is.
+    fn claim(&self, objects: &Objects, found: Option<&PersistentVolumeClaim>, is_new_making: bool) -> Option<Part> {
+        let mut claim = objects.claim.clone();
+        if let Some(found) = found {
+            let grows = size_mib(found).is_some_and(|size| u64::from(self.subject.target.spec.data.size_mib) > size);
+            if !grows && !is_new_making {
+                return None;
+            }
+            let (spec, found) = (claim.spec.get_or_insert_default(), found.spec.as_ref());
+            spec.storage_class_name = found.and_then(|found| found.storage_class_name.clone());
+            if !grows {
+                spec.resources = found.and_then(|found| found.resources.clone());
+            }
+        }
+        Some(Part::of(&claim))
     }
 
     async fn make_namespace(&self, objects: &Objects) -> Result<()> {
@@ -222,6 +258,12 @@ impl Work<'_> {
         set.generation == self.subject.target.generation && !set.is_foreign && space.is_whole(set)
     }
 
+    /// Whether a set is the one that a verb that runs would make of it.
+    fn is_as_wanted(&self, set: &SetDigest) -> bool {
+        let is_running = set.intended == Intended::Running && set.replicas == 1;
+        set.generation == self.subject.target.generation && !set.is_foreign && is_running
+    }
+
     /// Nothing but its sleep has to end.
     async fn wake(&self, set: &SetDigest, objects: &Objects, secrets: &Secrets) -> Result<()> {
         // Nobody watches secrets: it may have been deleted meanwhile.
@@ -232,6 +274,7 @@ impl Work<'_> {
         let patch = json!([
             operation("test", &generation, set.generation.0.to_string()),
             operation("replace", &path_of("annotations", names::INTENDED), Intended::Running.as_str()),
+            operation("replace", &path_of("annotations", names::WRITTEN), written(set, set.replicas != 1)),
             operation("replace", "/spec/replicas", 1),
         ]);
         self.patch_set(patch).await
@@ -263,14 +306,16 @@ impl Work<'_> {
     }
 
     /// Makes everything as the target says, in the order in which one thing needs another.
-    async fn converge(&self, set: Option<&SetDigest>, objects: &Objects, secrets: &Secrets) -> Result<()> {
+    async fn converge(
+        &self,
+        set: Option<&SetDigest>,
+        claim: Option<&PersistentVolumeClaim>,
+        objects: &Objects,
+        secrets: &Secrets,
+    ) -> Result<()> {
         self.apply_all(&objects.before).await?;
         self.apply_environment(secrets).await?;
-        let claim = Part::of(&objects.claim);
-        // Of a claim that is there only its size may change, where its class lets it.
-        let grows =
-            |set: &SetDigest| self.subject.config.volume_expansion && set.generation < self.subject.target.generation;
-        if set.is_none_or(grows) {
+        if let Some(claim) = self.claim(objects, claim, set.is_none()) {
             let done = self.calls.apply(&claim.resource, Some(self.namespace), &claim.name, &claim.body).await;
             let object = done.map_err(|failure| self.claim_refused(failure))?;
             self.note(Kind::Claim, &object);
@@ -347,9 +392,9 @@ impl Work<'_> {
 
     /// Replaces whatever is there, unless it is newer. Each time that somebody else was faster, it is newer than it was.
     async fn update_set(&self, set: &SetDigest, objects: &Objects) -> Result<()> {
-        let mut seen = set.generation;
+        let mut seen = set.clone();
         for _ in 0..OVERTAKEN_MAX {
-            match self.replace_set(seen, objects).await {
+            match self.replace_set(&seen, objects).await {
                 Err(error) if error.kind() == ErrorKind::Conflict => {}
                 done => return done,
             }
@@ -357,23 +402,29 @@ impl Work<'_> {
             let found = found.map_err(|failure| self.calls.reading(failure))?;
             let Some(found) = found.as_ref().and_then(SetDigest::of) else { break };
             self.check_generation(Some(&found))?;
-            if found.is_ending || found.generation == seen {
+            if found.is_ending || (found.generation, found.edits) == (seen.generation, seen.edits) {
                 break;
             }
-            seen = found.generation;
+            if self.is_as_wanted(&found) {
+                self.cache.await_written(self.namespace, Awaited::Version(Kind::Set, found.version));
+                return Ok(());
+            }
+            seen = found;
         }
         Err(self.overtaken())
     }
 
-    async fn replace_set(&self, seen: Generation, objects: &Objects) -> Result<()> {
-        let body = serde_json::to_value(&objects.set).expect("an object of Kubernetes serializes");
-        let generation = path_of("annotations", names::GENERATION);
+    /// With all of its spec: what somebody else added goes, and what they took away comes back.
+    async fn replace_set(&self, seen: &SetDigest, objects: &Objects) -> Result<()> {
+        let mut body = serde_json::to_value(&objects.set).expect("an object of Kubernetes serializes");
+        body["metadata"]["annotations"][names::WRITTEN] = written(seen, true);
         let patch = json!([
-            operation("test", &generation, seen.0.to_string()),
+            operation("test", "/metadata/uid", &*seen.uid),
+            operation("test", &path_of("annotations", names::GENERATION), seen.generation.0.to_string()),
+            operation("test", "/metadata/generation", seen.edits),
             operation("replace", "/metadata/annotations", body["metadata"]["annotations"].clone()),
             operation("replace", "/metadata/labels", body["metadata"]["labels"].clone()),
-            operation("replace", "/spec/template", body["spec"]["template"].clone()),
-            operation("replace", "/spec/replicas", 1),
+            operation("replace", "/spec", body["spec"].clone()),
         ]);
         self.patch_set(patch).await
     }
@@ -387,13 +438,24 @@ impl Work<'_> {
         if namespace.is_ending || set.is_ending || namespace.released == Some(self.incarnation()) {
             return Ok(());
         }
+        if set.replicas != 0 {
+            self.expect_lasting_data(&space)?;
+        }
         if set.intended != intended || set.replicas != 0 {
-            let patch = json!([
+            let mut patch = vec![
                 operation("test", "/metadata/uid", &*set.uid),
                 operation("replace", &path_of("annotations", names::INTENDED), intended.as_str()),
                 operation("replace", "/spec/replicas", 0),
-            ]);
-            match self.patch_set(patch).await {
+            ];
+            // What somebody else changed stays known for that.
+            if !set.is_foreign {
+                patch.push(operation(
+                    "replace",
+                    &path_of("annotations", names::WRITTEN),
+                    written(set, set.replicas != 0),
+                ));
+            }
+            match self.patch_set(Value::Array(patch)).await {
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 done => done?,
             }
@@ -403,6 +465,16 @@ impl Work<'_> {
             // It wakes by itself when a request comes, so there must be a way for one.
             _ if set.intended == Intended::Suspended && set.generation == self.subject.target.generation => {
                 self.apply_all(&self.objects().routes).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A claim that is being removed goes as soon as nothing runs on it any more.
+    fn expect_lasting_data(&self, space: &Space) -> Result<()> {
+        match &space.claim {
+            Some(claim) if claim.is_ending => {
+                Err(self.conflict("data", "its claim is being removed: without its pod, its data would be gone"))
             }
             _ => Ok(()),
         }
@@ -431,6 +503,9 @@ impl Work<'_> {
         let is_user = namespace.incarnation == self.incarnation();
         // By its name: what is not seen may be there all the same, without its labels or a moment ahead of its watch.
         let keeps_data = data == DataDisposition::Retain && (space.claim.is_some() || self.has_claim().await?);
+        if keeps_data && space.pods_of(self.incarnation()).next().is_some() {
+            self.expect_lasting_data(&space)?;
+        }
         if is_user && !keeps_data && space.sets.iter().all(|set| set.incarnation == self.incarnation()) {
             return remove_all(&self.calls, self.cache, namespace, &space).await;
         }
@@ -482,13 +557,27 @@ impl Work<'_> {
         for (resource, name) in space.parts_of(self.incarnation()) {
             remove(&resource, name).await?;
         }
-        let of_making = ListParams::default().labels(&format!("{}={}", names::INCARNATION, self.incarnation()));
-        let secrets = self.calls.names::<Secret>(self.namespace, &of_making).await;
-        for secret in secrets.map_err(|failure| self.calls.reading(failure))? {
-            remove(&resource::<Secret>(), &secret).await?;
+        // Another layout may have made what is not watched.
+        let Objects { before, after, routes, .. } = self.objects();
+        for part in before.iter().chain(&after).chain(&routes).filter(|part| Kind::of(&part.resource).is_none()) {
+            remove(&part.resource, &part.name).await?;
         }
-        Ok(())
+        let of_making = format!("{}={}", names::INCARNATION, self.incarnation());
+        let done = self.calls.delete_all::<Secret>(self.namespace, &of_making).await;
+        done.map_err(|failure| self.calls.writing(failure))
     }
+}
+
+/// How much a claim asks for.
+fn size_mib(claim: &PersistentVolumeClaim) -> Option<u64> {
+    let requests = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
+    render::mib_of(requests.get("storage")?)
+}
+
+/// How often the spec of a set will have been changed after one more write of ours. Where somebody else writes at the same
+/// moment, that is one too few, and their change is seen.
+fn written(set: &SetDigest, changes_spec: bool) -> Value {
+    Value::String((set.edits + i64::from(changes_spec)).to_string())
 }
 
 /// Removes a namespace with all that is in it.

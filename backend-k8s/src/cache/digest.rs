@@ -9,10 +9,7 @@ use k8s_openapi::{
 };
 use provisioner_core::types::{DataId, Generation, Incarnation, InstanceId, Reason};
 
-use crate::{
-    names::{self, FIELD_MANAGER},
-    reasons,
-};
+use crate::{names, reasons};
 
 /// What an instance is meant to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +66,10 @@ pub(crate) struct SetDigest {
     /// The revision that pods are to have.
     pub(crate) revision: Box<str>,
     pub(crate) is_ending: bool,
+    /// What keeps it from ending.
+    pub(crate) held: Option<Box<str>>,
+    /// How often its spec was changed, as the cluster counts.
+    pub(crate) edits: i64,
     /// Whether somebody else changed what we said.
     pub(crate) is_foreign: bool,
     /// Where it answers when it runs.
@@ -86,6 +87,12 @@ pub(crate) struct PodDigest {
     pub(crate) revision: Box<str>,
     pub(crate) is_ready: bool,
     pub(crate) is_ending: bool,
+    /// When it was made, in seconds since 1970.
+    pub(crate) made_at: i64,
+    /// Whether its node is about to start it, and nothing is wrong so far.
+    pub(crate) is_starting: bool,
+    /// What keeps it from ending.
+    pub(crate) held: Option<Box<str>>,
     pub(crate) trouble: Option<Trouble>,
 }
 
@@ -134,14 +141,14 @@ fn uid_of(meta: &ObjectMeta) -> Box<str> {
     meta.uid.as_deref().unwrap_or_default().into()
 }
 
-/// Whether anybody but us, and but those who tell its status, has a say in what an object should be.
-pub(crate) fn is_foreign(meta: &ObjectMeta, own: &[&str]) -> bool {
-    meta.managed_fields.iter().flatten().any(|entry| {
-        let manager = entry.manager.as_deref().unwrap_or_default();
-        let says = entry.fields_v1.as_ref().map(|fields| &fields.0);
-        let about_spec = says.is_some_and(|fields| ["f:spec", "f:data"].iter().any(|key| fields.get(*key).is_some()));
-        entry.subresource.is_none() && manager != FIELD_MANAGER && !own.contains(&manager) && about_spec
-    })
+/// What keeps a thing that is to end from that: finalizers, but for those by which the cluster itself removes what belongs to
+/// it first; see <https://kubernetes.io/docs/concepts/architecture/garbage-collection/#foreground-deletion>.
+fn held(meta: &ObjectMeta) -> Option<Box<str>> {
+    meta.deletion_timestamp.as_ref()?;
+    let finalizers =
+        meta.finalizers.iter().flatten().filter(|it| !["foregroundDeletion", "orphan"].contains(&it.as_str()));
+    let finalizers: Vec<_> = finalizers.map(String::as_str).collect();
+    (!finalizers.is_empty()).then(|| finalizers.join(", ").into())
 }
 
 impl NamespaceDigest {
@@ -185,7 +192,9 @@ impl SetDigest {
             is_seen: status.and_then(|status| status.observed_generation) >= meta.generation,
             revision: status.and_then(|status| status.update_revision.as_deref()).unwrap_or_default().into(),
             is_ending: meta.deletion_timestamp.is_some(),
-            is_foreign: is_foreign(meta, &["kube-controller-manager"]),
+            held: held(meta),
+            edits: meta.generation.unwrap_or_default(),
+            is_foreign: meta.generation > annotation(meta, names::WRITTEN).and_then(|written| written.parse().ok()),
             endpoint: annotation(meta, names::ENDPOINT).unwrap_or_default().into(),
             routes: annotation(meta, names::ROUTES).and_then(|routes| routes.parse().ok()).unwrap_or(0),
         })
@@ -204,6 +213,9 @@ impl PodDigest {
             revision: label(meta, "controller-revision-hash").unwrap_or_default().into(),
             is_ready: ready.any(|condition| condition.status == "True"),
             is_ending: meta.deletion_timestamp.is_some(),
+            made_at: meta.creation_timestamp.as_ref().map_or(0, |at| at.0.as_second()),
+            is_starting: reasons::is_starting(pod),
+            held: held(meta),
             trouble: reasons::of_pod(pod),
         })
     }

@@ -1,6 +1,6 @@
 //! What is known of one namespace.
 
-use provisioner_core::types::Incarnation;
+use provisioner_core::types::{Generation, Incarnation};
 
 use super::{
     Kind,
@@ -28,6 +28,8 @@ pub(super) struct PartDigest {
     pub(super) name: Box<str>,
     pub(super) incarnation: Incarnation,
     pub(super) version: u64,
+    pub(super) generation: Generation,
+    /// Whether somebody else changed what we said.
     pub(super) is_foreign: bool,
 }
 
@@ -114,6 +116,15 @@ impl Space {
         self.pods.iter().filter(move |pod| pod.incarnation == incarnation)
     }
 
+    /// What keeps a making from going away.
+    pub(crate) fn blocked(&self, incarnation: Incarnation) -> Option<String> {
+        let namespace = self.namespace.as_ref().and_then(|namespace| namespace.blocked.as_deref()).map(String::from);
+        let set = self.set_of(incarnation).and_then(|set| Some(("stateful set", &set.name, set.held.as_ref()?)));
+        let mut pods = self.pods_of(incarnation).filter_map(|pod| Some(("pod", &pod.name, pod.held.as_ref()?)));
+        let held = |(kind, name, held): (&str, &str, &str)| format!("the finalizers of the {kind} {name}: {held}");
+        namespace.or_else(|| set.or_else(|| pods.next()).map(|(kind, name, by)| held((kind, name, by))))
+    }
+
     /// Whether the service leads to a pod.
     pub(crate) fn leads_to(&self, pod: &PodDigest) -> bool {
         self.served.iter().any(|served| served.pod == pod.uid)
@@ -124,13 +135,13 @@ impl Space {
         self.parts.iter().any(|part| part.kind == kind && part.incarnation == incarnation)
     }
 
-    /// Whether the making of this set has all that it should have, and nobody else changed it.
+    /// Whether the making of this set has all that it should have, of the same generation, and nobody else changed it.
     pub(crate) fn is_whole(&self, set: &SetDigest) -> bool {
         let own = || self.parts.iter().filter(|part| part.incarnation == set.incarnation);
         let has_routes = set.intended == Intended::Suspended || self.routes(set.incarnation) == set.routes;
         Kind::PARTS.iter().all(|kind| own().any(|part| part.kind == *kind))
             && has_routes
-            && !own().any(|part| part.is_foreign)
+            && own().all(|part| part.generation == set.generation && !part.is_foreign)
     }
 
     /// How many routes lead to the making.

@@ -11,7 +11,6 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Resource,
-    core::PartialObjectMeta,
     runtime::{utils::ResetTimerBackoff, watcher},
 };
 use provisioner_core::types::{ControlPlaneId, InstanceId};
@@ -21,12 +20,13 @@ use tracing::debug;
 
 use super::{
     Kind, Shared, State,
-    digest::{ClaimDigest, NamespaceDigest, PodDigest, SetDigest, incarnation_of, is_foreign, version_of},
+    digest::{ClaimDigest, NamespaceDigest, PodDigest, SetDigest, incarnation_of, version_of},
     listen::listening,
     slices::{Slice, V1, V1Beta1, Version},
     space::{PartDigest, Served, Space},
 };
 use crate::{
+    applied,
     client::Cluster,
     error::{Failure, Refusal},
     names,
@@ -68,13 +68,12 @@ pub(super) fn start(
     watches.start::<StatefulSet>();
     watches.start::<Pod>();
     watches.start::<PersistentVolumeClaim>();
-    // Of these, what they are called and whose they are is enough.
-    watches.start::<PartialObjectMeta<ResourceQuota>>();
-    watches.start::<PartialObjectMeta<LimitRange>>();
-    watches.start::<PartialObjectMeta<NetworkPolicy>>();
-    watches.start::<PartialObjectMeta<ServiceAccount>>();
-    watches.start::<PartialObjectMeta<Service>>();
-    watches.start::<PartialObjectMeta<Ingress>>();
+    watches.start::<ResourceQuota>();
+    watches.start::<LimitRange>();
+    watches.start::<NetworkPolicy>();
+    watches.start::<ServiceAccount>();
+    watches.start::<Service>();
+    watches.start::<Ingress>();
     watches.spawn(watch_slices);
 }
 
@@ -391,8 +390,8 @@ impl<V: Version> Watched for Slice<V> {
 }
 
 macro_rules! watched_parts {
-    ($($kind:ident: $object:ty, written also by $others:expr;)*) => {
-        $(impl Watched for PartialObjectMeta<$object> {
+    ($($kind:ident: $object:ty;)*) => {
+        $(impl Watched for $object {
             const KIND: Kind = Kind::$kind;
 
             fn put(&self, space: &mut Space) {
@@ -403,7 +402,8 @@ macro_rules! watched_parts {
                     name: self.key().into(),
                     incarnation,
                     version: version_of(self.meta()),
-                    is_foreign: is_foreign(self.meta(), &$others),
+                    generation: applied::generation(self.meta()),
+                    is_foreign: !applied::is_intact(self.meta(), self),
                 });
             }
 
@@ -415,10 +415,10 @@ macro_rules! watched_parts {
 }
 
 watched_parts! {
-    Quota: ResourceQuota, written also by ["kube-controller-manager", "kube-apiserver"];
-    Limits: LimitRange, written also by [];
-    Policy: NetworkPolicy, written also by [];
-    Account: ServiceAccount, written also by ["kube-controller-manager"];
-    Service: Service, written also by ["kube-apiserver"];
-    Ingress: Ingress, written also by [];
+    Quota: ResourceQuota;
+    Limits: LimitRange;
+    Policy: NetworkPolicy;
+    Account: ServiceAccount;
+    Service: Service;
+    Ingress: Ingress;
 }

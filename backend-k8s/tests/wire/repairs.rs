@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use provisioner_core::{
-    Provisioner,
-    types::{DataDisposition, Generation, Observed, Phase, Target},
+    ErrorKind, Provisioner, Retry,
+    types::{DataDisposition, DataSource, Generation, Observed, Phase, Target},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     fixture::{Fixture, cx, cx_after_a_call, target},
@@ -132,4 +132,219 @@ async fn pods_that_lost_their_stateful_set_are_no_absence_and_go_with_their_maki
     }
     fixture.backend.destroy(&cx(), &target, DataDisposition::Retain).await.unwrap();
     assert!(!fixture.server.world(|world| world.objects.contains_key(&pod)));
+}
+
+// What somebody else changed
+
+/// Changes something, sees it told as of no generation of ours, and has it put back.
+async fn assert_put_back(plural: &str, change: impl FnOnce(&mut Value)) {
+    let (fixture, target) = with_route().await;
+    let key = fixture.key_of(plural);
+    let spec = |fixture: &Fixture| fixture.server.world(|world| world.objects[&key]["spec"].clone());
+    let before = spec(&fixture);
+    fixture.server.world(|world| world.change(&key, change));
+    assert_ne!(spec(&fixture), before, "{plural}: nothing was changed");
+    until_generation(&fixture, &target, 0).await;
+    fixture.backend.create(&cx(), &target).await.unwrap();
+    assert_eq!(spec(&fixture), before, "{plural}");
+    until_generation(&fixture, &target, 1).await;
+}
+
+async fn until_generation(fixture: &Fixture, target: &Target, expected: u64) {
+    for _ in 0..1500 {
+        if generation(&fixture.observe(target).await) == Some(Generation(expected)) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("not of generation {expected} in time");
+}
+
+#[tokio::test]
+async fn what_was_changed_or_taken_away_of_small_objects_is_put_back() {
+    assert_put_back("resourcequotas", |quota| quota["spec"]["hard"]["pods"] = json!("5")).await;
+    assert_put_back("resourcequotas", |quota| {
+        quota["spec"]["hard"].as_object_mut().unwrap().remove("limits.memory");
+    })
+    .await;
+    assert_put_back("networkpolicies", |policy| policy["spec"]["policyTypes"] = json!(["Egress"])).await;
+    assert_put_back("services", |service| service["spec"]["selector"] = json!({"a": "b"})).await;
+    assert_put_back("ingresses", |ingress| ingress["spec"]["rules"][0]["host"] = json!("evil.example.com")).await;
+}
+
+#[tokio::test]
+async fn whatever_was_changed_of_the_stateful_set_is_put_back() {
+    assert_put_back("statefulsets", |set| set["spec"]["replicas"] = json!(0)).await;
+    assert_put_back("statefulsets", |set| set["spec"]["updateStrategy"] = json!({"type": "OnDelete"})).await;
+    assert_put_back("statefulsets", |set| set["spec"]["minReadySeconds"] = json!(3600)).await;
+    assert_put_back("statefulsets", |set| {
+        set["spec"]["template"]["spec"]["containers"][0].as_object_mut().unwrap().remove("livenessProbe");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_changed_while_it_slept_is_put_back_by_its_wake() {
+    let (fixture, target) = with_route().await;
+    let set = fixture.key_of("statefulsets");
+    let spec = |fixture: &Fixture| fixture.server.world(|world| world.objects[&set]["spec"].clone());
+    let before = spec(&fixture);
+    fixture.server.world(|world| world.change(&set, |set| set["spec"]["template"]["spec"]["priority"] = json!(1)));
+    fixture.backend.scale_to_zero(&cx_after_a_call(), &target).await.unwrap();
+    fixture.until(&target, Phase::Zero).await;
+    fixture.backend.resume(&cx(), &target).await.unwrap();
+    assert_eq!(spec(&fixture), before);
+    until_generation(&fixture, &target, 1).await;
+}
+
+#[tokio::test]
+async fn a_late_apply_of_an_older_generation_is_seen_and_put_right() {
+    let (fixture, _) = with_route().await;
+    let quota = fixture.key_of("resourcequotas");
+    let old = fixture.server.world(|world| world.objects[&quota].clone());
+    let mut newer = routed(2);
+    Arc::make_mut(&mut newer.spec).size.memory_mib = 512;
+    fixture.backend.create(&cx(), &newer).await.unwrap();
+    until_generation(&fixture, &newer, 2).await;
+    fixture.server.world(|world| world.change(&quota, |quota| *quota = old));
+    until_generation(&fixture, &newer, 0).await;
+    fixture.backend.create(&cx(), &newer).await.unwrap();
+    until_generation(&fixture, &newer, 2).await;
+    let hard = fixture.server.world(|world| world.objects[&quota]["spec"]["hard"].clone());
+    assert_eq!(hard["limits.memory"], "512Mi");
+}
+
+// Data
+
+/// The claim is on its way out: somebody deleted it, and a pod still uses it.
+async fn with_ending_claim() -> (Fixture, Target) {
+    let (fixture, target) = with_route().await;
+    let claim = fixture.key_of("persistentvolumeclaims");
+    fixture.server.world(|world| {
+        world.change(&claim, |claim| claim["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+    });
+    for _ in 0..1500 {
+        let seen = fixture.observe(&target).await;
+        if seen.present().and_then(|present| present.reason.as_ref()).is_some_and(|reason| reason.code == "data-ending")
+        {
+            assert_eq!(seen.phase(), Some(Phase::Running));
+            return (fixture, target);
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("nobody says so");
+}
+
+#[tokio::test]
+async fn what_runs_on_a_claim_that_is_being_removed_says_so_and_is_not_stopped() {
+    let (fixture, target) = with_ending_claim().await;
+    for stopped in [fixture.backend.scale_to_zero(&cx(), &target).await, fixture.backend.suspend(&cx(), &target).await]
+    {
+        let error = stopped.unwrap_err();
+        assert_eq!((error.kind(), error.field(), error.retry()), (ErrorKind::Conflict, Some("data"), Retry::Never));
+    }
+    let error = fixture.backend.create(&cx(), &routed(2)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DataMissing);
+    assert_eq!(fixture.server.world(|world| world.list("pods", None, "")).len(), 1);
+    // Who wants all of it gone may have that.
+    fixture.backend.destroy(&cx(), &target, DataDisposition::Delete).await.unwrap();
+}
+
+#[tokio::test]
+async fn data_that_is_taken_up_keeps_its_class_and_refuses_a_size_that_it_cannot_have() {
+    let (fixture, target) = with_route().await;
+    let claim = fixture.key_of("persistentvolumeclaims");
+    fixture.server.world(|world| world.change(&claim, |claim| claim["spec"]["storageClassName"] = json!("old")));
+    fixture.backend.destroy(&cx(), &target, DataDisposition::Retain).await.unwrap();
+    let mut heir = routed(1);
+    heir.incarnation = provisioner_core::types::Incarnation::new(2, 8);
+    heir.data = DataSource::Existing(heir.data.id().clone());
+    Arc::make_mut(&mut heir.spec).data.size_mib = 2048;
+    fixture.server.seen();
+    let mut refused = fixture.backend.create(&cx_after_a_call(), &heir).await.unwrap_err();
+    // Its predecessor may be on its way out.
+    for _ in 0..1500 {
+        if refused.field() == Some("data.size_mib") {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        refused = fixture.backend.create(&cx(), &heir).await.unwrap_err();
+    }
+    assert_eq!((refused.kind(), refused.field()), (ErrorKind::Conflict, Some("data.size_mib")));
+    let writes = fixture.server.seen().into_iter().filter(|seen| ["create", "apply", "patch"].contains(&seen.verb));
+    assert_eq!(writes.count(), 0);
+    Arc::make_mut(&mut heir.spec).data.size_mib = 512;
+    fixture.backend.create(&cx(), &heir).await.unwrap();
+    let claim = fixture.server.world(|world| world.objects[&claim].clone());
+    assert_eq!(claim["spec"]["storageClassName"], "old");
+    assert_eq!(claim["spec"]["resources"]["requests"]["storage"], "1Gi");
+    assert_eq!(claim["metadata"]["labels"]["provisioner.internal/incarnation"], heir.incarnation.to_string());
+}
+
+// What is in the way
+
+#[tokio::test]
+async fn a_finalizer_that_keeps_a_stateful_set_is_named() {
+    let (fixture, target) = with_route().await;
+    let set = fixture.key_of("statefulsets");
+    fixture.server.world(|world| {
+        world.change(&set, |set| {
+            set["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            set["metadata"]["finalizers"] = json!(["foregroundDeletion", "example.com/backup"]);
+        });
+    });
+    fixture.until(&target, Phase::Destroying).await;
+    let Observed::Present(present) = fixture.observe(&target).await else { panic!("it is there") };
+    let reason = present.reason.expect("a reason");
+    assert_eq!(reason.code, "removal-blocked");
+    assert!(reason.message.contains(&set.2) && reason.message.ends_with("example.com/backup"), "{reason:?}");
+}
+
+#[tokio::test]
+async fn a_volume_that_its_node_cannot_mount_is_told() {
+    let (fixture, target) = with_route().await;
+    let pod = fixture.key_of("pods");
+    let about = json!({"kind": "Pod", "name": pod.2});
+    fixture.server.world(|world| {
+        let event = json!({"metadata": {"name": "e"}, "involvedObject": about, "type": "Warning",
+            "reason": "FailedAttachVolume", "message": "the disk is\n elsewhere", "lastTimestamp": "2026-01-01T00:00:00Z"});
+        world.create(&key("events", &pod.1, "e"), event).unwrap();
+        world.change(&pod, |pod| {
+            pod["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
+            pod["spec"]["nodeName"] = json!("node1");
+            pod["status"] = json!({"phase": "Pending"});
+        });
+    });
+    fixture.until(&target, Phase::Provisioning).await;
+    let Observed::Present(present) = fixture.observe(&target).await else { panic!("it is there") };
+    let reason = present.reason.expect("a reason");
+    assert_eq!((&*reason.code, &*reason.message), ("volume-pending", "the disk is elsewhere"));
+}
+
+#[tokio::test]
+async fn an_instance_whose_node_is_lost_says_so_until_its_pod_is_gone() {
+    let (fixture, target) = with_route().await;
+    let pod = fixture.key_of("pods");
+    let container = json!({"name": "product", "image": "i", "imageID": "", "restartCount": 0, "ready": true,
+        "started": true, "state": {"running": {}}});
+    fixture.server.world(|world| {
+        world.change(&pod, |pod| {
+            pod["spec"]["nodeName"] = json!("node7");
+            pod["status"] = json!({"phase": "Running", "containerStatuses": [container],
+                "conditions": [{"type": "Ready", "status": "False"}]});
+        });
+    });
+    let lost = async |fixture: &Fixture| {
+        fixture.until(&target, Phase::Provisioning).await;
+        let Observed::Present(present) = fixture.observe(&target).await else { panic!("it is there") };
+        let reason = present.reason.expect("a reason");
+        assert_eq!(reason.code, "node-lost");
+        assert!(reason.message.contains("node7"), "{reason:?}");
+    };
+    lost(&fixture).await;
+    // The cluster gives the node up, and removes the pod; nobody is there to say that it has ended.
+    fixture.server.world(|world| {
+        world.change(&pod, |pod| pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:05:00Z"));
+    });
+    lost(&fixture).await;
 }

@@ -41,8 +41,6 @@ pub(crate) struct Seen {
     pub(crate) plural: String,
     pub(crate) namespace: Option<String>,
     pub(crate) name: Option<String>,
-    /// Only the names and labels were asked for.
-    pub(crate) is_metadata: bool,
 }
 
 /// What a request is answered with instead.
@@ -256,10 +254,8 @@ impl Asked {
             Method::DELETE => "delete",
             _ => panic!("nobody asks that: {} {path}", request.method()),
         };
-        let accepts = request.headers().get("accept").and_then(|accepts| accepts.to_str().ok()).unwrap_or_default();
-        let is_metadata = accepts.contains("as=PartialObjectMetadataList");
         let is_log = parts.get(2) == Some(&"log");
-        Self { seen: Seen { verb, plural: parts[0].to_owned(), namespace, name, is_metadata }, query, is_log }
+        Self { seen: Seen { verb, plural: parts[0].to_owned(), namespace, name }, query, is_log }
     }
 
     fn parameter(&self, name: &str) -> &str {
@@ -347,6 +343,13 @@ fn act(world: &mut World, asked: &Asked, body: &Value) -> Result<Value, Refusal>
         "create" => world.create(&key, body.clone()),
         "apply" => world.apply(&key, body.clone()),
         "patch" => world.patch(&key, body),
+        "delete" if asked.seen.name.is_none() => {
+            for object in world.list(plural, namespace.as_deref(), asked.parameter("labelSelector")) {
+                let name = object["metadata"]["name"].as_str().unwrap_or_default();
+                world.delete(&crate::world::key(plural, &key.1, name), None)?;
+            }
+            Ok(json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
+        }
         _ => {
             world.delete(&key, body["preconditions"]["uid"].as_str())?;
             Ok(json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
