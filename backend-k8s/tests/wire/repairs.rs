@@ -238,8 +238,11 @@ async fn with_ending_claim() -> (Fixture, Target) {
 #[tokio::test]
 async fn what_runs_on_a_claim_that_is_being_removed_says_so_and_is_not_stopped() {
     let (fixture, target) = with_ending_claim().await;
-    for stopped in [fixture.backend.scale_to_zero(&cx(), &target).await, fixture.backend.suspend(&cx(), &target).await]
-    {
+    for stopped in [
+        fixture.backend.scale_to_zero(&cx(), &target).await,
+        fixture.backend.suspend(&cx(), &target).await,
+        fixture.backend.destroy(&cx(), &target, DataDisposition::Retain).await,
+    ] {
         let error = stopped.unwrap_err();
         assert_eq!((error.kind(), error.field(), error.retry()), (ErrorKind::Conflict, Some("data"), Retry::Never));
     }
