@@ -140,7 +140,7 @@ impl KubernetesBackend {
             cache::compare(calls, cache, namespace).await.map_err(|failure| calls.reading(failure))?;
         }
         let shown = Instant::now() + SHOWN_WITHIN;
-        cache.until(namespace, shown, |space| space.is_none_or(|space| !space.is_behind())).await;
+        cache.catch_up(namespace, shown).await;
         Ok(cache.space(namespace))
     }
 
@@ -211,7 +211,7 @@ impl KubernetesBackend {
         incarnation: Incarnation,
     ) -> Result<Observed> {
         let shown = Instant::now() + SHOWN_WITHIN;
-        cache.until(namespace, shown, |space| space.is_none_or(|space| !space.is_behind())).await;
+        cache.catch_up(namespace, shown).await;
         let space = cache.space(namespace);
         let seen = convert::observed(space.as_ref(), incarnation);
         match space {

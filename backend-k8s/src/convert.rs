@@ -59,7 +59,7 @@ fn check_change(wanted: &InstanceSpec, applied: &InstanceSpec, config: &Kubernet
 /// What is seen of a making.
 pub(crate) fn observed(space: Option<&Space>, incarnation: Incarnation) -> Observed {
     let Some(space) = space else { return Observed::Absent };
-    if space.is_behind() {
+    if space.is_behind {
         return Observed::Unknown { again: CATCHING_UP };
     }
     let Some(namespace) = &space.namespace else { return Observed::Absent };

@@ -400,13 +400,14 @@ impl Work<'_> {
             }
             let found = self.calls.get::<StatefulSet>(Some(self.namespace), &self.name()).await;
             let found = found.map_err(|failure| self.calls.reading(failure))?;
+            let version = found.as_ref().map(|found| version_of(&found.metadata)).unwrap_or_default();
             let Some(found) = found.as_ref().and_then(SetDigest::of) else { break };
             self.check_generation(Some(&found))?;
             if found.is_ending || (found.generation, found.edits) == (seen.generation, seen.edits) {
                 break;
             }
             if self.is_as_wanted(&found) {
-                self.cache.await_written(self.namespace, Awaited::Version(Kind::Set, found.version));
+                self.cache.await_written(self.namespace, Awaited::Version(Kind::Set, version));
                 return Ok(());
             }
             seen = found;
@@ -610,7 +611,7 @@ async fn hasten(calls: &Calls<'_>, namespace: &str, space: &Space) {
 pub(crate) async fn delete_data(calls: &Calls<'_>, cache: &Cache, namespace: &str) -> Result<()> {
     compare(calls, cache, namespace).await.map_err(|failure| calls.reading(failure))?;
     let deadline = calls.cx.deadline.unwrap_or_else(|| Instant::now() + std::time::Duration::from_secs(60));
-    cache.until(namespace, deadline, |space| space.is_none_or(|space| !space.is_behind())).await;
+    cache.catch_up(namespace, deadline).await;
     let Some(space) = cache.space(namespace) else { return Ok(()) };
     let Some(found) = &space.namespace else { return Ok(()) };
     if !found.is_ending {
@@ -620,8 +621,7 @@ pub(crate) async fn delete_data(calls: &Calls<'_>, cache: &Cache, namespace: &st
         }
         remove_all(calls, cache, found, &space).await?;
     }
-    let is_gone = |space: Option<&Space>| space.is_none_or(|space| space.namespace.is_none());
-    if cache.until(namespace, deadline, is_gone).await {
+    if cache.until_gone(namespace, deadline).await {
         return Ok(());
     }
     let blocked = cache.space(namespace).and_then(|space| space.namespace).and_then(|namespace| namespace.blocked);

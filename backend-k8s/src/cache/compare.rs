@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Namespace};
 use kube::{ResourceExt, api::ListParams};
 
-use super::{Awaited, Cache, Kind, NamespaceDigest, SetDigest};
+use super::{Awaited, Cache, Kind, NamespaceDigest, SetDigest, version_of};
 use crate::{client::Calls, error::Failure, names};
 
 /// Asks the cluster itself how new the things of a namespace are, and waits for the watches to tell of them.
@@ -18,16 +18,16 @@ pub(crate) async fn compare(calls: &Calls<'_>, cache: &Cache, namespace: &str) -
         }
         return Ok(());
     };
-    if let Some(digest) = NamespaceDigest::of(&found) {
-        cache.await_written(namespace, Awaited::Version(Kind::Namespace, digest.version));
+    if NamespaceDigest::of(&found).is_some() {
+        cache.await_written(namespace, Awaited::Version(Kind::Namespace, version_of(&found.metadata)));
     }
     let sets = calls.list::<StatefulSet>(namespace, &ListParams::default()).await?;
-    let found: Vec<_> = sets.iter().filter_map(SetDigest::of).collect();
-    for set in &found {
-        cache.await_written(namespace, Awaited::Version(Kind::Set, set.version));
+    let found: Vec<_> = sets.iter().filter_map(|set| Some((SetDigest::of(set)?, version_of(&set.metadata)))).collect();
+    for (_, version) in &found {
+        cache.await_written(namespace, Awaited::Version(Kind::Set, *version));
     }
     for gone in known.into_iter().flat_map(|space| space.sets) {
-        if !found.iter().any(|set| set.uid == gone.uid) {
+        if !found.iter().any(|(set, _)| set.uid == gone.uid) {
             cache.await_written(namespace, Awaited::SetGone(gone.uid));
         }
     }

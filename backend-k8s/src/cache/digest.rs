@@ -37,7 +37,6 @@ impl Intended {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NamespaceDigest {
     pub(crate) name: Box<str>,
-    pub(crate) version: u64,
     pub(crate) uid: Box<str>,
     /// Who used it last.
     pub(crate) instance: InstanceId,
@@ -55,7 +54,6 @@ pub(crate) struct NamespaceDigest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SetDigest {
     pub(crate) name: Box<str>,
-    pub(crate) version: u64,
     pub(crate) uid: Box<str>,
     pub(crate) incarnation: Incarnation,
     pub(crate) generation: Generation,
@@ -109,7 +107,6 @@ pub(crate) struct Trouble {
 /// A claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ClaimDigest {
-    pub(crate) version: u64,
     pub(crate) is_bound: bool,
     pub(crate) is_ending: bool,
     /// Its volume is gone.
@@ -163,7 +160,6 @@ impl NamespaceDigest {
         let blocked: Vec<_> = blocked.collect();
         Some(Self {
             name: name_of(meta),
-            version: version_of(meta),
             uid: uid_of(meta),
             instance: label(meta, names::INSTANCE)?.parse().ok()?,
             incarnation: incarnation_of(meta)?,
@@ -183,7 +179,6 @@ impl SetDigest {
         let generation = annotation(meta, names::GENERATION)?.parse().ok()?;
         Some(Self {
             name: name_of(meta),
-            version: version_of(meta),
             uid: uid_of(meta),
             incarnation: incarnation_of(meta)?,
             generation: Generation(generation),
@@ -225,7 +220,6 @@ impl ClaimDigest {
     pub(crate) fn of(claim: &PersistentVolumeClaim) -> Self {
         let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
         Self {
-            version: version_of(&claim.metadata),
             is_bound: phase == "Bound",
             is_ending: claim.metadata.deletion_timestamp.is_some(),
             is_lost: phase == "Lost",

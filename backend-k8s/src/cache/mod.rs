@@ -3,6 +3,7 @@
 //! One watch for each kind, over all namespaces, of what has the control plane's label; never of secrets. The client library
 //! starts a watch again after a disconnect, from where it was.
 
+mod awaited;
 mod compare;
 mod digest;
 mod listen;
@@ -26,10 +27,12 @@ use tokio_util::{
     task::TaskTracker,
 };
 
+use self::awaited::Told;
 pub(crate) use self::{
+    awaited::Awaited,
     compare::{compare, compare_all},
     digest::{Intended, NamespaceDigest, PodDigest, SetDigest, Trouble, version_of},
-    space::{Awaited, Space},
+    space::Space,
 };
 use crate::{client::Cluster, error::Failure};
 
@@ -147,6 +150,7 @@ struct State {
     /// Where each making lives.
     makings: BTreeMap<Incarnation, Box<str>>,
     health: BTreeMap<Kind, Health>,
+    told: Told,
 }
 
 /// What one control plane has at the cluster. A clone is the same. When the last one is dropped, its watches end.
@@ -168,12 +172,19 @@ impl State {
     /// The watch of a kind is open from this version on: what is older has been told.
     fn opened(&mut self, kind: Kind, version: u64) {
         self.health.entry(kind).or_default().opened();
-        self.spaces.retain(|_, space| {
-            space.heard(kind, version);
-            !space.is_empty()
-        });
-        let Self { spaces, makings, .. } = self;
-        makings.retain(|_, namespace| spaces.contains_key(namespace));
+        self.heard(kind, version);
+    }
+
+    /// A watch has told everything up to this version.
+    fn heard(&mut self, kind: Kind, version: u64) {
+        self.told.hear(kind, version);
+        self.told.settle(&self.spaces);
+    }
+
+    /// What is known of a namespace, if anything is, or may be soon.
+    fn look(&self, namespace: &str) -> Option<Space> {
+        let (space, is_behind) = (self.spaces.get(namespace), self.told.is_behind(namespace));
+        (space.is_some() || is_behind).then(|| Space { is_behind, ..space.cloned().unwrap_or_default() })
     }
 }
 
@@ -234,7 +245,7 @@ impl Cache {
 
     /// What is known of a namespace.
     pub(crate) fn space(&self, namespace: &str) -> Option<Space> {
-        self.shared.state().spaces.get(namespace).cloned()
+        self.shared.state().look(namespace)
     }
 
     /// Where a making lives.
@@ -247,30 +258,32 @@ impl Cache {
         let state = self.shared.state();
         let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
         let page = state.spaces.range::<str, _>((from, std::ops::Bound::Unbounded)).take(length);
-        page.map(|(name, space)| (name.clone(), space.clone())).collect()
+        page.filter_map(|(name, _)| Some((name.clone(), state.look(name)?))).collect()
     }
 
     /// Notes what was written, so that nothing older is taken for what is there.
     pub(crate) fn await_written(&self, namespace: &str, awaited: Awaited) {
         let mut state = self.shared.state();
-        let space = state.spaces.entry(namespace.into()).or_default();
-        space.wait_for(awaited);
-        // Of what is gone meanwhile no watch would tell again.
-        if space.is_empty() && !space.is_behind() {
-            state.spaces.remove(namespace);
-        }
+        let State { told, spaces, .. } = &mut *state;
+        told.wait_for(namespace, awaited);
+        told.settle(spaces);
     }
 
-    /// Waits until a condition holds of a namespace, or the deadline.
-    pub(crate) async fn until(
-        &self,
-        namespace: &str,
-        deadline: Instant,
-        condition: impl Fn(Option<&Space>) -> bool,
-    ) -> bool {
+    /// Waits until what is known of a namespace is as new as what we wrote there, or the deadline.
+    pub(crate) async fn catch_up(&self, namespace: &str, deadline: Instant) {
+        self.until(deadline, |state| !state.told.is_behind(namespace)).await;
+    }
+
+    /// Waits until a namespace is gone, or the deadline: `false`.
+    pub(crate) async fn until_gone(&self, namespace: &str, deadline: Instant) -> bool {
+        let is_gone = |state: &State| state.spaces.get(namespace).is_none_or(|space| space.namespace.is_none());
+        self.until(deadline, is_gone).await
+    }
+
+    async fn until(&self, deadline: Instant, condition: impl Fn(&State) -> bool) -> bool {
         let mut changed = self.shared.changed.subscribe();
         loop {
-            if condition(self.shared.state().spaces.get(namespace)) {
+            if condition(&self.shared.state()) {
                 return true;
             }
             if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {

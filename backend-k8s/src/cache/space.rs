@@ -17,8 +17,8 @@ pub(crate) struct Space {
     pub(super) parts: Vec<PartDigest>,
     /// The pods that the service leads to.
     pub(super) served: Vec<Served>,
-    /// Writes of ours that the watches have not told of yet.
-    awaited: Vec<Awaited>,
+    /// Whether all this is older than what we wrote. Known to who looks at it alone.
+    pub(crate) is_behind: bool,
 }
 
 /// An object of which nobody needs to know more than that it is there.
@@ -27,7 +27,6 @@ pub(super) struct PartDigest {
     pub(super) kind: Kind,
     pub(super) name: Box<str>,
     pub(super) incarnation: Incarnation,
-    pub(super) version: u64,
     pub(super) generation: Generation,
     /// Whether somebody else changed what we said.
     pub(super) is_foreign: bool,
@@ -41,17 +40,6 @@ pub(super) struct Served {
     pub(super) pod: Box<str>,
 }
 
-/// What a write of ours will look like to a watch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Awaited {
-    /// An object of this kind, as new as that.
-    Version(Kind, u64),
-    /// The stateful set with this uid, gone or going.
-    SetGone(Box<str>),
-    /// The namespace with this uid, gone or going.
-    NamespaceGone(Box<str>),
-}
-
 impl Space {
     pub(super) fn is_empty(&self) -> bool {
         self.namespace.is_none()
@@ -60,50 +48,6 @@ impl Space {
             && self.pods.is_empty()
             && self.parts.is_empty()
             && self.served.is_empty()
-            && self.awaited.is_empty()
-    }
-
-    /// Whether what is known is older than what we wrote.
-    pub(crate) fn is_behind(&self) -> bool {
-        self.awaited.iter().any(|awaited| !self.shows(awaited))
-    }
-
-    fn shows(&self, awaited: &Awaited) -> bool {
-        match awaited {
-            Awaited::Version(kind, version) => self.newest(*kind) >= *version,
-            Awaited::SetGone(uid) => self.sets.iter().all(|set| set.uid != *uid || set.is_ending),
-            Awaited::NamespaceGone(uid) => {
-                self.namespace.as_ref().is_none_or(|namespace| namespace.uid != *uid || namespace.is_ending)
-            }
-        }
-    }
-
-    fn newest(&self, kind: Kind) -> u64 {
-        match kind {
-            Kind::Namespace => self.namespace.as_ref().map(|namespace| namespace.version),
-            Kind::Claim => self.claim.as_ref().map(|claim| claim.version),
-            Kind::Set => self.sets.iter().map(|set| set.version).max(),
-            Kind::Pod | Kind::Slice => None,
-            kind => self.parts.iter().filter(|part| part.kind == kind).map(|part| part.version).max(),
-        }
-        .unwrap_or_default()
-    }
-
-    pub(super) fn wait_for(&mut self, awaited: Awaited) {
-        if !self.shows(&awaited) && !self.awaited.contains(&awaited) {
-            self.awaited.push(awaited);
-        }
-    }
-
-    /// A watch has told something: what it shows is waited for no more. What it has passed by, such as a version of what is
-    /// deleted since, neither.
-    pub(super) fn heard(&mut self, kind: Kind, version: u64) {
-        let mut awaited = std::mem::take(&mut self.awaited);
-        awaited.retain(|one| {
-            let passed = matches!(one, Awaited::Version(of, at) if *of == kind && *at <= version);
-            !passed && !self.shows(one)
-        });
-        self.awaited = awaited;
     }
 
     /// The stateful set of a making.
@@ -183,6 +127,6 @@ impl Space {
             self.pods.iter().map(|it| size_of::<PodDigest>() + texts(&[&it.name, &it.uid, &it.revision])).sum();
         let parts = self.parts.capacity() * size_of::<PartDigest>();
         let served: usize = self.served.iter().map(|it| size_of::<Served>() + texts(&[&it.slice, &it.pod])).sum();
-        size_of::<Self>() + namespace + sets + pods + parts + served + self.awaited.capacity() * size_of::<Awaited>()
+        size_of::<Self>() + namespace + sets + pods + parts + served
     }
 }

@@ -230,9 +230,18 @@ fn hear<K: Watched>(shared: &Shared, event: watcher::Event<K>, read: &mut Read) 
             watcher::Event::InitDone => {
                 forget_unread::<K>(&mut state, &read.take().unwrap_or_default(), &mut changed);
                 state.health.entry(K::KIND).or_default().complete();
+                // What was written since this reading began may be newer than it: the watch that follows tells.
+                let State { told, spaces, .. } = &mut *state;
+                told.settle(spaces);
             }
-            watcher::Event::Apply(object) => put(&mut state, &object, &mut changed),
-            watcher::Event::Delete(object) => take(&mut state, &object, &mut changed),
+            watcher::Event::Apply(object) => {
+                put(&mut state, &object, &mut changed);
+                state.heard(K::KIND, version_of(object.meta()));
+            }
+            watcher::Event::Delete(object) => {
+                take(&mut state, &object, &mut changed);
+                state.heard(K::KIND, version_of(object.meta()));
+            }
         }
     }
     shared.changed.send_modify(|changed| *changed += 1);
@@ -255,7 +264,6 @@ fn put<K: Watched>(state: &mut State, object: &K, changed: &mut BTreeSet<Instanc
     let space = state.spaces.get_mut(home).expect("it was put there");
     let before = (K::KIND == Kind::Namespace).then(|| instance_in(space)).flatten();
     object.put(space);
-    space.heard(K::KIND, version_of(object.meta()));
     changed.extend(before);
     changed.extend(instance_in(space));
     if let Some(incarnation) = incarnation_of(object.meta()) {
@@ -268,7 +276,6 @@ fn take<K: Watched>(state: &mut State, object: &K, changed: &mut BTreeSet<Instan
     let Some(space) = state.spaces.get_mut(home) else { return };
     changed.extend(instance_in(space));
     object.take(space);
-    space.heard(K::KIND, version_of(object.meta()));
     if space.is_empty() {
         state.spaces.remove(home);
         state.makings.retain(|_, namespace| **namespace != *home);
@@ -284,8 +291,6 @@ fn forget_unread<K: Watched>(state: &mut State, read: &BTreeSet<(String, String)
         if space.keep(K::KIND, is_read) {
             changed.extend(before);
         }
-        // What was written since this reading began may be newer than what was read: the watch that follows tells.
-        space.heard(K::KIND, 0);
         if space.is_empty() {
             empty.push(home.clone());
         }
@@ -401,7 +406,6 @@ macro_rules! watched_parts {
                     kind: Self::KIND,
                     name: self.key().into(),
                     incarnation,
-                    version: version_of(self.meta()),
                     generation: applied::generation(self.meta()),
                     is_foreign: !applied::is_intact(self.meta(), self),
                 });

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::{
     fixture::{Fixture, cx, cx_after_a_call, target},
-    server::Answer,
+    server::{Answer, until},
     world::{World, key},
 };
 
@@ -135,4 +135,30 @@ async fn a_create_that_was_dropped_is_never_told_as_absent() {
     assert!(tokio::time::timeout(Duration::from_millis(300), create).await.is_err());
     let seen = fixture.backend.observe(&cx_after_a_call(), &target(1)).await.unwrap();
     assert!(!matches!(seen, Observed::Absent), "{seen:?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_after_its_object_is_gone_is_not_waited_for() {
+    let fixture = Fixture::new().await;
+    fixture.server.answer("apply", "services", 1, Answer::Late(Duration::from_millis(500)));
+    let (cx, made) = (cx(), target(1));
+    let gone = async {
+        let is_made = || fixture.server.world(|world| !world.list("services", None, "").is_empty());
+        until("its service is made", is_made).await;
+        let namespace = key("namespaces", "", &fixture.namespace());
+        fixture.server.world(|world| world.delete(&namespace, None)).unwrap();
+    };
+    let (done, ()) = tokio::join!(fixture.backend.create(&cx, &made), gone);
+    done.unwrap();
+    until_absent(&fixture).await;
+}
+
+async fn until_absent(fixture: &Fixture) {
+    for _ in 0..150 {
+        if fixture.observe(&target(1)).await == Observed::Absent {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("not told to be absent, with everything told");
 }
