@@ -105,6 +105,11 @@ impl KubernetesBackend {
         caches.get(control_plane).map(Cache::weight)
     }
 
+    fn check(&self, wanted: &InstanceSpec, applied: Option<&InstanceSpec>) -> Result<()> {
+        let (config, layout) = (&self.shared.config, &self.shared.layout);
+        convert::check(wanted, applied, &self.capabilities(), config, layout.takes_host_names(config))
+    }
+
     fn calls<'a>(&'a self, cx: &'a OpContext, operation: &'static str, instance: Option<&'a InstanceId>) -> Calls<'a> {
         self.shared.cluster.during(cx, During { operation, instance })
     }
@@ -153,8 +158,7 @@ impl KubernetesBackend {
 
     async fn run(&self, cx: &OpContext, operation: &'static str, target: &Target, make: bool) -> Result<Observed> {
         let calls = self.calls(cx, operation, Some(&target.id));
-        convert::check(&target.spec, None, &self.capabilities(), &self.shared.config)
-            .map_err(|error| renamed(error, operation, &target.id))?;
+        self.check(&target.spec, None).map_err(|error| renamed(error, operation, &target.id))?;
         let cache = self.cache(&calls).await?;
         let namespace = names::namespace(&cx.control_plane, target.data.id());
         if let Some(home) = cache.home(target.incarnation)
@@ -247,6 +251,8 @@ impl Provisioner for KubernetesBackend {
         capabilities.restarts = true;
         capabilities.secrets = SecretSupport::Resolved;
         capabilities.size_max = self.shared.config.size_max;
+        // As far as the cluster enforces network policies, which none of them tells.
+        capabilities.egress = true;
         // The number of processes is the node's to bound, by its kubelet's podPidsLimit.
         capabilities.isolation =
             Isolation { users: true, memory: Bound::Instance, cpu: Bound::Instance, processes: Bound::None };
@@ -254,7 +260,7 @@ impl Provisioner for KubernetesBackend {
     }
 
     fn validate(&self, wanted: &InstanceSpec, applied: Option<&InstanceSpec>) -> Result<()> {
-        convert::check(wanted, applied, &self.capabilities(), &self.shared.config)
+        self.check(wanted, applied)
     }
 
     async fn identity(&self, cx: &OpContext) -> Result<String> {

@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use ipnet::IpNet;
-use provisioner_core::{Error, ErrorKind, Result, types::SizeMax};
+use provisioner_core::{
+    Error, ErrorKind, Result,
+    types::{Network, SizeMax},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -28,9 +30,7 @@ pub struct KubernetesConfig {
     /// own network. With nobody here and no ingress, only what the node itself does comes through, such as
     /// `kubectl port-forward`, where the cluster enforces network policies.
     pub admitted: Vec<Peer>,
-    /// What instances may reach.
-    pub egress: Egress,
-    /// Where name servers are, for instances that may reach nothing else. Empty: port 53 of any address.
+    /// Where the cluster's name servers are, for instances that may not reach everything. Empty: port 53 of any address.
     pub name_servers: Vec<Peer>,
     /// What may run in an instance's namespace beside the product.
     pub beside: Beside,
@@ -58,6 +58,7 @@ pub struct KubernetesConfig {
 /// How the cluster is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Connection {
     /// As `kubectl` does: by `KUBECONFIG` or `~/.kube/config`, else from inside the cluster.
     #[default]
@@ -100,7 +101,7 @@ pub enum Peer {
     /// The pods of namespaces with these labels.
     Namespace(BTreeMap<String, String>),
     /// A network, such as `10.240.0.0/16`. Of pods, most clusters heed the other kind of peer alone.
-    Network(IpNet),
+    Network(Network),
 }
 
 /// Room for what runs in an instance's namespace beside the product: solvers of cert-manager, sidecars that a webhook adds.
@@ -116,17 +117,6 @@ pub struct Beside {
     pub memory_mib: u32,
     /// Ports of nodes, as solvers of cert-manager have them unless their issuer says `serviceType: ClusterIP`.
     pub node_ports: u32,
-}
-
-/// What instances may reach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Egress {
-    /// Everything.
-    #[default]
-    Anywhere,
-    /// The cluster's name service alone.
-    NamesOnly,
 }
 
 /// The user and group that products run as.

@@ -25,6 +25,7 @@ pub(crate) fn check(
     applied: Option<&InstanceSpec>,
     capabilities: &Capabilities,
     config: &KubernetesConfig,
+    takes_host_names: bool,
 ) -> Result<()> {
     wanted.check_against(capabilities)?;
     if wanted.workload.image.is_none() {
@@ -36,8 +37,8 @@ pub(crate) fn check(
     if wanted.workload.data_path.as_ref().is_some_and(|path| !path.starts_with('/') || path.contains(':')) {
         return Err(InvalidSpec::new("workload.data_path", "expected an absolute path without a colon").into());
     }
-    if let (None, Some(host)) = (&config.ingress, wanted.host_names.first()) {
-        let problem = format!("{host}: this cell has no ingress: expected none");
+    if let (false, Some(host)) = (takes_host_names, wanted.host_names.first()) {
+        let problem = format!("{host}: this cell has no way in for host names: expected none");
         return Err(InvalidSpec::new("host_names", problem).into());
     }
     if let Some(applied) = applied {

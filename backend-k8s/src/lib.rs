@@ -14,4 +14,4 @@ pub mod render;
 mod verbs;
 
 pub use backend::KubernetesBackend;
-pub use config::{Beside, Connection, Egress, IngressConfig, KubernetesConfig, Peer, RunAs, Toleration};
+pub use config::{Beside, Connection, IngressConfig, KubernetesConfig, Peer, RunAs, Toleration};

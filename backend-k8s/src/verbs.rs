@@ -64,6 +64,7 @@ impl Work<'_> {
         }
         let watched = objects.routes.iter().filter(|route| Kind::of(&route.resource).is_some()).count();
         let annotations = objects.set.metadata.annotations.get_or_insert_default();
+        annotations.insert(names::ENDPOINT.to_owned(), objects.endpoint.clone());
         annotations.insert(names::ROUTES.to_owned(), watched.to_string());
         annotations.insert(names::WRITTEN.to_owned(), "1".to_owned());
         objects

@@ -56,7 +56,7 @@ const PEERS: &[Peer] = &[
         programs: &["kubectl"],
         packages: &["kubernetes-client"],
         made: Some(Made::Cluster),
-        wanted_by: &["nothing yet: it is there for a backend on Kubernetes"],
+        wanted_by: &["backend-k8s, targets contract and restart; examples, target k8s: instances as real pods"],
     },
 ];
 

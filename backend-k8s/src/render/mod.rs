@@ -52,6 +52,8 @@ pub struct Objects {
     pub after: Vec<Part>,
     /// What leads there from outside: taken away from what is suspended.
     pub routes: Vec<Part>,
+    /// Where it answers: an absolute URL.
+    pub endpoint: String,
 }
 
 /// One object, of any kind.
@@ -87,6 +89,11 @@ pub trait Layout: fmt::Debug + Send + Sync + 'static {
     /// The names of the routes of an instance, with their kinds, whatever its spec is: what is removed when it is suspended
     /// and the spec is another one than it was made with.
     fn routes(&self, control_plane: &ControlPlaneId, target: &Target) -> Vec<(ApiResource, String)>;
+
+    /// Whether instances can be reached under host names. Where they cannot, specs with any are refused.
+    fn takes_host_names(&self, config: &KubernetesConfig) -> bool {
+        config.ingress.is_some()
+    }
 }
 
 /// The environment of one generation: the spec's own variables, where it listens and keeps its data, and its secrets.

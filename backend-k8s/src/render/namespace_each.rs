@@ -29,14 +29,11 @@ use k8s_openapi::{
 use kube::api::ApiResource;
 use provisioner_core::{
     secret::{ExposeSecret, SecretString},
-    types::{ControlPlaneId, Target, VariableName},
+    types::{ControlPlaneId, Egress, Target, VariableName},
 };
 
 use super::{Layout, Objects, Part, Subject, namespace_of};
-use crate::{
-    config::{Egress, Peer},
-    names,
-};
+use crate::{config::Peer, names};
 
 /// Where data is mounted when the spec does not say.
 const DATA_PATH: &str = "/data";
@@ -67,6 +64,7 @@ impl Layout for NamespaceEach {
             set: set(subject),
             after: vec![Part::of(&service(subject))],
             routes: if spec.host_names.is_empty() { Vec::new() } else { ingress(subject).into_iter().collect() },
+            endpoint: endpoint(subject),
         }
     }
 
@@ -237,18 +235,25 @@ fn policy(subject: &Subject<'_>) -> NetworkPolicy {
     let to_product = (config.beside.pods == 0).then(|| vec![to_port(port(subject), "TCP")]);
     // A rule without peers would let everybody in.
     let ingress = (!from.is_empty()).then_some(NetworkPolicyIngressRule { from: Some(from), ports: to_product });
-    let egress = match config.egress {
-        Egress::Anywhere => NetworkPolicyEgressRule::default(),
-        Egress::NamesOnly => NetworkPolicyEgressRule {
-            ports: Some(vec![to_port(53, "UDP"), to_port(53, "TCP")]),
-            to: Some(config.name_servers.iter().cloned().map(peer).collect::<Vec<_>>()).filter(|to| !to.is_empty()),
-        },
+    let peers =
+        |peers: &mut dyn Iterator<Item = Peer>| Some(peers.map(peer).collect::<Vec<_>>()).filter(|all| !all.is_empty());
+    let egress = match &subject.target.spec.egress {
+        Egress::Anywhere => vec![NetworkPolicyEgressRule::default()],
+        Egress::Only(networks) => {
+            let names = NetworkPolicyEgressRule {
+                ports: Some(vec![to_port(53, "UDP"), to_port(53, "TCP")]),
+                to: peers(&mut config.name_servers.iter().cloned()),
+            };
+            let networks = peers(&mut networks.iter().cloned().map(Peer::Network));
+            let networks = networks.map(|to| NetworkPolicyEgressRule { ports: None, to: Some(to) });
+            [names].into_iter().chain(networks).collect()
+        }
     };
     let spec = NetworkPolicySpec {
         pod_selector: Some(LabelSelector::default()),
         policy_types: Some(vec!["Ingress".into(), "Egress".into()]),
         ingress: Some(ingress.into_iter().collect()),
-        egress: Some(vec![egress]),
+        egress: Some(egress),
     };
     NetworkPolicy { metadata: meta(subject), spec: Some(spec) }
 }
@@ -313,9 +318,7 @@ fn set(subject: &Subject<'_>) -> StatefulSet {
     let target = subject.target;
     let mut metadata = meta(subject);
     let generation = target.generation.0.to_string();
-    let endpoint = endpoint(subject);
     let mut annotations = text_map([
-        (names::ENDPOINT, &endpoint),
         (names::GENERATION, &generation),
         (names::INTENDED, "running"),
         (names::VERSION, &target.spec.workload.version),

@@ -4,13 +4,13 @@ use std::{fs, path::Path, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use provisioner_core::types::{
-    ControlPlaneId, DataId, DataSource, Generation, Incarnation, InstanceId, InstanceSpec, LabelKey, LabelValue,
-    Target, TenantId, VariableName, Workload,
+    ControlPlaneId, DataId, DataSource, Egress, Generation, Incarnation, InstanceId, InstanceSpec, LabelKey,
+    LabelValue, Target, TenantId, VariableName, Workload,
 };
 use serde_json::Value;
 
 use super::{Layout, NamespaceEach, Objects, Part, Subject};
-use crate::config::{Beside, Egress, IngressConfig, KubernetesConfig, Peer, Toleration};
+use crate::config::{Beside, IngressConfig, KubernetesConfig, Peer, Toleration};
 
 fn target() -> Target {
     let mut workload = Workload::new("1.4.2").with_command(["/bin/product", "--serve"]);
@@ -34,6 +34,7 @@ fn rich() -> (Target, KubernetesConfig) {
     let spec = Arc::make_mut(&mut target.spec);
     spec.host_names.insert("acme.example.com".parse().unwrap());
     spec.labels.insert(LabelKey::new("plan").unwrap(), LabelValue::new("pro").unwrap());
+    spec.egress = Egress::Only(["203.0.113.0/24".parse().unwrap()].into());
     let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
     let config = KubernetesConfig {
         storage_class: Some("fast".into()),
@@ -47,7 +48,6 @@ fn rich() -> (Target, KubernetesConfig) {
             Peer::Namespace(pairs(&[("kubernetes.io/metadata.name", "activator")])),
             Peer::Network("10.240.0.0/16".parse().unwrap()),
         ],
-        egress: Egress::NamesOnly,
         name_servers: vec![Peer::Namespace(pairs(&[("kubernetes.io/metadata.name", "kube-system")]))],
         beside: Beside { pods: 1, cpu_millis: 100, memory_mib: 64, node_ports: 0 },
         node_selector: pairs(&[("pool", "customers")]),

@@ -37,6 +37,16 @@ impl Fixture {
         Self { server, backend, kubeconfig }
     }
 
+    /// The way to the cluster.
+    pub(crate) fn connection(&self) -> Connection {
+        connection(&self.kubeconfig)
+    }
+
+    /// The same cluster with another backend.
+    pub(crate) fn with_backend(self, backend: KubernetesBackend) -> Self {
+        Self { backend, ..self }
+    }
+
     /// A backend of another process on the same cluster.
     pub(crate) fn another_backend(&self) -> KubernetesBackend {
         backend(&self.kubeconfig)
@@ -83,6 +93,10 @@ impl Fixture {
     }
 }
 
+fn connection(kubeconfig: &NamedTempFile) -> Connection {
+    Connection::Kubeconfig { path: Some(kubeconfig.path().to_owned()), context: None }
+}
+
 fn backend(kubeconfig: &NamedTempFile) -> KubernetesBackend {
     let ingress = IngressConfig {
         class: "nginx".into(),
@@ -90,11 +104,8 @@ fn backend(kubeconfig: &NamedTempFile) -> KubernetesBackend {
         tls: false,
         annotations: [].into(),
     };
-    let config = KubernetesConfig {
-        connection: Connection::Kubeconfig { path: Some(kubeconfig.path().to_owned()), context: None },
-        ingress: Some(ingress),
-        ..KubernetesConfig::default()
-    };
+    let config =
+        KubernetesConfig { connection: connection(kubeconfig), ingress: Some(ingress), ..KubernetesConfig::default() };
     config.build().unwrap()
 }
 

@@ -4,6 +4,7 @@
 
 mod conflicts;
 mod fixture;
+mod layouts;
 mod outages;
 mod quiet;
 mod refusals;

@@ -199,7 +199,8 @@ impl Provisioner for MemoryProvisioner {
             restarts: false,
             secrets: SecretSupport::Resolved,
             size_max: self.0.config.size_max,
-            // Rows of a map cannot reach each other, and use nothing.
+            // Rows of a map reach nothing and cannot reach each other.
+            egress: true,
             isolation: Isolation::FULL,
         }
     }

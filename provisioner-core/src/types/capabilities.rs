@@ -25,6 +25,8 @@ pub struct Capabilities {
     pub secrets: SecretSupport,
     /// The largest size of one instance.
     pub size_max: SizeMax,
+    /// Whether it holds instances to what they may reach ([`Egress`](super::Egress)).
+    pub egress: bool,
     /// What keeps one instance from another.
     pub isolation: Isolation,
 }
@@ -108,6 +110,7 @@ impl Capabilities {
         restarts: false,
         secrets: SecretSupport::None,
         size_max: SizeMax::NONE,
+        egress: false,
         isolation: Isolation::NONE,
     };
 }

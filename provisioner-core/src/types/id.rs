@@ -2,6 +2,7 @@
 
 use std::{borrow::Borrow, fmt, str::FromStr};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// Why a text is not the name it was given as: what was expected, in words for a person.
@@ -184,6 +185,13 @@ name! {
 }
 
 name! {
+    /// A range of IP addresses.
+    Network, "network",
+    "a range of IP addresses such as 203.0.113.0/24 or 2001:db8::/32, with no bit set beyond its length",
+    |text| text.parse::<IpNet>().is_ok_and(|network| network.trunc().to_string() == text)
+}
+
+name! {
     /// The name of an environment variable.
     VariableName, "variable name",
     "1 to 128 characters of A-Z, a-z, 0-9 and '_', not starting with a digit",
@@ -298,6 +306,18 @@ mod tests {
         }
         for bad in ["", "  ", "a\nb", "gpj.\u{202e}evil", &"x".repeat(129)] {
             assert!(TenantId::new(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn networks_are_written_in_one_way() {
+        for good in ["203.0.113.0/24", "10.0.0.1/32", "0.0.0.0/0", "2001:db8::/32"] {
+            assert!(Network::new(good).is_ok(), "{good}");
+        }
+        for bad in
+            ["", "203.0.113.7/24", "203.0.113.0", "10.0.0.0/33", "2001:DB8::/32", "2001:db8:0::/32", " 10.0.0.0/8"]
+        {
+            assert!(Network::new(bad).is_err(), "{bad}");
         }
     }
 

@@ -13,13 +13,13 @@ mod time;
 pub use capabilities::{Bound, Capabilities, Isolation, SecretSupport, SizeMax};
 pub use id::{
     Actor, CellName, ControlPlaneId, DataId, Hold, HostName, IdempotencyKey, InstanceId, InvalidName, LabelKey,
-    LabelValue, OperationId, TenantId, VariableName,
+    LabelValue, Network, OperationId, TenantId, VariableName,
 };
 pub(crate) use incarnation::hex_digest;
 pub use incarnation::{Incarnation, InvalidIncarnation};
 pub use intent::{DataDisposition, Generation, Intent, Power, Revision, TargetState};
 pub use observed::{Endpoint, Observed, Phase, Present, Reason, Usage};
-pub use spec::{DataVolume, ExpiryPolicy, IdlePolicy, InstanceSpec, InvalidSpec, Size, Workload};
+pub use spec::{DataVolume, Egress, ExpiryPolicy, IdlePolicy, InstanceSpec, InvalidSpec, Size, Workload};
 pub use spec_format::SpecFormat;
 pub use target::{DataSource, Owned, OwnedKind, Target};
 pub use time::Timestamp;

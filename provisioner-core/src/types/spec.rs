@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     capabilities::{Capabilities, SecretSupport},
-    id::{HostName, LabelKey, LabelValue, VariableName},
+    id::{HostName, LabelKey, LabelValue, Network, VariableName},
 };
 use crate::secret::SecretReference;
 
@@ -34,6 +34,9 @@ pub struct InstanceSpec {
     /// Its durable data.
     #[serde(default)]
     pub data: DataVolume,
+    /// What it may reach.
+    #[serde(default, skip_serializing_if = "Egress::is_anywhere")]
+    pub egress: Egress,
     /// When it may be put to sleep for being idle.
     #[serde(default)]
     pub idle: IdlePolicy,
@@ -97,6 +100,24 @@ pub struct Size {
 pub struct DataVolume {
     /// Mebibytes of it.
     pub size_mib: u32,
+}
+
+/// What an instance may reach by itself. Answers to those who reach it are not meant.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Egress {
+    /// Everything.
+    #[default]
+    Anywhere,
+    /// Name servers, and these ranges of addresses. A backend that cannot hold it to that refuses the spec; see
+    /// [`Capabilities::egress`](super::Capabilities::egress).
+    Only(BTreeSet<Network>),
+}
+
+impl Egress {
+    fn is_anywhere(&self) -> bool {
+        *self == Self::Anywhere
+    }
 }
 
 /// When an instance may be put to sleep for being idle.
@@ -241,6 +262,7 @@ impl InstanceSpec {
             secrets: BTreeMap::new(),
             host_names: BTreeSet::new(),
             data: DataVolume::default(),
+            egress: Egress::default(),
             idle: IdlePolicy::default(),
             expiry: ExpiryPolicy::default(),
             labels: BTreeMap::new(),
@@ -282,7 +304,7 @@ impl InstanceSpec {
         Ok(())
     }
 
-    /// Checks what [`check`](Self::check) does and what a backend's capabilities allow: sizes and secrets. Backends
+    /// Checks what [`check`](Self::check) does and what a backend's capabilities allow: sizes, egress and secrets. Backends
     /// call it first in their [`validate`](crate::Provisioner::validate).
     ///
     /// # Errors
@@ -293,6 +315,10 @@ impl InstanceSpec {
         check_range("size.cpu_millis", self.size.cpu_millis, 1, max.cpu_millis)?;
         check_range("size.memory_mib", self.size.memory_mib, 1, max.memory_mib)?;
         check_range("data.size_mib", self.data.size_mib, 1, max.data_mib)?;
+        if !capabilities.egress && !self.egress.is_anywhere() {
+            let problem = "only some networks: this cell cannot hold an instance to that: expected anywhere";
+            return Err(InvalidSpec::new("egress", problem));
+        }
         match (capabilities.secrets, self.secrets.iter().next()) {
             (SecretSupport::None, Some((name, _))) => {
                 Err(InvalidSpec::new(format!("secrets.{name}"), "this cell takes no secrets: expected none"))
@@ -312,6 +338,7 @@ impl fmt::Debug for InstanceSpec {
             .field("secrets", &self.secrets)
             .field("host_names", &self.host_names)
             .field("data", &self.data)
+            .field("egress", &self.egress)
             .field("idle", &self.idle)
             .field("expiry", &self.expiry)
             .field("labels", &self.labels)
@@ -401,6 +428,16 @@ mod tests {
         spec.size.memory_mib = 513;
         let error = spec.check_against(&capabilities).unwrap_err();
         assert_eq!(error.to_string(), "size.memory_mib: 513: expected 1 to 512");
+    }
+
+    #[test]
+    fn egress_is_for_cells_that_can_hold_to_it() {
+        let mut spec = spec();
+        assert!(!serde_json::to_string(&spec).unwrap().contains("egress"));
+        spec.egress = serde_json::from_str(r#"{"only": ["203.0.113.0/24"]}"#).unwrap();
+        let error = spec.check_against(&Capabilities::PLAIN).unwrap_err();
+        assert_eq!(error.field(), "egress");
+        assert_eq!(spec.check_against(&Capabilities { egress: true, ..Capabilities::PLAIN }), Ok(()));
     }
 
     #[test]

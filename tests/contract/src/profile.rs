@@ -39,6 +39,9 @@ pub struct Profile {
     /// How many calls of a verb the rules that cut at each await point cut at the same time. More than one where it is the
     /// provider that takes its time.
     pub cuts_at_once: usize,
+    /// How far apart the await points are at which those rules cut, beginning anywhere. More than 1 where a life takes
+    /// seconds and there are hundreds: then each run looks at other ones.
+    pub cuts_apart: usize,
     /// Somebody who looks at the provider without the backend.
     pub outsider: Option<Arc<dyn Outsider>>,
     /// Kept until the rule has ended: folders, servers.
@@ -57,6 +60,7 @@ impl Profile {
             broken: None,
             many: 200,
             cuts_at_once: 1,
+            cuts_apart: 1,
             outsider: None,
             keep: None,
         }

@@ -86,7 +86,7 @@ impl Suite {
     fn rules(mut self, name: &str, profile: impl Fn() -> Profile + Send + Sync + 'static) -> Self {
         let profile = Arc::new(profile);
         self.trials.extend(RULES.iter().map(|rule| {
-            let profile = Arc::clone(&profile);
+            let (profile, failed) = (Arc::clone(&profile), name.to_owned());
             Trial::ignorable_test(trial_name(name, rule), move || {
                 // Dropped here, where what the profile keeps may block.
                 let guard = runtime().enter();
@@ -96,7 +96,11 @@ impl Suite {
                 drop(guard);
                 match verdict {
                     Verdict::Passed => Ok(Completion::Completed),
-                    Verdict::Failed(text) => Err(text.into()),
+                    Verdict::Failed(text) => {
+                        // Also now: the list of all failures comes when the last rule has ended.
+                        eprintln!("{}: {text}", trial_name(&failed, rule));
+                        Err(text.into())
+                    }
                     Verdict::Ignored(reason) => Ok(Completion::ignored_with(reason)),
                 }
             })

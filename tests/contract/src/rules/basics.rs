@@ -1,6 +1,11 @@
 //! 0. What the trait says beside its numbered rules: `capabilities`, `validate`, `maintain`.
 
-use provisioner_core::{ErrorKind, types::InstanceSpec};
+use std::collections::BTreeSet;
+
+use provisioner_core::{
+    ErrorKind,
+    types::{Egress, InstanceSpec},
+};
 
 use crate::{
     Ability, Failure, Refusal, Subject, Verb,
@@ -49,6 +54,11 @@ fn spoiled(subject: &Subject) -> Vec<(&'static str, InstanceSpec)> {
         let mut spec = (subject.profile.spec)("1.0");
         spoil(&mut spec);
         spoiled.push((field, spec));
+    }
+    if !subject.backend.capabilities().egress {
+        let mut spec = (subject.profile.spec)("1.0");
+        spec.egress = Egress::Only(BTreeSet::new());
+        spoiled.push(("egress", spec));
     }
     let max = subject.backend.capabilities().size_max;
     for (field, max) in

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::{
     Subject, Verb,
     failure::{During, Outcome, ensure},
+    random,
     subject::shown,
 };
 
@@ -96,18 +97,18 @@ async fn cut_call(subject: &Subject, verb: Verb, target: &Target, polls: usize, 
     answer.is_none()
 }
 
-/// Goes through the await points of a verb, some at once, until the verb ends before it is cut.
+/// Goes through the await points of a verb, or some of them, some at once, until the verb ends before it is cut.
 async fn each_cut<F: Future<Output = Outcome> + Send>(
     subject: &Subject,
     verb: Verb,
     then: impl Fn(Subject, Target) -> F + Send + Sync,
 ) -> Outcome {
     for cut in [Cut::AtOnce, Cut::Answered] {
-        let mut first = usize::from(cut == Cut::Answered);
+        let (at_once, apart) = (subject.profile.cuts_at_once, subject.profile.cuts_apart);
+        let mut first = usize::from(cut == Cut::Answered) + random() as usize % apart;
         loop {
             ensure!(first < CUTS_MAX, "{verb} is not at its end after {CUTS_MAX} await points");
-            let at_once = subject.profile.cuts_at_once;
-            let each = (first..first + at_once).map(|polls| {
+            let each = (first..).step_by(apart).take(at_once).map(|polls| {
                 let then = &then;
                 async move {
                     let target = subject.ready_for(verb).await?;
@@ -123,7 +124,7 @@ async fn each_cut<F: Future<Output = Outcome> + Send>(
             if try_join_all(each).await?.contains(&false) {
                 break;
             }
-            first += at_once;
+            first += at_once * apart;
         }
     }
     Ok(())

@@ -1,0 +1,90 @@
+//! Another layout goes through every verb without any of them knowing it: routes of the Gateway API in the place of an ingress,
+//! and an object of a kind that nobody watches.
+
+use std::sync::Arc;
+
+use backend_k8s::{
+    KubernetesConfig,
+    render::{Layout, NamespaceEach, Objects, Part, Subject},
+};
+use kube::api::{ApiResource, GroupVersionKind};
+use provisioner_core::{
+    Provisioner,
+    types::{ControlPlaneId, DataDisposition, Phase, Target},
+};
+use serde_json::json;
+
+use crate::{
+    fixture::{Fixture, cx, target},
+    server::Answer,
+};
+
+#[derive(Debug)]
+struct GatewayRoutes;
+
+fn route_kind() -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "HTTPRoute"))
+}
+
+fn budget_kind() -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk("policy", "v1", "PodDisruptionBudget"))
+}
+
+fn part(resource: ApiResource, name: &str, spec: serde_json::Value) -> Part {
+    let body = json!({"apiVersion": resource.api_version, "kind": resource.kind,
+        "metadata": {"name": name}, "spec": spec});
+    Part { resource, name: name.to_owned(), body }
+}
+
+impl Layout for GatewayRoutes {
+    fn objects(&self, subject: &Subject<'_>) -> Objects {
+        let mut objects = NamespaceEach.objects(subject);
+        let name = objects.set.metadata.name.clone().expect("a name");
+        let hosts: Vec<_> = subject.target.spec.host_names.iter().map(ToString::to_string).collect();
+        let spec = json!({"hostnames": hosts, "rules": [{"backendRefs": [{"name": name, "port": 80}]}]});
+        objects.routes = vec![part(route_kind(), &name, spec)];
+        objects.endpoint = format!("https://{}", hosts.first().expect("a host name"));
+        objects.before.push(part(budget_kind(), &name, json!({"maxUnavailable": 0})));
+        objects
+    }
+
+    fn routes(&self, control_plane: &ControlPlaneId, target: &Target) -> Vec<(ApiResource, String)> {
+        let ingresses = NamespaceEach.routes(control_plane, target);
+        ingresses.into_iter().map(|(_, name)| (route_kind(), name)).collect()
+    }
+
+    fn takes_host_names(&self, _: &KubernetesConfig) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn routes_of_another_kind_come_and_go_as_an_ingress_would() {
+    let fixture = Fixture::new().await;
+    let config = KubernetesConfig { connection: fixture.connection(), ..KubernetesConfig::default() };
+    let fixture = fixture.with_backend(config.build_with(None, GatewayRoutes).unwrap());
+    let mut target = target(1);
+    Arc::make_mut(&mut target.spec).host_names.insert("acme.example.com".parse().unwrap());
+    fixture.backend.validate(&target.spec, None).unwrap();
+    let count = |plural: &str| fixture.server.world(|world| world.list(plural, None, "").len());
+
+    fixture.backend.create(&cx(), &target).await.unwrap();
+    fixture.until(&target, Phase::Running).await;
+    let seen = fixture.observe(&target).await;
+    let endpoint = seen.present().and_then(|present| present.endpoint.as_ref()).map(ToString::to_string);
+    assert_eq!(endpoint.as_deref(), Some("https://acme.example.com"));
+    assert_eq!([count("httproutes"), count("ingresses"), count("poddisruptionbudgets")], [1, 0, 1]);
+    fixture.backend.suspend(&cx(), &target).await.unwrap();
+    fixture.until(&target, Phase::Suspended).await;
+    assert_eq!([count("httproutes"), count("poddisruptionbudgets")], [0, 1]);
+    fixture.backend.resume(&cx(), &target).await.unwrap();
+    fixture.until(&target, Phase::Running).await;
+    assert_eq!(count("httproutes"), 1);
+    // What is asked of it once goes on where it was.
+    fixture.server.answer("apply", "httproutes", 1, Answer::refusal(500, "InternalError", "no"));
+    target.generation.0 = 2;
+    fixture.backend.create(&cx(), &target).await.unwrap_err();
+    fixture.backend.create(&cx(), &target).await.unwrap();
+    fixture.backend.destroy(&cx(), &target, DataDisposition::Retain).await.unwrap();
+    assert_eq!([count("httproutes"), count("poddisruptionbudgets"), count("persistentvolumeclaims")], [0, 0, 1]);
+}
