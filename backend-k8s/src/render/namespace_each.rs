@@ -184,15 +184,17 @@ fn reserved(subject: &Subject<'_>) -> BTreeMap<String, Quantity> {
     [("cpu".to_owned(), millis(cpu)), ("memory".to_owned(), mebibytes(size.memory_mib))].into()
 }
 
-/// One pod of this size at a time, on one claim: a second writer cannot run, whoever makes it. And room for what the cell
-/// lets run beside it.
+/// One pod of this size at a time: a second writer cannot run, whoever makes it. And room for what the cell lets run beside
+/// it.
+///
+/// Claims are not counted: a request that is cut off while it is admitted stays charged for until the cluster counts again,
+/// five minutes later by default, and nobody but us makes any; see `--resource-quota-sync-period` of
+/// <https://kubernetes.io/docs/reference/command-line-tools-reference/kube-controller-manager/>.
 fn quota(subject: &Subject<'_>) -> ResourceQuota {
     let (size, beside) = (subject.target.spec.size, subject.config.beside);
     let number = |number: u32| Quantity(number.to_string());
     let hard = [
         ("pods", number(beside.pods.saturating_add(1))),
-        ("persistentvolumeclaims", number(1)),
-        ("requests.storage", mebibytes(subject.target.spec.data.size_mib)),
         ("limits.cpu", millis(u64::from(size.cpu_millis) + u64::from(beside.cpu_millis))),
         ("limits.memory", mebibytes(size.memory_mib.saturating_add(beside.memory_mib))),
         ("services.nodeports", number(beside.node_ports)),

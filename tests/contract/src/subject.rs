@@ -230,8 +230,10 @@ impl Subject {
         loop {
             let seen = self.look(target).await?;
             let moves = seen.present().is_some_and(|present| {
-                use provisioner_core::types::Phase::{Destroying, Provisioning};
-                present.again.is_some() || matches!(present.phase, Provisioning | Destroying)
+                use provisioner_core::types::Phase::{Destroying, Provisioning, Running};
+                // Without an endpoint, what runs is on its way to sleep.
+                let goes = present.phase == Running && present.endpoint.is_none();
+                present.again.is_some() || goes || matches!(present.phase, Provisioning | Destroying)
             });
             if !moves {
                 return Ok(seen);
