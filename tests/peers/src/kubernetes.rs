@@ -83,40 +83,24 @@ impl Cluster {
         &self.kubeconfig
     }
 
-    /// Makes an image of a program, with the shared libraries it needs, and brings it onto the cluster.
-    ///
-    /// The image is called `localhost/NAME:TAG`, and pods use it with `imagePullPolicy: Never`. Its entry point is the program.
+    /// Makes an image and brings it onto the cluster, where pods use it with `imagePullPolicy: Never`.
     ///
     /// # Errors
     /// Where the cluster is that of `KUBECONFIG`, whose nodes cannot be reached, and where a program fails.
-    pub fn load(&self, image: &str, program: &Path) -> Result<(), String> {
-        self.load_stopped_by(image, program, None)
-    }
-
-    /// The same, of a program whose containers are stopped by this signal. As process 1 of a container a program gets no
-    /// `TERM` that it does not ask for.
-    ///
-    /// # Errors
-    /// As [`load`](Self::load).
-    pub fn load_stopped_by(&self, image: &str, program: &Path, signal: Option<&str>) -> Result<(), String> {
-        let image_script = || {
-            let mut command = script("image")?;
-            command.env("IMAGE_STOP_SIGNAL", signal.unwrap_or_default());
-            Ok::<_, String>(command)
-        };
+    pub fn load(&self, image: &Image) -> Result<(), String> {
         match self.origin {
             Origin::Named => Err(format!(
-                "{image} cannot be brought onto the cluster of KUBECONFIG: only its owner can reach its nodes. \
-                 Without KUBECONFIG, cargo xtask peers makes a cluster where that is possible"
+                "{} cannot be brought onto the cluster of KUBECONFIG: only its owner can reach its nodes. \
+                 Without KUBECONFIG, cargo xtask peers makes a cluster where that is possible",
+                image.name
             )),
-            Origin::Scripts => output(image_script()?.arg(image).arg(program)).map(drop),
+            Origin::Scripts => output(&mut image.making(None)?).map(drop),
             Origin::Kind => {
-                let name = format!("{KIND_NAME}-{}-{}.tar", process::id(), image.replace(['/', ':'], "_"));
+                let name = format!("{KIND_NAME}-{}-{}.tar", process::id(), image.name.replace(['/', ':'], "_"));
                 let archive = env::temp_dir().join(name);
-                let loaded =
-                    output(image_script()?.arg("--archive").arg(&archive).arg(image).arg(program)).and_then(|_| {
-                        output(Command::new("kind").args(["load", "image-archive", "--name", KIND_NAME]).arg(&archive))
-                    });
+                let loaded = output(&mut image.making(Some(&archive))?).and_then(|_| {
+                    output(Command::new("kind").args(["load", "image-archive", "--name", KIND_NAME]).arg(&archive))
+                });
                 // It may be that there is none.
                 let _ = fs::remove_file(&archive);
                 loaded.map(drop)
@@ -133,6 +117,55 @@ impl Cluster {
                 format!("the Kubernetes cluster does not answer; cargo xtask peers brings it up ({error})")
             }
         })
+    }
+}
+
+/// An image of a program of this machine, with the shared libraries that it needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    name: String,
+    program: PathBuf,
+    files: Vec<(PathBuf, PathBuf)>,
+    stop_signal: Option<String>,
+}
+
+impl Image {
+    /// Names one `localhost/NAME:TAG`. Its entry point is the program, which lies at its root.
+    #[must_use]
+    pub fn new(name: impl Into<String>, program: impl Into<PathBuf>) -> Self {
+        Self { name: name.into(), program: program.into(), files: Vec::new(), stop_signal: None }
+    }
+
+    /// The same with a file at this path. One that is executable keeps that, and brings the shared libraries it needs.
+    #[must_use]
+    pub fn with_file(mut self, file: impl Into<PathBuf>, path: impl Into<PathBuf>) -> Self {
+        self.files.push((file.into(), path.into()));
+        self
+    }
+
+    /// The same with containers that are stopped by this signal instead of `TERM`, which a program gets as process 1 of a
+    /// container only if it asks for it.
+    #[must_use]
+    pub fn stopped_by(mut self, signal: impl Into<String>) -> Self {
+        self.stop_signal = Some(signal.into());
+        self
+    }
+
+    /// The script that makes it: on the cluster that the scripts made, or as this archive.
+    fn making(&self, archive: Option<&Path>) -> Result<Command, String> {
+        let mut command = script("image")?;
+        command.env("IMAGE_STOP_SIGNAL", self.stop_signal.as_deref().unwrap_or_default());
+        if let Some(archive) = archive {
+            command.arg("--archive").arg(archive);
+        }
+        command.arg(&self.name).arg(&self.program);
+        for (file, path) in &self.files {
+            let mut pair = file.clone().into_os_string();
+            pair.push("=");
+            pair.push(path);
+            command.arg(pair);
+        }
+        Ok(command)
     }
 }
 
@@ -240,8 +273,35 @@ mod tests {
 
     #[test]
     fn a_named_cluster_takes_no_image() {
-        let error = chosen(Some("/else"), None).unwrap().load("localhost/a:1", Path::new("/bin/true")).unwrap_err();
+        let image = Image::new("localhost/a:1", "/bin/true");
+        let error = chosen(Some("/else"), None).unwrap().load(&image).unwrap_err();
         assert!(error.contains("localhost/a:1") && error.contains("KUBECONFIG"), "{error}");
+    }
+
+    #[test]
+    fn an_image_has_its_files_and_their_libraries() {
+        let folder = env::temp_dir().join(format!("test-peers-{}", process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let archive = folder.join("image.tar");
+        let image = Image::new("localhost/a:1", "/bin/true").with_file("/bin/ls", "/more/ls");
+        let image = image.with_file("/etc/passwd", "/more/data").stopped_by("SIGKILL");
+        output(&mut image.making(Some(&archive)).unwrap()).unwrap();
+        let text =
+            |command: &mut Command| String::from_utf8(output(command.current_dir(&folder)).unwrap().stdout).unwrap();
+        text(Command::new("tar").args(["-xf", "image.tar"]));
+        assert!(fs::read_to_string(folder.join("config.json")).unwrap().contains("\"StopSignal\":\"SIGKILL\""));
+        let listed = text(Command::new("tar").args(["-tvf", "layer.tar"]));
+        let has = |mode: &str, path: &str| {
+            listed.lines().any(|line| line.starts_with(mode) && line.ends_with(&format!(" .{path}")))
+        };
+        assert!(has("-rwxr-xr-x", "/true") && has("-rwxr-xr-x", "/more/ls"), "{listed}");
+        assert!(has("-rw-r--r--", "/more/data"), "{listed}");
+        // Of both programs only this one needs more than the C library.
+        let libraries = text(Command::new("ldd").arg("/bin/ls"));
+        for library in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
+            assert!(has("-rwxr-xr-x", library), "{library} is missing:\n{listed}");
+        }
+        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

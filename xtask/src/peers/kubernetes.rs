@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use test_peers::kubernetes::{Cluster, KIND_NAME, Origin, folder, is_named, own_kubeconfig, script};
+use test_peers::kubernetes::{Cluster, Image, KIND_NAME, Origin, folder, is_named, own_kubeconfig, script};
 
 use super::Machine;
 use crate::command;
@@ -54,7 +54,7 @@ pub(super) fn prepare() -> Result<(), String> {
 /// Makes an image of a program and brings it onto the cluster.
 pub(crate) fn load(image: &str, program: &Path) -> Result<(), String> {
     let cluster = Cluster::find()?;
-    cluster.load(image, program)?;
+    cluster.load(&Image::new(image, program))?;
     println!("{image} is on the cluster {}", cluster.origin());
     Ok(())
 }
