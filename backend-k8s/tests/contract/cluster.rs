@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -28,14 +28,14 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use test_peers::kubernetes::{self as peer, Origin};
+use test_peers::kubernetes::{self as peer, Image, Origin};
 
 /// The class of the volumes that are made here.
 const CLASS: &str = "provisioner-tests";
 /// The namespace of the accounts that tests use.
 const ACCOUNTS: &str = "provisioner-tests";
-/// The image of the test's product.
-pub(crate) const IMAGE: &str = "localhost/k8s-test-product:1";
+/// The image of the product, and of what starts it.
+pub(crate) const IMAGE: &str = "localhost/k8s-contract-product:1";
 const ROLE: &str = include_str!("../../manifests/cluster-role.yaml");
 
 /// A cluster that answers.
@@ -63,8 +63,7 @@ impl Cluster {
             Origin::Scripts => Some(CLASS.to_owned()),
             Origin::Kind | Origin::Named => None,
         };
-        // It does not ask for TERM, and has nothing to do before it ends.
-        found.load_stopped_by(IMAGE, Path::new(env!("CARGO_BIN_EXE_k8s-test-product")), Some("SIGKILL"))?;
+        found.load(&image())?;
         let cluster = Self { config, admin, class };
         cluster.prepare().await.map_err(|error| text(&error))?;
         Ok(cluster)
@@ -228,6 +227,13 @@ impl Cluster {
             let _ = fs::remove_dir_all(folder);
         }
     }
+}
+
+/// The product of `examples/`, and process 1 of its container.
+fn image() -> Image {
+    let image = Image::new(IMAGE, env!("CARGO_BIN_EXE_k8s-test-launcher")).with_file(benches::product(), "/product");
+    // What starts the product does not ask for TERM, and what a product has written is there whichever way it ends.
+    image.stopped_by("SIGKILL")
 }
 
 fn volume_name(claim: &PersistentVolumeClaim) -> String {

@@ -19,7 +19,7 @@ use kube::{
 };
 use provisioner_contract::{Ability, Outsider, Refusal, Sight, Told, async_trait};
 use provisioner_core::types::{Bound, ControlPlaneId, DataId, Isolation, Target, VariableName};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{cluster::Cluster, gate::Gate};
 
@@ -28,6 +28,8 @@ const INCARNATION: &str = "provisioner.internal/incarnation";
 const DATA: &str = "provisioner.internal/data";
 /// Kept by nobody, so whatever has it stays until it is taken away.
 const FINALIZER: &str = "tests.provisioner.internal/blocked";
+/// Where what started a product is asked about it: see `programs/launcher.rs`.
+const LAUNCHER_PORT: u16 = 9099;
 /// Longer than the node's rules take to follow.
 const RULES_WITHIN: Duration = Duration::from_secs(10);
 const WITHIN: Duration = Duration::from_secs(60);
@@ -81,11 +83,30 @@ impl ClusterOutsider {
         sets.into_iter().next().ok_or_else(|| "there is no stateful set of it".to_owned())
     }
 
-    /// Asks the product by the address of its service.
-    async fn get(&self, owner: &ControlPlaneId, target: &Target, path: &str) -> Told<(u16, Vec<u8>)> {
+    /// Asks the product for its pages, by the address of its service. With a body, makes one of it.
+    async fn pages(&self, owner: &ControlPlaneId, target: &Target, new: Option<Value>) -> Told<Value> {
         let services = self.of::<Service>(owner, target).await?;
-        let service = services.first().ok_or("there is no service of it")?;
-        request(address_of(service)?, path).await
+        let address = address_of(services.first().ok_or("there is no service of it")?)?;
+        let (asked, expected) = match new {
+            None => (get("/api/pages"), 200),
+            Some(page) => (post("/api/pages", &page.to_string()), 201),
+        };
+        match request(address, asked).await? {
+            (status, body) if status == expected => serde_json::from_slice(&body).map_err(|error| error.to_string()),
+            (status, body) => Err(format!("the product answers {status}: {}", String::from_utf8_lossy(&body))),
+        }
+    }
+
+    /// Asks what started the product, by the address of its pod.
+    async fn ask_launcher(&self, owner: &ControlPlaneId, target: &Target, path: &str) -> Told<Vec<u8>> {
+        let pods = self.of::<Pod>(owner, target).await?;
+        let mut living = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+        let address = living.find_map(|pod| pod.status.as_ref()?.pod_ip.as_deref());
+        let address = address.ok_or("there is no pod of it that has an address")?;
+        match request(format!("{address}:{LAUNCHER_PORT}"), get(path)).await? {
+            (200, body) => Ok(body),
+            (status, body) => Err(format!("{path} is answered {status}: {}", String::from_utf8_lossy(&body))),
+        }
     }
 
     async fn change_set(&self, owner: &ControlPlaneId, target: &Target, patch: serde_json::Value) -> Told<()> {
@@ -103,12 +124,12 @@ fn address_of(service: &Service) -> Told<String> {
 }
 
 /// Asks until somebody answers: the node's rules follow a pod that has become ready a moment later, and nothing tells when.
-async fn request(address: String, path: &str) -> Told<(u16, Vec<u8>)> {
+async fn request(address: String, asked: String) -> Told<(u16, Vec<u8>)> {
     let deadline = Instant::now() + RULES_WITHIN;
     loop {
-        let (to, path) = (address.clone(), path.to_owned());
-        let asked = tokio::task::spawn_blocking(move || exchange(&to, &path));
-        match asked.await.map_err(|error| error.to_string())? {
+        let (to, asked) = (address.clone(), asked.clone());
+        let answered = tokio::task::spawn_blocking(move || exchange(&to, &asked));
+        match answered.await.map_err(|error| error.to_string())? {
             Err(error) if leads_nowhere(&error) && Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -117,17 +138,26 @@ async fn request(address: String, path: &str) -> Told<(u16, Vec<u8>)> {
     }
 }
 
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: product\r\nconnection: close\r\n\r\n")
+}
+
+fn post(path: &str, body: &str) -> String {
+    let head = format!("POST {path} HTTP/1.1\r\nhost: product\r\nconnection: close\r\n");
+    format!("{head}content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+}
+
 /// Whether a rule is missing, or leads to a pod that is gone.
 fn leads_nowhere(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionRefused, HostUnreachable};
     matches!(error.kind(), ConnectionRefused | HostUnreachable)
 }
 
-fn exchange(address: &str, path: &str) -> std::io::Result<(u16, Vec<u8>)> {
+fn exchange(address: &str, asked: &str) -> std::io::Result<(u16, Vec<u8>)> {
     let address = address.parse().map_err(std::io::Error::other)?;
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
+    stream.write_all(asked.as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let end = answer.windows(4).position(|part| part == b"\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
@@ -177,35 +207,27 @@ impl Outsider for ClusterOutsider {
     }
 
     async fn write_note(&self, owner: &ControlPlaneId, target: &Target, note: &str) -> Told<()> {
-        // A path has no spaces.
-        match self.get(owner, target, &format!("/write/{}", note.replace(' ', "+"))).await? {
-            (200, _) => Ok(()),
-            (status, _) => Err(format!("the product does not write: {status}")),
-        }
+        self.pages(owner, target, Some(json!({"title": "note", "text": note}))).await.map(drop)
     }
 
     async fn read_note(&self, owner: &ControlPlaneId, target: &Target) -> Told<Option<String>> {
-        match self.get(owner, target, "/note").await? {
-            (200, note) => Ok(Some(String::from_utf8_lossy(&note).replace('+', " "))),
-            _ => Ok(None),
-        }
+        // The one written last comes first.
+        let pages = self.pages(owner, target, None).await?;
+        Ok(pages[0]["text"].as_str().map(str::to_owned))
     }
 
     async fn ask(&self, endpoint: &str) -> Told<()> {
         let name = endpoint.strip_prefix("http://").and_then(|rest| rest.strip_suffix(".svc"));
         let (name, namespace) = name.and_then(|name| name.split_once('.')).ok_or("not the name of a service")?;
         let service = Api::<Service>::namespaced(self.client(), namespace).get(name).await.map_err(text)?;
-        match request(address_of(&service)?, "/healthz").await? {
+        match request(address_of(&service)?, get("/healthz")).await? {
             (200, _) => Ok(()),
             (status, _) => Err(format!("answers {status}")),
         }
     }
 
     async fn environment(&self, owner: &ControlPlaneId, target: &Target) -> Told<BTreeMap<String, String>> {
-        let (status, body) = self.get(owner, target, "/environment").await?;
-        if status != 200 {
-            return Err(format!("the product does not tell: {status}"));
-        }
+        let body = self.ask_launcher(owner, target, "/environment").await?;
         let variables = body.split(|byte| *byte == 0).filter_map(|variable| {
             let (name, value) = std::str::from_utf8(variable).ok()?.split_once('=')?;
             Some((name.to_owned(), value.to_owned()))
@@ -251,13 +273,7 @@ impl Outsider for ClusterOutsider {
     }
 
     async fn kill(&self, owner: &ControlPlaneId, target: &Target) -> Told<()> {
-        let services = self.of::<Service>(owner, target).await?;
-        let address = address_of(services.first().ok_or("there is no service of it")?)?;
-        // It ends instead of answering.
-        match request(address, "/exit").await {
-            Ok((status, _)) => Err(format!("told to end, the product answers {status}")),
-            Err(_) => Ok(()),
-        }
+        self.ask_launcher(owner, target, "/exit").await.map(drop)
     }
 
     async fn stop(&self, owner: &ControlPlaneId, target: &Target) -> Told<()> {
