@@ -190,6 +190,21 @@ impl Calls<'_> {
         }
     }
 
+    /// Reads an object of any kind. `None`: it is not there.
+    pub(crate) async fn find(
+        &self,
+        resource: &ApiResource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<DynamicObject>, Failure> {
+        let request = builder(resource, Some(namespace)).get(name, &GetParams::default()).map_err(unbuilt)?;
+        match self.send(request, || format!("get {}", full_name(resource))).await {
+            Ok(object) => Ok(Some(object)),
+            Err(failure) if failure.is_not_found() => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
     /// Reads all objects of a kind in a namespace that have these labels or fields.
     pub(crate) async fn list<K: Resource<DynamicType = ()> + DeserializeOwned + Clone>(
         &self,

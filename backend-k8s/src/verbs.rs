@@ -104,7 +104,7 @@ impl Work<'_> {
             }
             let (objects, secrets) = (self.objects(), self.secrets().await?);
             self.make_namespace(&objects).await?;
-            return self.converge(None, None, &objects, &secrets).await.map(|()| true);
+            return self.converge(None, None, None, &objects, &secrets).await.map(|()| true);
         };
         let namespace = space.namespace.as_ref().expect("it was filtered by that");
         if namespace.is_ending {
@@ -137,8 +137,8 @@ impl Work<'_> {
             self.take_over(namespace, &space).await?;
         }
         match set {
-            Some(set) if is_up_to_date => self.wake(set, &objects, &secrets).await,
-            set => self.converge(set, claim.as_ref(), &objects, &secrets).await,
+            Some(set) if is_up_to_date => self.wake(set, &space, &objects, &secrets).await,
+            set => self.converge(set, claim.as_ref(), Some(&space), &objects, &secrets).await,
         }
         .map(|()| true)
     }
@@ -154,13 +154,15 @@ impl Work<'_> {
     }
 
     fn check_generation(&self, set: Option<&SetDigest>) -> Result<()> {
+        set.map_or(Ok(()), |set| self.check_overtaken(set.generation))
+    }
+
+    fn check_overtaken(&self, found: Generation) -> Result<()> {
         let wanted = self.subject.target.generation;
-        match set {
-            Some(set) if set.generation > wanted => {
-                Err(self.conflict("generation", format!("{wanted}: it is at {} already", set.generation)))
-            }
-            _ => Ok(()),
+        if found > wanted {
+            return Err(self.conflict("generation", format!("{wanted}: it is at {found} already")));
         }
+        Ok(())
     }
 
     /// The data must be there. Asked at the cluster, as a start without it would not be made good by an event.
@@ -266,11 +268,11 @@ impl Work<'_> {
     }
 
     /// Nothing but its sleep has to end.
-    async fn wake(&self, set: &SetDigest, objects: &Objects, secrets: &Secrets) -> Result<()> {
+    async fn wake(&self, set: &SetDigest, space: &Space, objects: &Objects, secrets: &Secrets) -> Result<()> {
         // Nobody watches secrets: it may have been deleted meanwhile.
         self.apply_environment(secrets).await?;
         // Also what is seen to be there: it may be on its way out, by a suspension that is over.
-        self.apply_all(&objects.routes).await?;
+        self.apply_all(&objects.routes, Some(space)).await?;
         let generation = path_of("annotations", names::GENERATION);
         let patch = json!([
             operation("test", &generation, set.generation.0.to_string()),
@@ -311,10 +313,11 @@ impl Work<'_> {
         &self,
         set: Option<&SetDigest>,
         claim: Option<&PersistentVolumeClaim>,
+        space: Option<&Space>,
         objects: &Objects,
         secrets: &Secrets,
     ) -> Result<()> {
-        self.apply_all(&objects.before).await?;
+        self.apply_all(&objects.before, space).await?;
         self.apply_environment(secrets).await?;
         if let Some(claim) = self.claim(objects, claim, set.is_none()) {
             let done = self.calls.apply(&claim.resource, Some(self.namespace), &claim.name, &claim.body).await;
@@ -325,8 +328,8 @@ impl Work<'_> {
             None => self.make_set(objects).await?,
             Some(set) => self.update_set(set, objects).await?,
         }
-        self.apply_all(&objects.after).await?;
-        self.apply_all(&objects.routes).await?;
+        self.apply_all(&objects.after, space).await?;
+        self.apply_all(&objects.routes, space).await?;
         if set.is_some() {
             // A name that is somebody else's by now must not lead here any more.
             self.drop_routes_but(&objects.routes).await?;
@@ -345,15 +348,39 @@ impl Work<'_> {
         }
     }
 
-    async fn apply_all(&self, parts: &[Part]) -> Result<()> {
+    async fn apply_all(&self, parts: &[Part], space: Option<&Space>) -> Result<()> {
         for part in parts {
-            let done = self.calls.apply(&part.resource, Some(self.namespace), &part.name, &part.body).await;
-            let object = done.map_err(|failure| self.calls.writing(failure))?;
-            if let Some(kind) = Kind::of(&part.resource) {
-                self.note(kind, &object);
-            }
+            self.apply_part(part, space).await?;
         }
         Ok(())
+    }
+
+    /// Applies what is there only as what was seen of it, and unless that is newer: a call that comes late must not change
+    /// what a newer one has made meanwhile.
+    async fn apply_part(&self, part: &Part, space: Option<&Space>) -> Result<()> {
+        let kind = Kind::of(&part.resource);
+        let mut seen = space.zip(kind).and_then(|(space, kind)| space.part(kind, &part.name));
+        for _ in 0..OVERTAKEN_MAX {
+            let mut body = part.body.clone();
+            if let Some((generation, version)) = seen {
+                self.check_overtaken(generation)?;
+                body["metadata"]["resourceVersion"] = Value::String(version.to_string());
+            }
+            match self.calls.apply(&part.resource, Some(self.namespace), &part.name, &body).await {
+                Ok(object) => {
+                    if let Some(kind) = kind {
+                        self.note(kind, &object);
+                    }
+                    return Ok(());
+                }
+                Err(failure) if failure.is_overtaken() || (seen.is_some() && failure.is_not_found()) => {}
+                Err(failure) => return Err(self.calls.writing(failure)),
+            }
+            let found = self.calls.find(&part.resource, self.namespace, &part.name).await;
+            let found = found.map_err(|failure| self.calls.reading(failure))?;
+            seen = found.map(|found| (applied::generation(&found.metadata), version_of(&found.metadata)));
+        }
+        Err(self.overtaken())
     }
 
     async fn apply_environment(&self, secrets: &Secrets) -> Result<()> {
@@ -466,7 +493,7 @@ impl Work<'_> {
             Intended::Suspended => self.drop_routes_but(&[]).await,
             // It wakes by itself when a request comes, so there must be a way for one.
             _ if set.intended == Intended::Suspended && set.generation == self.subject.target.generation => {
-                self.apply_all(&self.objects().routes).await
+                self.apply_all(&self.objects().routes, Some(&space)).await
             }
             _ => Ok(()),
         }

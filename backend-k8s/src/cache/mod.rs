@@ -19,7 +19,7 @@ use std::{
 
 use provisioner_core::types::{ControlPlaneId, Incarnation, InstanceId};
 use tokio::{
-    sync::{broadcast, watch},
+    sync::{Notify, broadcast, watch},
     time::Instant,
 };
 use tokio_util::{
@@ -89,6 +89,8 @@ struct Health {
     doubt: Doubt,
     /// When the cluster wants to be asked again.
     retry_after: Option<Duration>,
+    /// How often it failed.
+    failures: u64,
 }
 
 /// Whether what is known may be old.
@@ -105,6 +107,7 @@ enum Doubt {
 impl Health {
     fn fail(&mut self, failure: Failure) {
         self.trouble = Some(failure);
+        self.failures += 1;
         self.doubt = Doubt::Interrupted;
     }
 
@@ -166,9 +169,50 @@ struct Shared {
     /// Rises with every change.
     changed: watch::Sender<u64>,
     changes: broadcast::Sender<InstanceId>,
+    /// Somebody wants to know whether what was refused is refused still.
+    asked: Notify,
+}
+
+/// How far the watches have come.
+enum Standing {
+    Complete,
+    /// Something may not be read.
+    Refused(Failure),
+    /// Not everything has been read, and what was in the way last.
+    Waits(Option<Failure>),
 }
 
 impl State {
+    /// The watches that lack rights, and how often each of them has failed.
+    fn refusals(&self) -> BTreeMap<Kind, u64> {
+        let refused = |health: &Health| health.trouble.as_ref().is_some_and(Failure::is_unauthorized);
+        self.health
+            .iter()
+            .filter(|(_, health)| refused(health))
+            .map(|(kind, health)| (*kind, health.failures))
+            .collect()
+    }
+
+    /// Where the watches stand. Refusals of before are being tried again.
+    fn standing(&self, before: &BTreeMap<Kind, u64>) -> Standing {
+        let refusals = self.refusals();
+        let trouble = |kind: &Kind| self.health.get(kind).and_then(|health| health.trouble.clone());
+        // Rights that are taken away later count too: what is known would be older and older.
+        let refused = refusals.iter().find(|(kind, failures)| before.get(kind) != Some(failures));
+        if let Some(refused) = refused.and_then(|(kind, _)| trouble(kind)) {
+            return Standing::Refused(refused);
+        }
+        let is_complete = |kind: &Kind| self.health.get(kind).is_some_and(|health| health.is_complete);
+        let mut lacking = Kind::ALL.iter().filter(|kind| !is_complete(kind) || refusals.contains_key(kind)).peekable();
+        if lacking.peek().is_none() {
+            return Standing::Complete;
+        }
+        match lacking.find_map(trouble) {
+            Some(refused @ Failure::Refused(_)) if !refused.is_unauthorized() => Standing::Refused(refused),
+            trouble => Standing::Waits(trouble),
+        }
+    }
+
     /// The watch of a kind is open from this version on: what is older has been told.
     fn opened(&mut self, kind: Kind, version: u64) {
         self.health.entry(kind).or_default().opened();
@@ -201,6 +245,7 @@ impl Cache {
             state: Mutex::default(),
             changed: watch::Sender::new(0),
             changes: broadcast::Sender::new(CHANGES_KEPT),
+            asked: Notify::new(),
         });
         let cancel = CancellationToken::new();
         watches::start(cluster, control_plane, &shared, tasks, &cancel);
@@ -210,28 +255,20 @@ impl Cache {
     /// Waits until everything that there is has been read once.
     ///
     /// # Errors
-    /// What keeps a watch from that, when it has not come to it by then.
+    /// What keeps a watch from that, when it has not come to it by then. What may not be read is not waited for: it is tried
+    /// once more at once, as rights may have been given since.
     pub(crate) async fn complete(&self, deadline: Instant) -> Result<(), Failure> {
         let mut changed = self.shared.changed.subscribe();
+        let before = self.shared.state().refusals();
+        if !before.is_empty() {
+            self.shared.asked.notify_waiters();
+        }
         loop {
-            let trouble = {
-                let state = self.shared.state();
-                // Rights that are taken away later count too: what is known would be older and older.
-                let troubles = state.health.values().filter_map(|health| health.trouble.as_ref());
-                if let Some(refused) = troubles.into_iter().find(|trouble| trouble.is_unauthorized()) {
-                    return Err(refused.clone());
-                }
-                let lacking = |kind: &Kind| !state.health.get(kind).is_some_and(|health| health.is_complete);
-                let mut lacking = Kind::ALL.iter().filter(|kind| lacking(kind)).peekable();
-                if lacking.peek().is_none() {
-                    return Ok(());
-                }
-                lacking.find_map(|kind| state.health.get(kind).and_then(|health| health.trouble.clone()))
+            let trouble = match self.shared.state().standing(&before) {
+                Standing::Complete => return Ok(()),
+                Standing::Refused(refused) => return Err(refused),
+                Standing::Waits(trouble) => trouble,
             };
-            // What may not be read is not waited for.
-            if let Some(trouble @ Failure::Refused(_)) = trouble {
-                return Err(trouble);
-            }
             if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
                 return Err(trouble.unwrap_or(Failure::TimedOut));
             }

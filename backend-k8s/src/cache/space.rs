@@ -27,6 +27,7 @@ pub(super) struct PartDigest {
     pub(super) kind: Kind,
     pub(super) name: Box<str>,
     pub(super) incarnation: Incarnation,
+    pub(super) version: u64,
     pub(super) generation: Generation,
     /// Whether somebody else changed what we said.
     pub(super) is_foreign: bool,
@@ -86,6 +87,12 @@ impl Space {
         Kind::PARTS.iter().all(|kind| own().any(|part| part.kind == *kind))
             && has_routes
             && own().all(|part| part.generation == set.generation && !part.is_foreign)
+    }
+
+    /// For which generation an object of a making was applied, and its version.
+    pub(crate) fn part(&self, kind: Kind, name: &str) -> Option<(Generation, u64)> {
+        let part = self.parts.iter().find(|part| part.kind == kind && *part.name == *name)?;
+        Some((part.generation, part.version))
     }
 
     /// How many routes lead to the making.

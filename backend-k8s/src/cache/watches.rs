@@ -1,6 +1,6 @@
 //! The watches that keep the cache current.
 
-use std::{collections::BTreeSet, fmt::Debug, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt::Debug, pin::pin, sync::Arc, time::Duration};
 
 use backon::ExponentialBuilder;
 use futures::StreamExt;
@@ -156,9 +156,14 @@ async fn watch_while_served<K: Watched>(cluster: &Cluster, shared: &Arc<Shared>,
             if failure.is_not_found() {
                 return failure;
             }
+            let mut asked = pin!(shared.asked.notified());
+            asked.as_mut().enable();
             fail::<K>(shared, failure.clone());
             let pause = pauses.next().unwrap_or(AGAIN_MAX);
-            tokio::time::sleep(after.map_or(pause, |after| after.max(pause))).await;
+            tokio::select! {
+                () = tokio::time::sleep(after.map_or(pause, |after| after.max(pause))) => {}
+                () = asked, if failure.is_unauthorized() && after.is_none() => tokio::time::sleep(AGAIN_MIN).await,
+            }
             // The library reads everything again where a watch says that it is too old, not where it is refused for that.
             if failure.is_gone() {
                 break;
@@ -406,6 +411,7 @@ macro_rules! watched_parts {
                     kind: Self::KIND,
                     name: self.key().into(),
                     incarnation,
+                    version: version_of(self.meta()),
                     generation: applied::generation(self.meta()),
                     is_foreign: !applied::is_intact(self.meta(), self),
                 });

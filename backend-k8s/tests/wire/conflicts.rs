@@ -162,3 +162,31 @@ async fn until_absent(fixture: &Fixture) {
     }
     panic!("not told to be absent, with everything told");
 }
+
+#[tokio::test]
+async fn small_objects_are_applied_only_as_they_were_seen_and_unless_they_are_newer() {
+    for (meanwhile, expected) in [("2", Ok("3")), ("9", Err(ErrorKind::Conflict))] {
+        let (fixture, _) = Fixture::with_instance().await;
+        for plural in ["resourcequotas", "services"] {
+            let part = fixture.key_of(plural);
+            fixture.server.before("apply", plural, set_generation(part, meanwhile), None);
+        }
+        let done = fixture.backend.create(&cx(), &target(3)).await;
+        let quota = fixture.key_of("resourcequotas");
+        let quota = fixture.server.world(|world| world.objects[&quota].clone());
+        match expected {
+            Ok(generation) => {
+                done.unwrap();
+                assert_eq!(quota["metadata"]["annotations"][GENERATION], generation);
+                let Observed::Present(present) = fixture.observe(&target(3)).await else { panic!("it is there") };
+                assert_eq!(present.generation, Generation(3));
+            }
+            Err(kind) => {
+                let error = done.unwrap_err();
+                assert_eq!((error.kind(), error.field()), (kind, Some("generation")));
+                assert_eq!(quota["metadata"]["annotations"][GENERATION], meanwhile);
+                assert_eq!(fixture.server.count("patch", "statefulsets"), 0);
+            }
+        }
+    }
+}

@@ -67,8 +67,13 @@ impl World {
 
     /// As a server-side apply by one manager that owns everything.
     pub(crate) fn apply(&mut self, key: &Key, object: Value) -> Result<Value, Refusal> {
+        let version = &object["metadata"]["resourceVersion"];
         match self.objects.get(key) {
+            None if version.is_string() => Err(not_found(key)),
             None => self.create(key, object),
+            Some(before) if version.is_string() && *version != before["metadata"]["resourceVersion"] => {
+                Err((409, "Conflict", "the object has been modified".to_owned()))
+            }
             Some(_) => Ok(self.put(key, object)),
         }
     }
