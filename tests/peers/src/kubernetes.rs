@@ -2,6 +2,9 @@
 //!
 //! `kubernetes/README.md` beside this package says how it is made and what it holds.
 
+#[cfg(feature = "client")]
+pub mod volumes;
+
 use std::{
     env,
     ffi::{OsStr, OsString},
@@ -167,6 +170,12 @@ impl Image {
         }
         Ok(command)
     }
+}
+
+/// Whether a run does not count without a cluster: `REQUIRED_PEERS` names `kubernetes`.
+#[must_use]
+pub fn is_required() -> bool {
+    env::var("REQUIRED_PEERS").unwrap_or_default().split(',').any(|peer| peer.trim() == "kubernetes")
 }
 
 /// Whether `KUBECONFIG` names a cluster other than the one that is made here. Then tests take no other.
