@@ -36,14 +36,15 @@ pub struct Binaries {
 /// product is another package.
 pub async fn binaries() -> &'static Binaries {
     static BUILT: OnceCell<Binaries> = OnceCell::const_new();
-    BUILT
-        .get_or_init(async || {
-            let arguments = ["-p", "product", "-p", "examples", "--bin", "product", "--example", "signup"];
-            let built = cargo::build(&arguments).await.unwrap();
-            let find = |wanted| built.iter().find(|(name, _)| name == wanted).unwrap().1.clone();
-            Binaries { signup: find("signup"), product: find("product") }
-        })
-        .await
+    BUILT.get_or_init(|| build(&[])).await
+}
+
+/// Builds them with these arguments too.
+pub async fn build(more: &[&str]) -> Binaries {
+    let arguments = ["-p", "product", "-p", "examples", "--bin", "product", "--example", "signup"];
+    let built = cargo::build(&[&arguments, more].concat()).await.unwrap();
+    let find = |wanted| built.iter().find(|(name, _)| name == wanted).unwrap().1.clone();
+    Binaries { signup: find("signup"), product: find("product") }
 }
 
 /// A state folder. When dropped, whatever still runs on it is killed.
