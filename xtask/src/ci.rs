@@ -56,8 +56,17 @@ struct Step {
 /// A check that could not be made here.
 type Skipped = Option<Ignored>;
 
-/// Makes every check, up to the first that fails, and then runs every test.
+/// Makes every check, up to the first that fails, and then runs every test. A cluster that was made for them is stopped.
 pub(crate) fn run() -> Result<Report, String> {
+    let had_cluster = peers::has_cluster();
+    let report = checked();
+    if !had_cluster && peers::has_cluster() {
+        timed("stopping the cluster", peers::stop)?;
+    }
+    report
+}
+
+fn checked() -> Result<Report, String> {
     let mut skipped = Vec::new();
     for step in STEPS {
         skipped.extend(timed(step.name, step.run)?);

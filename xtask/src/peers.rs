@@ -154,6 +154,11 @@ pub(crate) fn list() -> String {
     PEERS.iter().map(|peer| described(peer, &peer.missing())).collect()
 }
 
+/// Whether there is a Kubernetes cluster that answers.
+pub(crate) fn has_cluster() -> bool {
+    kubernetes::found().is_ok()
+}
+
 /// Installs and makes what is missing where that is possible, and says what to install where it is not.
 ///
 /// # Errors
