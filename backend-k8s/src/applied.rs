@@ -3,10 +3,10 @@
 //!
 //! The cluster's own record of who set which field tells of what others set, not of what they took away.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use provisioner_core::types::Generation;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::{names, render::Part};
 
@@ -15,6 +15,14 @@ pub(crate) fn note(part: &mut Part, generation: Generation) {
     annotate(part, names::GENERATION, generation.0.to_string());
     let said = said(&part.body).to_string();
     annotate(part, names::APPLIED, said);
+}
+
+/// Notes on a namespace the labels that stay as they are, whoever uses the data.
+pub(crate) fn note_labels(namespace: &mut Namespace) {
+    let mut labels = namespace.metadata.labels.clone().unwrap_or_default();
+    labels.retain(|key, _| ![names::INSTANCE, names::INCARNATION].contains(&key.as_str()));
+    let said = json!({"metadata": {"labels": labels}}).to_string();
+    namespace.metadata.annotations.get_or_insert_default().insert(names::APPLIED.to_owned(), said);
 }
 
 fn annotate(part: &mut Part, key: &str, value: String) {
@@ -45,24 +53,37 @@ pub(crate) fn generation(meta: &ObjectMeta) -> Generation {
     Generation(noted.and_then(|noted| noted.parse().ok()).unwrap_or_default())
 }
 
+/// What else a list may have than what was applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lists {
+    /// Nothing: who applies a list applies all of it.
+    Whole,
+    /// What others add, which an apply leaves to them, as the ports of a service:
+    /// <https://kubernetes.io/docs/reference/using-api/server-side-apply/#merge-strategy>.
+    Shared,
+}
+
 /// Whether an object still says all that was applied.
-pub(crate) fn is_intact(meta: &ObjectMeta, object: &impl Serialize) -> bool {
+pub(crate) fn is_intact(meta: &ObjectMeta, object: &impl Serialize, lists: Lists) -> bool {
     let noted = meta.annotations.as_ref().and_then(|annotations| annotations.get(names::APPLIED));
     let noted = noted.and_then(|noted| serde_json::from_str::<Value>(noted).ok());
     let found = serde_json::to_value(object);
-    matches!((found, noted), (Ok(found), Some(noted)) if covers(&found, &noted))
+    matches!((found, noted), (Ok(found), Some(noted)) if covers(&found, &noted, lists))
 }
 
 /// Whether something has all that is wanted. The cluster leaves out what is empty, and adds its defaults.
-fn covers(found: &Value, wanted: &Value) -> bool {
+fn covers(found: &Value, wanted: &Value, lists: Lists) -> bool {
     match (found, wanted) {
         (Value::Object(found), Value::Object(wanted)) => {
-            wanted.iter().all(|(key, wanted)| covers(found.get(key).unwrap_or(&Value::Null), wanted))
+            wanted.iter().all(|(key, wanted)| covers(found.get(key).unwrap_or(&Value::Null), wanted, lists))
+        }
+        (Value::Array(found), Value::Array(wanted)) if lists == Lists::Shared => {
+            wanted.iter().all(|wanted| found.iter().any(|found| covers(found, wanted, lists)))
         }
         (Value::Array(found), Value::Array(wanted)) => {
-            found.len() == wanted.len() && found.iter().zip(wanted).all(|(found, wanted)| covers(found, wanted))
+            found.len() == wanted.len() && found.iter().zip(wanted).all(|(found, wanted)| covers(found, wanted, lists))
         }
-        (Value::Null, Value::Object(wanted)) => wanted.values().all(|wanted| covers(&Value::Null, wanted)),
+        (Value::Null, Value::Object(wanted)) => wanted.values().all(|wanted| covers(&Value::Null, wanted, lists)),
         (Value::Null, Value::Array(wanted)) => wanted.is_empty(),
         (found, wanted) => found == wanted,
     }
@@ -72,7 +93,6 @@ fn covers(found: &Value, wanted: &Value) -> bool {
 mod tests {
     use k8s_openapi::api::networking::v1::NetworkPolicy;
     use kube::Resource;
-    use serde_json::json;
 
     use super::*;
 
@@ -93,7 +113,7 @@ mod tests {
         let mut body = applied().body;
         change(&mut body);
         let policy: NetworkPolicy = serde_json::from_value(body).unwrap();
-        assert_eq!(is_intact(policy.meta(), &policy), expected);
+        assert_eq!(is_intact(policy.meta(), &policy, Lists::Whole), expected);
     }
 
     #[test]
@@ -113,6 +133,14 @@ mod tests {
         assert_intact(false, |body| drop(body["spec"].as_object_mut().unwrap().remove("policyTypes")));
         assert_intact(false, |body| drop(body["spec"].as_object_mut().unwrap().remove("egress")));
         assert_intact(false, |body| drop(body["metadata"].as_object_mut().unwrap().remove("annotations")));
+    }
+
+    #[test]
+    fn what_others_add_to_a_shared_list_is_theirs() {
+        let ports = |ports: &[u16]| json!(ports.iter().map(|port| json!({"port": port})).collect::<Vec<_>>());
+        assert!(covers(&ports(&[80, 9090]), &ports(&[80]), Lists::Shared));
+        assert!(!covers(&ports(&[9090]), &ports(&[80]), Lists::Shared));
+        assert!(!covers(&ports(&[80, 9090]), &ports(&[80]), Lists::Whole));
     }
 
     #[test]

@@ -36,6 +36,8 @@ const SHOWN_WITHIN: Duration = Duration::from_millis(500);
 const FOREIGN_WRITES_FOR: Duration = Duration::from_secs(5);
 /// How many namespaces of a listing are copied out of the cache at a time.
 const PAGE: usize = 32;
+/// How many targets are looked at at once.
+const LOOKS_AT_ONCE: usize = 16;
 
 /// Instances on a Kubernetes cluster. A clone is the same backend.
 ///
@@ -306,11 +308,9 @@ impl Provisioner for KubernetesBackend {
     }
 
     async fn observe_many(&self, cx: &OpContext, targets: &[Target]) -> Vec<Result<Observed>> {
-        let mut answers = Vec::with_capacity(targets.len());
-        for target in targets {
-            answers.push(self.observe(cx, target).await);
-        }
-        answers
+        // Only in doubt is anything asked of the cluster.
+        let looks: Vec<_> = targets.iter().map(|target| self.observe(cx, target)).collect();
+        futures::stream::iter(looks).buffered(LOOKS_AT_ONCE).collect().await
     }
 
     fn list(&self, cx: &OpContext) -> BoxStream<'static, Result<Owned>> {

@@ -193,8 +193,9 @@ impl KubernetesConfig {
                 return Err(wrong(&format!("{field}[{i}].namespace"), "empty: expected labels of namespaces"));
             }
         }
-        if self.beside.pods > 0 && (self.beside.cpu_millis == 0 || self.beside.memory_mib == 0) {
-            return Err(wrong("beside", "pods without cpu_millis and memory_mib: expected room for them"));
+        let beside = self.beside;
+        if (beside.cpu_millis == 0) != (beside.memory_mib == 0) || (beside.pods > 0 && beside.cpu_millis == 0) {
+            return Err(wrong("beside", "expected both cpu_millis and memory_mib, or nothing at all"));
         }
         for (i, toleration) in self.tolerations.iter().enumerate() {
             let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];

@@ -37,6 +37,11 @@ pub(crate) fn check(
     if wanted.workload.data_path.as_ref().is_some_and(|path| !path.starts_with('/') || path.contains(':')) {
         return Err(InvalidSpec::new("workload.data_path", "expected an absolute path without a colon").into());
     }
+    let mounted = wanted.workload.data_path.as_deref().map(|path| path.trim_end_matches('/'));
+    if mounted == Some("") || (mounted == Some("/tmp") && config.read_only_root) {
+        let problem = "taken by the product itself, or by what it throws away: expected a folder of its own";
+        return Err(InvalidSpec::new("workload.data_path", problem).into());
+    }
     if let (false, Some(host)) = (takes_host_names, wanted.host_names.first()) {
         let problem = format!("{host}: this cell has no way in for host names: expected none");
         return Err(InvalidSpec::new("host_names", problem).into());
@@ -63,7 +68,16 @@ pub(crate) fn observed(space: Option<&Space>, incarnation: Incarnation) -> Obser
     if space.is_behind {
         return Observed::Unknown { again: CATCHING_UP };
     }
-    let Some(namespace) = &space.namespace else { return Observed::Absent };
+    let Some(namespace) = &space.namespace else {
+        if !space.has_any(incarnation) {
+            return Observed::Absent;
+        }
+        // It is the last to go, so it has lost its labels, or its watch is ahead of others.
+        let present = Present::new(Phase::Provisioning, Generation(0), incarnation);
+        return present
+            .with_reason(Reason::new("namespace-missing", "its namespace is gone, or has lost its labels"))
+            .into();
+    };
     let is_user = namespace.incarnation == incarnation;
     let leaving = || {
         let mut present = Present::new(Phase::Destroying, generation(space, incarnation), incarnation);
@@ -95,9 +109,14 @@ pub(crate) fn observed(space: Option<&Space>, incarnation: Incarnation) -> Obser
 /// What somebody else changed is of no generation of ours: it has to be applied again.
 fn generation(space: &Space, incarnation: Incarnation) -> Generation {
     match space.set_of(incarnation) {
-        Some(set) if !set.is_foreign && space.is_whole(set) => set.generation,
+        Some(set) if !set.is_foreign && is_kept(space) && space.is_whole(set) => set.generation,
         _ => Generation(0),
     }
+}
+
+/// Whether namespace and claim are as they were made.
+pub(crate) fn is_kept(space: &Space) -> bool {
+    space.claim.is_some() && space.namespace.as_ref().is_some_and(|namespace| !namespace.is_foreign)
 }
 
 fn present(space: &Space, set: &SetDigest) -> Present {
@@ -121,7 +140,10 @@ fn present(space: &Space, set: &SetDigest) -> Present {
 
 fn running(space: &Space, set: &SetDigest, mut present: Present) -> Present {
     let pod = space.pods_of(set.incarnation).find(|pod| !pod.is_ending && pod.revision == set.revision);
+    let serving = pod.filter(|pod| set.is_seen && set.replicas > 0 && is_serving(space, pod));
     match &space.claim {
+        // While a pod uses it, it cannot go: it has lost its labels.
+        None if serving.is_some() => {}
         None => return failed(present, Reason::new("data-missing", "its claim is gone")),
         Some(claim) if claim.is_lost => return failed(present, Reason::new("data-missing", "its volume is gone")),
         Some(_) => {}
@@ -132,7 +154,7 @@ fn running(space: &Space, set: &SetDigest, mut present: Present) -> Present {
         present.reason = lost.filter(|trouble| trouble.reason.code == reasons::NODE_LOST).map(|it| it.reason.clone());
         return present;
     };
-    if is_serving(space, pod) {
+    if serving.is_some() {
         present.phase = Phase::Running;
         if space.claim.as_ref().is_some_and(|claim| claim.is_ending) {
             present.reason = Some(Reason::new("data-ending", "its claim is being removed, as soon as its pod ends"));
@@ -177,8 +199,7 @@ pub(crate) fn owned(space: &Space) -> Vec<Owned> {
                 all.push(owned(OwnedKind::Data, asleep.into()));
             }
             Observed::Absent => {}
-            // Data that is being deleted is no data any more.
-            Observed::Present(_) if namespace.is_ending && is_released => {}
+            Observed::Present(_) if namespace.is_ending && is_released => all.push(owned(OwnedKind::Data, seen)),
             seen => all.push(owned(OwnedKind::Instance, seen)),
         }
     }

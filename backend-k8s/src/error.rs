@@ -65,6 +65,11 @@ impl Failure {
         matches!(self, Self::Refused(refusal) if refusal.code == StatusCode::GONE)
     }
 
+    /// Whether the cluster's refusal has these words.
+    pub(crate) fn says(&self, words: &str) -> bool {
+        matches!(self, Self::Refused(refusal) if refusal.status.message.contains(words))
+    }
+
     /// Whether rights are missing.
     pub(crate) fn is_unauthorized(&self) -> bool {
         matches!(self, Self::Refused(refusal)

@@ -27,6 +27,10 @@ pub(crate) const APPLIED: &str = "provisioner.internal/applied";
 pub(crate) const WRITTEN: &str = "provisioner.internal/written";
 /// On a stateful set: `running`, `zero` or `suspended`.
 pub(crate) const INTENDED: &str = "provisioner.internal/intended";
+/// On a stateful set: how many objects of watched kinds belong to it, beside routes.
+pub(crate) const PARTS: &str = "provisioner.internal/parts";
+/// On a claim: the mebibytes that were asked for.
+pub(crate) const SIZE: &str = "provisioner.internal/size-mib";
 /// On a stateful set: how many routes lead there when it is not suspended.
 pub(crate) const ROUTES: &str = "provisioner.internal/routes";
 /// On a stateful set: where it answers.

@@ -43,7 +43,11 @@ pub(crate) fn of_pod(pod: &Pod) -> Option<Trouble> {
 fn is_lost(pod: &Pod, status: &PodStatus) -> bool {
     let mut conditions = status.conditions.iter().flatten();
     let has_gates = pod.spec.as_ref().is_some_and(|spec| spec.readiness_gates.iter().flatten().next().is_some());
-    let mut containers = status.container_statuses.iter().flatten().peekable();
+    // A sidecar is an init container that goes on, and counts too.
+    let is_over =
+        |container: &&ContainerStatus| container.state.as_ref().is_some_and(|state| state.terminated.is_some());
+    let sidecars = status.init_container_statuses.iter().flatten().filter(|container| !is_over(container));
+    let mut containers = status.container_statuses.iter().flatten().chain(sidecars).peekable();
     !has_gates
         && conditions.any(|condition| condition.type_ == "Ready" && condition.status == "False")
         && containers.peek().is_some()

@@ -1,8 +1,13 @@
 //! What each verb writes, request by request. Every one of them may be repeated, and may be the last one before a crash.
 
-use k8s_openapi::api::{
-    apps::v1::StatefulSet,
-    core::v1::{Namespace, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{Namespace, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
     Resource,
@@ -18,8 +23,9 @@ use tokio::time::Instant;
 
 use crate::{
     applied,
-    cache::{Awaited, Cache, Intended, Kind, NamespaceDigest, SetDigest, Space, compare, version_of},
+    cache::{Awaited, Cache, Intended, Kind, NamespaceDigest, SetDigest, Space, compare, incarnation_of, version_of},
     client::{Calls, operation, path_of},
+    convert,
     error::Failure,
     names,
     render::{self, Layout, Objects, Part, Subject},
@@ -59,14 +65,26 @@ impl Work<'_> {
     fn objects(&self) -> Objects {
         let mut objects = self.layout.objects(&self.subject);
         let generation = self.subject.target.generation;
-        for part in objects.before.iter_mut().chain(&mut objects.after).chain(&mut objects.routes) {
+        let labels = objects.set.metadata.labels.clone().unwrap_or_default();
+        let is_watched = |part: &&mut Part| Kind::of(&part.resource).is_some();
+        let parts = objects.before.iter_mut().chain(&mut objects.after).chain(&mut objects.routes);
+        for part in parts.filter(is_watched) {
+            for (key, value) in &labels {
+                part.body["metadata"]["labels"][key] = Value::String(value.clone());
+            }
             applied::note(part, generation);
         }
-        let watched = objects.routes.iter().filter(|route| Kind::of(&route.resource).is_some()).count();
+        let watched = |parts: &[Part]| parts.iter().filter(|part| Kind::of(&part.resource).is_some()).count();
+        let parts = watched(&objects.before) + watched(&objects.after);
+        let routes = watched(&objects.routes);
         let annotations = objects.set.metadata.annotations.get_or_insert_default();
         annotations.insert(names::ENDPOINT.to_owned(), objects.endpoint.clone());
-        annotations.insert(names::ROUTES.to_owned(), watched.to_string());
+        annotations.insert(names::PARTS.to_owned(), parts.to_string());
+        annotations.insert(names::ROUTES.to_owned(), routes.to_string());
         annotations.insert(names::WRITTEN.to_owned(), "1".to_owned());
+        let size = self.subject.target.spec.data.size_mib.to_string();
+        objects.claim.metadata.annotations.get_or_insert_default().insert(names::SIZE.to_owned(), size);
+        applied::note_labels(&mut objects.namespace);
         objects
     }
 
@@ -93,8 +111,9 @@ impl Work<'_> {
 
     /// `create`, and `resume` without the making. `false`: there is nothing to wake.
     pub(crate) async fn run(&self, space: Option<Space>, make: bool) -> Result<bool> {
-        let space = space.filter(|space| space.namespace.is_some());
         let existing = matches!(self.subject.target.data, DataSource::Existing(_));
+        self.keep_namespace(space.as_ref(), existing).await?;
+        let space = space.filter(|space| space.namespace.is_some());
         let Some(space) = space else {
             if !make {
                 return Ok(false);
@@ -143,6 +162,57 @@ impl Work<'_> {
         .map(|()| true)
     }
 
+    /// Gives a namespace its labels back that somebody took away or changed: without them nobody sees that it is there. What
+    /// is done next begins with another look.
+    async fn keep_namespace(&self, space: Option<&Space>, is_wanted: bool) -> Result<()> {
+        let known = space.and_then(|space| space.namespace.as_ref());
+        let is_in_use = space.is_some_and(|space| space.claim.is_some() || space.has_any(self.incarnation()));
+        if known.is_some_and(|known| !known.is_foreign || known.is_ending)
+            || (known.is_none() && !is_in_use && !is_wanted)
+        {
+            return Ok(());
+        }
+        let found = self.calls.get::<Namespace>(None, self.namespace).await;
+        let Some(found) = found.map_err(|failure| self.calls.reading(failure))? else { return Ok(()) };
+        if found.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        let has = found.metadata.labels.clone().unwrap_or_default();
+        let tenant = self.subject.target.tenant.digest();
+        // Whose it is tells its claim, where its own label does not.
+        let is_ours = |labels: &BTreeMap<String, String>| {
+            labels.get(names::DATA).is_some_and(|data| *data == self.subject.target.data.id().as_str())
+                && labels.get(names::TENANT).is_none_or(|found| *found == tenant)
+        };
+        if known.is_none() && !is_ours(&has) {
+            let claim = self.calls.get::<PersistentVolumeClaim>(Some(self.namespace), names::CLAIM).await;
+            let claim = claim.map_err(|failure| self.calls.reading(failure))?;
+            if !claim.and_then(|claim| claim.metadata.labels).is_some_and(|labels| is_ours(&labels)) {
+                return Ok(());
+            }
+        }
+        let rendered = self.objects().namespace.metadata;
+        let (mut labels, mut annotations) = (has, found.metadata.annotations.unwrap_or_default());
+        for (key, value) in rendered.labels.unwrap_or_default() {
+            // Who used it last is not for this to say.
+            let is_last_user = [names::INSTANCE, names::INCARNATION].contains(&key.as_str());
+            if !(is_last_user && labels.contains_key(&key)) {
+                labels.insert(key, value);
+            }
+        }
+        annotations.extend(rendered.annotations.unwrap_or_default());
+        let patch = json!([
+            operation("test", "/metadata/uid", found.metadata.uid.unwrap_or_default()),
+            operation("test", "/metadata/resourceVersion", found.metadata.resource_version.unwrap_or_default()),
+            operation("add", "/metadata/labels", json!(labels)),
+            operation("add", "/metadata/annotations", json!(annotations)),
+        ]);
+        let done = self.calls.patch(&resource::<Namespace>(), None, self.namespace, patch).await;
+        let object = done.map_err(|failure| self.written(failure))?;
+        self.note(Kind::Namespace, &object);
+        Err(self.overtaken().with_message("its namespace had lost its labels, and has them again"))
+    }
+
     /// Resolved before anything is written: without them nothing is made.
     async fn secrets(&self) -> Result<Secrets> {
         let resolved = self.calls.cx.resolve_secrets(self.calls.during.operation, self.subject.target).await;
@@ -183,13 +253,17 @@ impl Work<'_> {
     /// Whether a claim that is there has the room that is wanted, or can be given it.
     fn check_size(&self, claim: &PersistentVolumeClaim) -> Result<()> {
         let wanted = self.subject.target.spec.data.size_mib;
-        match size_mib(claim) {
+        let asked = claim.metadata.annotations.as_ref().and_then(|noted| noted.get(names::SIZE)?.parse::<u32>().ok());
+        let is_own = incarnation_of(&claim.metadata) == Some(self.incarnation());
+        let problem = match size_mib(claim) {
             Some(size) if u64::from(wanted) > size && !self.subject.config.volume_expansion => {
-                let message = format!("{wanted}: its volume has {size}, and its storage class cannot grow it");
-                Err(self.conflict("data.size_mib", message))
+                format!("{wanted}: its volume has {size}, and its storage class cannot grow it")
             }
-            _ => Ok(()),
-        }
+            // Data that is taken up may be larger than it need be.
+            _ if is_own && asked.is_some_and(|asked| wanted < asked) => format!("{wanted}: a volume does not shrink"),
+            _ => return Ok(()),
+        };
+        Err(self.conflict("data.size_mib", problem))
     }
 
     /// The claim as it is to be applied. Of one that is there only its size may change, and only upwards; and nothing at
@@ -198,7 +272,10 @@ impl Work<'_> {
         let mut claim = objects.claim.clone();
         if let Some(found) = found {
             let grows = size_mib(found).is_some_and(|size| u64::from(self.subject.target.spec.data.size_mib) > size);
-            if !grows && !is_new_making {
+            let labels = |meta: &ObjectMeta| meta.labels.clone().unwrap_or_default();
+            let (has, wants) = (labels(&found.metadata), labels(&claim.metadata));
+            let is_labelled = wants.iter().all(|(key, value)| has.get(key) == Some(value));
+            if !grows && !is_new_making && is_labelled {
                 return None;
             }
             let (spec, found) = (claim.spec.get_or_insert_default(), found.spec.as_ref());
@@ -253,12 +330,16 @@ impl Work<'_> {
                 let done = self.calls.delete(&resource, Some(self.namespace), name, None).await;
                 done.map_err(|failure| self.calls.writing(failure))?;
             }
+            let of_before = format!("{}={}", names::INCARNATION, before.incarnation);
+            let done = self.calls.delete_all::<Secret>(self.namespace, &of_before).await;
+            done.map_err(|failure| self.calls.writing(failure))?;
         }
         Ok(())
     }
 
     fn is_up_to_date(&self, set: &SetDigest, space: &Space) -> bool {
-        set.generation == self.subject.target.generation && !set.is_foreign && space.is_whole(set)
+        let is_kept = convert::is_kept(space);
+        set.generation == self.subject.target.generation && !set.is_foreign && is_kept && space.is_whole(set)
     }
 
     /// Whether a set is the one that a verb that runs would make of it.
@@ -284,8 +365,29 @@ impl Work<'_> {
     }
 
     async fn patch_set(&self, patch: Value) -> Result<()> {
-        let done = self.calls.patch(&resource::<StatefulSet>(), Some(self.namespace), &self.name(), patch).await;
-        let object = done.map_err(|failure| self.written(failure))?;
+        let set = resource::<StatefulSet>();
+        let done = self.calls.patch(&set, Some(self.namespace), &self.name(), patch).await;
+        let mut object = done.map_err(|failure| self.written(failure))?;
+        let annotations = object.metadata.annotations.as_ref();
+        let written = annotations.and_then(|annotations| annotations.get(names::WRITTEN)?.parse::<i64>().ok());
+        if let (Some(edits), Some(written)) = (object.metadata.generation, written)
+            && written > edits
+        {
+            // It was as it should be already. Left so, the next change by somebody else would pass for ours. If that has come
+            // already, nothing is said to be ours.
+            let version = object.metadata.resource_version.clone().unwrap_or_default();
+            let path = path_of("annotations", names::WRITTEN);
+            let corrected = json!([
+                operation("test", "/metadata/resourceVersion", version),
+                operation("replace", &path, edits.to_string()),
+            ]);
+            let mut done = self.calls.patch(&set, Some(self.namespace), &self.name(), corrected).await;
+            if done.as_ref().is_err_and(Failure::is_overtaken) {
+                let unknown = json!([operation("replace", &path, "0")]);
+                done = self.calls.patch(&set, Some(self.namespace), &self.name(), unknown).await;
+            }
+            object = done.map_err(|failure| self.written(failure))?;
+        }
         self.note(Kind::Set, &object);
         Ok(())
     }
@@ -317,12 +419,14 @@ impl Work<'_> {
         objects: &Objects,
         secrets: &Secrets,
     ) -> Result<()> {
+        if set.is_some() {
+            // What it is refused for is refused before anything else is changed.
+            self.apply_claim(objects, claim, false).await?;
+        }
         self.apply_all(&objects.before, space).await?;
         self.apply_environment(secrets).await?;
-        if let Some(claim) = self.claim(objects, claim, set.is_none()) {
-            let done = self.calls.apply(&claim.resource, Some(self.namespace), &claim.name, &claim.body).await;
-            let object = done.map_err(|failure| self.claim_refused(failure))?;
-            self.note(Kind::Claim, &object);
+        if set.is_none() {
+            self.apply_claim(objects, claim, true).await?;
         }
         match set {
             None => self.make_set(objects).await?,
@@ -335,14 +439,30 @@ impl Work<'_> {
             self.drop_routes_but(&objects.routes).await?;
         }
         match set {
-            Some(set) if set.generation < self.subject.target.generation => self.drop_environment(set.generation).await,
-            _ => Ok(()),
+            Some(_) => self.drop_environments().await,
+            None => Ok(()),
         }
     }
 
+    async fn apply_claim(
+        &self,
+        objects: &Objects,
+        found: Option<&PersistentVolumeClaim>,
+        is_new_making: bool,
+    ) -> Result<()> {
+        let Some(claim) = self.claim(objects, found, is_new_making) else { return Ok(()) };
+        let done = self.calls.apply(&claim.resource, Some(self.namespace), &claim.name, &claim.body).await;
+        let object = done.map_err(|failure| self.claim_refused(failure))?;
+        self.note(Kind::Claim, &object);
+        Ok(())
+    }
+
     fn claim_refused(&self, failure: Failure) -> Error {
+        // A class that does not grow volumes refuses that as if rights were missing.
+        let cannot_grow = failure.says("can be resized");
         let error = self.calls.writing(failure);
         match error.kind() {
+            ErrorKind::Unauthorized if cannot_grow => self.conflict("data.size_mib", error.to_string()),
             ErrorKind::InvalidSpec => self.conflict("data.size_mib", error.to_string()),
             _ => error,
         }
@@ -389,10 +509,12 @@ impl Work<'_> {
         done.map(drop).map_err(|failure| self.calls.writing(failure))
     }
 
-    async fn drop_environment(&self, generation: Generation) -> Result<()> {
-        let name = format!("{}-g{}", self.name(), generation.0);
-        let done = self.calls.delete(&resource::<Secret>(), Some(self.namespace), &name, None).await;
-        done.map(drop).map_err(|failure| self.calls.writing(failure))
+    /// Removes the environments of other generations, also those that a call before did not come to.
+    async fn drop_environments(&self) -> Result<()> {
+        let generation = self.subject.target.generation.0;
+        let labels = format!("{}={},{}!={generation}", names::INCARNATION, self.incarnation(), names::GENERATION);
+        let done = self.calls.delete_all::<Secret>(self.namespace, &labels).await;
+        done.map_err(|failure| self.calls.writing(failure))
     }
 
     /// Made, not applied: a call that comes late must not change what a newer one has made meanwhile.
@@ -405,17 +527,34 @@ impl Work<'_> {
             Err(failure) if failure.is_already_there() => {
                 let found = self.calls.get::<StatefulSet>(Some(self.namespace), &self.name()).await;
                 let found = found.map_err(|failure| self.calls.reading(failure))?;
-                match found.as_ref().and_then(SetDigest::of) {
-                    Some(set) if set.is_ending => Err(self.overtaken()),
-                    Some(set) => {
+                match found.as_ref().map(|found| (found, SetDigest::of(found))) {
+                    Some((_, Some(set))) if set.is_ending => Err(self.overtaken()),
+                    Some((_, Some(set))) => {
                         self.check_generation(Some(&set))?;
                         self.update_set(&set, objects).await
                     }
+                    // Somebody took its labels or annotations away.
+                    Some((found, None)) => self.retake_set(found, objects).await,
                     None => Err(self.overtaken()),
                 }
             }
             Err(failure) => Err(self.calls.writing(failure)),
         }
+    }
+
+    /// Makes a set of our name, which cannot be told for ours any more, what it should be.
+    async fn retake_set(&self, found: &StatefulSet, objects: &Objects) -> Result<()> {
+        let mut body = serde_json::to_value(&objects.set).expect("an object of Kubernetes serializes");
+        let edits = found.metadata.generation.unwrap_or_default() + 1;
+        body["metadata"]["annotations"][names::WRITTEN] = Value::String(edits.to_string());
+        let version = found.metadata.resource_version.as_deref().unwrap_or_default();
+        self.patch_set(json!([
+            operation("test", "/metadata/resourceVersion", version),
+            operation("add", "/metadata/annotations", body["metadata"]["annotations"].clone()),
+            operation("add", "/metadata/labels", body["metadata"]["labels"].clone()),
+            operation("replace", "/spec", body["spec"].clone()),
+        ]))
+        .await
     }
 
     /// Replaces whatever is there, unless it is newer. Each time that somebody else was faster, it is newer than it was.
@@ -462,6 +601,7 @@ impl Work<'_> {
 
     pub(crate) async fn rest(&self, space: Option<Space>, intended: Intended) -> Result<()> {
         let Some(space) = space else { return Ok(()) };
+        self.keep_namespace(Some(&space), false).await?;
         let Some(namespace) = &space.namespace else { return Ok(()) };
         let Some(set) = space.set_of(self.incarnation()) else { return Ok(()) };
         if namespace.is_ending || set.is_ending || namespace.released == Some(self.incarnation()) {
@@ -525,6 +665,9 @@ impl Work<'_> {
 
     pub(crate) async fn destroy(&self, space: Option<Space>, data: DataDisposition) -> Result<()> {
         let Some(space) = space else { return Ok(()) };
+        if space.namespace.is_none() {
+            self.keep_namespace(Some(&space), false).await?;
+        }
         let Some(namespace) = &space.namespace else { return Ok(()) };
         if namespace.is_ending {
             return Ok(());
@@ -660,7 +803,8 @@ pub(crate) async fn delete_data(calls: &Calls<'_>, cache: &Cache, namespace: &st
 impl Kind {
     /// The kind of a rendered part, if it is one that is watched.
     fn of(resource: &ApiResource) -> Option<Self> {
-        Self::PARTS.into_iter().chain([Self::Ingress]).find(|kind| kind.resource().kind == resource.kind)
+        let is_it = |kind: &ApiResource| (&kind.group, &kind.kind) == (&resource.group, &resource.kind);
+        Self::PARTS.into_iter().chain([Self::Ingress]).find(|kind| is_it(&kind.resource()))
     }
 
     fn resource(self) -> ApiResource {

@@ -1,6 +1,8 @@
 //! Writes of ours that the watches have not told of yet: until then, what is known is older than what is there.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::sync::Notify;
 
 use super::{Kind, Space};
 
@@ -21,7 +23,15 @@ pub(super) struct Told {
     /// A watch tells of all objects of its kind in the order of their versions, so whatever is not newer than this has been
     /// told, also of what is gone again.
     heard: BTreeMap<Kind, u64>,
-    awaited: BTreeMap<Box<str>, Vec<Awaited>>,
+    waiting: BTreeMap<Box<str>, Waiting>,
+}
+
+/// What is waited for in one namespace, and who does.
+#[derive(Debug, Default)]
+struct Waiting {
+    awaited: Vec<Awaited>,
+    /// Told when all of it has been told of.
+    settled: Arc<Notify>,
 }
 
 impl Told {
@@ -33,7 +43,7 @@ impl Told {
 
     /// Something was written. It counts until the watches have told of it.
     pub(super) fn wait_for(&mut self, namespace: &str, awaited: Awaited) {
-        let all = self.awaited.entry(namespace.into()).or_default();
+        let all = &mut self.waiting.entry(namespace.into()).or_default().awaited;
         if !all.contains(&awaited) {
             all.push(awaited);
         }
@@ -42,9 +52,9 @@ impl Told {
     /// Forgets what has been told of by now.
     pub(super) fn settle(&mut self, spaces: &BTreeMap<Box<str>, Space>) {
         let heard = &self.heard;
-        self.awaited.retain(|namespace, all| {
+        self.waiting.retain(|namespace, waiting| {
             let space = spaces.get(namespace);
-            all.retain(|awaited| match awaited {
+            waiting.awaited.retain(|awaited| match awaited {
                 Awaited::Version(kind, version) => heard.get(kind).is_none_or(|heard| heard < version),
                 Awaited::SetGone(uid) => {
                     space.is_some_and(|space| space.sets.iter().any(|set| set.uid == *uid && !set.is_ending))
@@ -53,13 +63,21 @@ impl Told {
                     .and_then(|space| space.namespace.as_ref())
                     .is_some_and(|namespace| namespace.uid == *uid && !namespace.is_ending),
             });
-            !all.is_empty()
+            if waiting.awaited.is_empty() {
+                waiting.settled.notify_waiters();
+            }
+            !waiting.awaited.is_empty()
         });
     }
 
     /// Whether what is known of a namespace is older than what we wrote there.
     pub(super) fn is_behind(&self, namespace: &str) -> bool {
-        self.awaited.contains_key(namespace)
+        self.waiting.contains_key(namespace)
+    }
+
+    /// What tells that a namespace is as new as what we wrote there. `None`: it is.
+    pub(super) fn settled(&self, namespace: &str) -> Option<Arc<Notify>> {
+        self.waiting.get(namespace).map(|waiting| Arc::clone(&waiting.settled))
     }
 }
 

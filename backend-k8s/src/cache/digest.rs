@@ -8,8 +8,12 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use provisioner_core::types::{DataId, Generation, Incarnation, InstanceId, Reason};
+use serde_json::json;
 
-use crate::{names, reasons};
+use crate::{
+    applied::{self, Lists},
+    names, reasons,
+};
 
 /// What an instance is meant to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +49,8 @@ pub(crate) struct NamespaceDigest {
     pub(crate) tenant: Box<str>,
     /// Who is done with it, or on its way out of it.
     pub(crate) released: Option<Incarnation>,
+    /// Whether somebody else changed its labels.
+    pub(crate) is_foreign: bool,
     pub(crate) is_ending: bool,
     /// What keeps it from ending.
     pub(crate) blocked: Option<Box<str>>,
@@ -72,6 +78,8 @@ pub(crate) struct SetDigest {
     pub(crate) is_foreign: bool,
     /// Where it answers when it runs.
     pub(crate) endpoint: Box<str>,
+    /// How many objects of watched kinds belong to it, beside routes.
+    pub(crate) parts: usize,
     /// How many routes of watched kinds lead there when it is not suspended.
     pub(crate) routes: usize,
 }
@@ -165,6 +173,7 @@ impl NamespaceDigest {
             incarnation: incarnation_of(meta)?,
             data: label(meta, names::DATA)?.parse().ok()?,
             tenant: label(meta, names::TENANT)?.into(),
+            is_foreign: !applied::is_intact(meta, &json!({"metadata": {"labels": meta.labels}}), Lists::Whole),
             released: annotation(meta, names::RELEASED).and_then(|text| text.parse().ok()),
             is_ending: meta.deletion_timestamp.is_some(),
             blocked: (!blocked.is_empty()).then(|| blocked.join("; ").into()),
@@ -191,6 +200,7 @@ impl SetDigest {
             edits: meta.generation.unwrap_or_default(),
             is_foreign: meta.generation > annotation(meta, names::WRITTEN).and_then(|written| written.parse().ok()),
             endpoint: annotation(meta, names::ENDPOINT).unwrap_or_default().into(),
+            parts: annotation(meta, names::PARTS).and_then(|parts| parts.parse().ok()).unwrap_or(0),
             routes: annotation(meta, names::ROUTES).and_then(|routes| routes.parse().ok()).unwrap_or(0),
         })
     }

@@ -13,6 +13,7 @@ mod watches;
 
 use std::{
     collections::BTreeMap,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -31,7 +32,7 @@ use self::awaited::Told;
 pub(crate) use self::{
     awaited::Awaited,
     compare::{compare, compare_all},
-    digest::{Intended, NamespaceDigest, PodDigest, SetDigest, Trouble, version_of},
+    digest::{Intended, NamespaceDigest, PodDigest, SetDigest, Trouble, incarnation_of, version_of},
     space::Space,
 };
 use crate::{client::Cluster, error::Failure};
@@ -70,7 +71,7 @@ impl Kind {
         Self::Slice,
         Self::Ingress,
     ];
-    /// What every instance that is whole has, beside namespace, claim and stateful set.
+    /// What small objects are, beside routes.
     pub(crate) const PARTS: [Self; 5] = [Self::Quota, Self::Limits, Self::Policy, Self::Account, Self::Service];
 }
 
@@ -169,6 +170,8 @@ struct Shared {
     /// Rises with every change.
     changed: watch::Sender<u64>,
     changes: broadcast::Sender<InstanceId>,
+    /// Whose they are.
+    control_plane: ControlPlaneId,
     /// Somebody wants to know whether what was refused is refused still.
     asked: Notify,
 }
@@ -245,6 +248,7 @@ impl Cache {
             state: Mutex::default(),
             changed: watch::Sender::new(0),
             changes: broadcast::Sender::new(CHANGES_KEPT),
+            control_plane: control_plane.clone(),
             asked: Notify::new(),
         });
         let cancel = CancellationToken::new();
@@ -308,7 +312,19 @@ impl Cache {
 
     /// Waits until what is known of a namespace is as new as what we wrote there, or the deadline.
     pub(crate) async fn catch_up(&self, namespace: &str, deadline: Instant) {
-        self.until(deadline, |state| !state.told.is_behind(namespace)).await;
+        loop {
+            let Some(settled) = self.shared.state().told.settled(namespace) else { return };
+            let mut told = pin!(settled.notified());
+            told.as_mut().enable();
+            // It may have been told in between, and something else been written since.
+            let still = self.shared.state().told.settled(namespace);
+            if still.is_none_or(|still| !Arc::ptr_eq(&still, &settled)) {
+                continue;
+            }
+            if tokio::time::timeout_at(deadline, told).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Waits until a namespace is gone, or the deadline: `false`.

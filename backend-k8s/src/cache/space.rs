@@ -84,9 +84,8 @@ impl Space {
     pub(crate) fn is_whole(&self, set: &SetDigest) -> bool {
         let own = || self.parts.iter().filter(|part| part.incarnation == set.incarnation);
         let has_routes = set.intended == Intended::Suspended || self.routes(set.incarnation) == set.routes;
-        Kind::PARTS.iter().all(|kind| own().any(|part| part.kind == *kind))
-            && has_routes
-            && own().all(|part| part.generation == set.generation && !part.is_foreign)
+        let parts = own().filter(|part| part.kind != Kind::Ingress).count();
+        parts == set.parts && has_routes && own().all(|part| part.generation == set.generation && !part.is_foreign)
     }
 
     /// For which generation an object of a making was applied, and its version.
@@ -117,7 +116,9 @@ impl Space {
     pub(crate) fn makings(&self) -> Vec<Incarnation> {
         let namespace = self.namespace.iter().map(|namespace| namespace.incarnation);
         let sets = self.sets.iter().map(|set| set.incarnation);
-        let mut makings: Vec<_> = namespace.chain(sets).chain(self.pods.iter().map(|pod| pod.incarnation)).collect();
+        let pods = self.pods.iter().map(|pod| pod.incarnation);
+        let parts = self.parts.iter().map(|part| part.incarnation);
+        let mut makings: Vec<_> = namespace.chain(sets).chain(pods).chain(parts).collect();
         makings.sort_unstable();
         makings.dedup();
         makings

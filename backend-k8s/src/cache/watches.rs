@@ -26,7 +26,7 @@ use super::{
     space::{PartDigest, Served, Space},
 };
 use crate::{
-    applied,
+    applied::{self, Lists},
     client::Cluster,
     error::{Failure, Refusal},
     names,
@@ -226,6 +226,7 @@ fn hear<K: Watched>(shared: &Shared, event: watcher::Event<K>, read: &mut Read) 
                 state.health.entry(K::KIND).or_default().read_again();
                 *read = Some(BTreeSet::new());
             }
+            watcher::Event::InitApply(object) if !is_at_home(shared, &object) => {}
             watcher::Event::InitApply(object) => {
                 if let Some(read) = read {
                     read.insert((object.home().to_owned(), object.key()));
@@ -240,7 +241,8 @@ fn hear<K: Watched>(shared: &Shared, event: watcher::Event<K>, read: &mut Read) 
                 told.settle(spaces);
             }
             watcher::Event::Apply(object) => {
-                put(&mut state, &object, &mut changed);
+                let tell = if is_at_home(shared, &object) { put } else { take };
+                tell(&mut state, &object, &mut changed);
                 state.heard(K::KIND, version_of(object.meta()));
             }
             watcher::Event::Delete(object) => {
@@ -254,6 +256,12 @@ fn hear<K: Watched>(shared: &Shared, event: watcher::Event<K>, read: &mut Read) 
         // Nobody listens: nobody misses it.
         let _ = shared.changes.send(id);
     }
+}
+
+/// Whether an object is in the namespace of its data. A backup that was restored beside it has its labels too.
+fn is_at_home<K: Watched>(shared: &Shared, object: &K) -> bool {
+    let data = object.meta().labels.as_ref().and_then(|labels| labels.get(names::DATA)?.parse().ok());
+    data.is_some_and(|data| names::namespace(&shared.control_plane, &data) == object.home())
 }
 
 /// Whose namespace it is, as far as that is known.
@@ -400,7 +408,7 @@ impl<V: Version> Watched for Slice<V> {
 }
 
 macro_rules! watched_parts {
-    ($($kind:ident: $object:ty;)*) => {
+    ($($kind:ident: $object:ty, $lists:expr;)*) => {
         $(impl Watched for $object {
             const KIND: Kind = Kind::$kind;
 
@@ -413,7 +421,7 @@ macro_rules! watched_parts {
                     incarnation,
                     version: version_of(self.meta()),
                     generation: applied::generation(self.meta()),
-                    is_foreign: !applied::is_intact(self.meta(), self),
+                    is_foreign: !applied::is_intact(self.meta(), self, $lists),
                 });
             }
 
@@ -425,10 +433,10 @@ macro_rules! watched_parts {
 }
 
 watched_parts! {
-    Quota: ResourceQuota;
-    Limits: LimitRange;
-    Policy: NetworkPolicy;
-    Account: ServiceAccount;
-    Service: Service;
-    Ingress: Ingress;
+    Quota: ResourceQuota, Lists::Whole;
+    Limits: LimitRange, Lists::Whole;
+    Policy: NetworkPolicy, Lists::Whole;
+    Account: ServiceAccount, Lists::Whole;
+    Service: Service, Lists::Shared;
+    Ingress: Ingress, Lists::Whole;
 }

@@ -292,7 +292,9 @@ pub(super) fn environment(subject: &Subject<'_>, secrets: &[(VariableName, Secre
             .into();
     data.extend(spec.environment.iter().map(|(key, value)| (key.to_string(), bytes(value))));
     data.extend(secrets.iter().map(|(key, value)| (key.to_string(), bytes(value.expose_secret()))));
-    let metadata = ObjectMeta { name: Some(environment_name(subject)), ..meta(subject) };
+    let mut metadata = ObjectMeta { name: Some(environment_name(subject)), ..meta(subject) };
+    let generation = subject.target.generation.0.to_string();
+    metadata.labels.get_or_insert_default().insert(names::GENERATION.to_owned(), generation);
     Secret { metadata, type_: Some("Opaque".into()), data: Some(data), ..Secret::default() }
 }
 
@@ -396,6 +398,8 @@ fn pod(subject: &Subject<'_>) -> PodSpec {
             run_as_user: Some(config.run_as.user.into()),
             run_as_group: Some(config.run_as.group.into()),
             fs_group: Some(config.run_as.group.into()),
+            // Not each file anew at every wake.
+            fs_group_change_policy: Some("OnRootMismatch".into()),
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
             ..PodSecurityContext::default()
         }),

@@ -30,6 +30,18 @@ fn budget_kind() -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk("policy", "v1", "PodDisruptionBudget"))
 }
 
+fn secret_kind() -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Secret"))
+}
+
+/// Of the same name as a kind of Kubernetes, and another one.
+fn policy_kind() -> ApiResource {
+    ApiResource::from_gvk_with_plural(
+        &GroupVersionKind::gvk("projectcalico.org", "v3", "NetworkPolicy"),
+        "caliconetworkpolicies",
+    )
+}
+
 fn part(resource: ApiResource, name: &str, spec: serde_json::Value) -> Part {
     let body = json!({"apiVersion": resource.api_version, "kind": resource.kind,
         "metadata": {"name": name}, "spec": spec});
@@ -44,6 +56,12 @@ impl Layout for GatewayRoutes {
         let spec = json!({"hostnames": hosts, "rules": [{"backendRefs": [{"name": name, "port": 80}]}]});
         objects.routes = vec![part(route_kind(), &name, spec)];
         objects.endpoint = format!("https://{}", hosts.first().expect("a host name"));
+        // What this layout does without.
+        objects.before.retain(|part| part.resource.kind != "LimitRange");
+        let mut registry = part(secret_kind(), "registry", json!(null));
+        registry.body["stringData"] = json!({"password": "hunter2"});
+        objects.before.push(registry);
+        objects.before.push(part(policy_kind(), &name, json!({"selector": "all()"})));
         objects.before.push(part(budget_kind(), &name, json!({"maxUnavailable": 0})));
         objects
     }
@@ -73,6 +91,10 @@ async fn routes_of_another_kind_come_and_go_as_an_ingress_would() {
     let seen = fixture.observe(&target).await;
     let endpoint = seen.present().and_then(|present| present.endpoint.as_ref()).map(ToString::to_string);
     assert_eq!(endpoint.as_deref(), Some("https://acme.example.com"));
+    assert_eq!(seen.present().map(|present| present.generation), Some(target.generation), "it is whole as it is");
+    let secrets = fixture.server.world(|world| world.list("secrets", None, ""));
+    let registry = secrets.iter().find(|secret| secret["metadata"]["name"] == "registry").unwrap();
+    assert!(!registry["metadata"].to_string().contains("hunter2"), "{registry}");
     assert_eq!([count("httproutes"), count("ingresses"), count("poddisruptionbudgets")], [1, 0, 1]);
     fixture.backend.suspend(&cx(), &target).await.unwrap();
     fixture.until(&target, Phase::Suspended).await;
@@ -86,5 +108,6 @@ async fn routes_of_another_kind_come_and_go_as_an_ingress_would() {
     fixture.backend.create(&cx(), &target).await.unwrap_err();
     fixture.backend.create(&cx(), &target).await.unwrap();
     fixture.backend.destroy(&cx(), &target, DataDisposition::Retain).await.unwrap();
-    assert_eq!([count("httproutes"), count("poddisruptionbudgets"), count("persistentvolumeclaims")], [0, 0, 1]);
+    let left = ["httproutes", "poddisruptionbudgets", "caliconetworkpolicies", "secrets"].map(count);
+    assert_eq!((left, count("persistentvolumeclaims")), ([0; 4], 1));
 }

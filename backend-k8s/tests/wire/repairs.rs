@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use backend_k8s::KubernetesConfig;
+use futures::StreamExt;
 use provisioner_core::{
     ErrorKind, Provisioner, Retry,
     types::{DataDisposition, DataSource, Generation, Observed, Phase, Target},
@@ -108,12 +110,7 @@ async fn data_is_retained_also_where_its_claim_has_lost_its_labels() {
     let claim = fixture.key_of("persistentvolumeclaims");
     fixture.server.world(|world| world.change(&claim, |claim| claim["metadata"]["labels"] = json!({})));
     // As if it had gone, for whoever watches by labels.
-    for _ in 0..1500 {
-        if fixture.observe(&target).await.phase() == Some(Phase::Failed) {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    until_generation(&fixture, &target, 0).await;
     fixture.backend.destroy(&cx(), &target, DataDisposition::Retain).await.unwrap();
     let namespace = key("namespaces", "", &claim.1);
     let there = fixture.server.world(|world| [&claim, &namespace].map(|key| world.objects.contains_key(key)));
@@ -214,7 +211,193 @@ async fn a_late_apply_of_an_older_generation_is_seen_and_put_right() {
     assert_eq!(hard["limits.memory"], "512Mi");
 }
 
+#[tokio::test]
+async fn a_change_of_the_set_is_seen_also_after_a_repair_of_something_else() {
+    let (fixture, target) = with_route().await;
+    let (policy, set) = (fixture.key_of("networkpolicies"), fixture.key_of("statefulsets"));
+    for _ in 0..2 {
+        fixture.server.world(|world| world.delete(&policy, None)).unwrap();
+        until_generation(&fixture, &target, 0).await;
+        fixture.backend.create(&cx(), &target).await.unwrap();
+        until_generation(&fixture, &target, 1).await;
+    }
+    fixture.server.world(|world| world.change(&set, |set| set["spec"]["template"]["spec"]["priority"] = json!(1)));
+    until_generation(&fixture, &target, 0).await;
+    fixture.backend.create(&cx(), &target).await.unwrap();
+    until_generation(&fixture, &target, 1).await;
+}
+
+#[tokio::test]
+async fn ports_that_others_add_to_a_service_are_left_to_them() {
+    let (fixture, target) = with_route().await;
+    let service = fixture.key_of("services");
+    let port = json!({"name": "metrics", "port": 9090});
+    let add = |service: &mut Value| service["spec"]["ports"].as_array_mut().unwrap().push(port.clone());
+    fixture.server.world(|world| world.change(&service, add));
+    let policy = fixture.key_of("networkpolicies");
+    fixture.server.world(|world| world.delete(&policy, None)).unwrap();
+    until_generation(&fixture, &target, 0).await;
+    fixture.backend.create(&cx(), &target).await.unwrap();
+    until_generation(&fixture, &target, 1).await;
+    let ports = fixture.server.world(|world| world.objects[&service]["spec"]["ports"].clone());
+    assert_eq!(ports.as_array().map(Vec::len), Some(2), "{ports}");
+}
+
+/// Calls it again when it says so, as the engine does.
+async fn create(fixture: &Fixture, target: &Target) {
+    for _ in 0..100 {
+        match fixture.backend.create(&cx_after_a_call(), target).await {
+            Ok(_) => return,
+            Err(error) => assert_ne!(error.retry(), Retry::Never, "{error}"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("it is not made");
+}
+
+#[tokio::test]
+async fn a_namespace_that_lost_a_label_is_no_absence_and_gets_it_back() {
+    for label in ["control-plane", "tenant", "instance", "incarnation"] {
+        let (fixture, target) = with_route().await;
+        let namespace = key("namespaces", "", &fixture.namespace());
+        let label = format!("provisioner.internal/{label}");
+        let lose =
+            |namespace: &mut Value| drop(namespace["metadata"]["labels"].as_object_mut().unwrap().remove(&label));
+        fixture.server.world(|world| world.change(&namespace, lose));
+        until_generation(&fixture, &target, 0).await;
+        assert_ne!(fixture.observe(&target).await, Observed::Absent, "{label}");
+        create(&fixture, &target).await;
+        until_generation(&fixture, &target, 1).await;
+        let labels = fixture.server.world(|world| world.objects[&namespace]["metadata"]["labels"].clone());
+        assert!(labels[&label].is_string(), "{label}: {labels}");
+
+        fixture.server.world(|world| world.change(&namespace, lose));
+        until_generation(&fixture, &target, 0).await;
+        for _ in 0..100 {
+            if fixture.backend.destroy(&cx_after_a_call(), &target, DataDisposition::Delete).await.is_ok() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        assert!(!fixture.server.world(|world| world.objects.contains_key(&namespace)), "{label}");
+    }
+}
+
+#[tokio::test]
+async fn what_namespaces_enforce_is_put_back() {
+    let (fixture, target) = with_route().await;
+    let namespace = key("namespaces", "", &fixture.namespace());
+    let enforced = "pod-security.kubernetes.io/enforce";
+    let weaken = |namespace: &mut Value| namespace["metadata"]["labels"][enforced] = json!("privileged");
+    fixture.server.world(|world| world.change(&namespace, weaken));
+    until_generation(&fixture, &target, 0).await;
+    create(&fixture, &target).await;
+    until_generation(&fixture, &target, 1).await;
+    let labels = fixture.server.world(|world| world.objects[&namespace]["metadata"]["labels"].clone());
+    assert_eq!(labels[enforced], "restricted");
+}
+
+#[tokio::test]
+async fn a_set_that_cannot_be_told_for_ours_is_taken_again() {
+    for annotation in ["intended", "generation"] {
+        let (fixture, target) = with_route().await;
+        let set = fixture.key_of("statefulsets");
+        let annotation = format!("provisioner.internal/{annotation}");
+        let lose = |set: &mut Value| drop(set["metadata"]["annotations"].as_object_mut().unwrap().remove(&annotation));
+        fixture.server.world(|world| world.change(&set, lose));
+        until_generation(&fixture, &target, 0).await;
+        create(&fixture, &target).await;
+        until_generation(&fixture, &target, 1).await;
+        fixture.until(&target, Phase::Running).await;
+    }
+}
+
+#[tokio::test]
+async fn a_copy_of_a_namespace_is_not_taken_for_it() {
+    let (fixture, target) = with_route().await;
+    let namespace = fixture.namespace();
+    fixture.server.world(|world| {
+        for plural in ["namespaces", "persistentvolumeclaims", "statefulsets", "services"] {
+            let home = if plural == "namespaces" { "" } else { namespace.as_str() };
+            let mut copy = world.list(plural, Some(home), "provisioner.internal/instance=acme")[0].clone();
+            let name = if plural == "namespaces" { "a-copy".into() } else { copy["metadata"]["name"].clone() };
+            copy["metadata"]["name"] = name.clone();
+            let home = if plural == "namespaces" { "" } else { "a-copy" };
+            world.create(&key(plural, home, name.as_str().unwrap()), copy).unwrap();
+        }
+    });
+    let other = fixture.another_backend();
+    let listed: Vec<_> = other.list(&cx()).collect().await;
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    other.scale_to_zero(&cx(), &target).await.unwrap();
+    let replicas = |home: &str| {
+        fixture.server.world(|world| world.list("statefulsets", Some(home), "")[0]["spec"]["replicas"].clone())
+    };
+    assert_eq!([replicas(&namespace), replicas("a-copy")], [json!(0), json!(1)]);
+}
+
+// Environments
+
+fn environments(fixture: &Fixture) -> Vec<String> {
+    let secrets = fixture.server.world(|world| world.list("secrets", None, ""));
+    secrets.iter().map(|secret| secret["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn no_environment_of_another_generation_or_making_is_left() {
+    let (fixture, target) = with_route().await;
+    // The call ends before it comes to that.
+    fixture.server.answer("delete", "secrets", 1, Answer::Cut);
+    fixture.backend.create(&cx(), &routed(2)).await.unwrap_err();
+    assert_eq!(environments(&fixture).len(), 2);
+    fixture.backend.create(&cx(), &routed(3)).await.unwrap();
+    assert_eq!(environments(&fixture).len(), 1);
+
+    let set = fixture.key_of("statefulsets");
+    fixture.server.world(|world| world.delete(&set, None)).unwrap();
+    let mut heir = routed(1);
+    heir.incarnation = provisioner_core::types::Incarnation::new(2, 8);
+    heir.data = DataSource::Existing(target.data.id().clone());
+    create(&fixture, &heir).await;
+    let left = environments(&fixture);
+    assert!(left.len() == 1 && left[0].ends_with("-g1"), "{left:?}");
+}
+
 // Data
+
+#[tokio::test]
+async fn a_claim_that_lost_a_label_while_it_is_used_gets_it_back() {
+    let (fixture, target) = with_route().await;
+    let claim = fixture.key_of("persistentvolumeclaims");
+    fixture.server.world(|world| world.change(&claim, |claim| claim["metadata"]["labels"] = json!({})));
+    until_generation(&fixture, &target, 0).await;
+    assert_eq!(fixture.observe(&target).await.phase(), Some(Phase::Running), "its pod serves");
+    create(&fixture, &target).await;
+    until_generation(&fixture, &target, 1).await;
+}
+
+#[tokio::test]
+async fn a_volume_that_cannot_grow_is_a_conflict_before_anything_is_changed() {
+    let fixture = Fixture::new().await;
+    let config = KubernetesConfig { connection: fixture.connection(), volume_expansion: true, ..Default::default() };
+    let fixture = fixture.with_backend(config.build().unwrap());
+    fixture.backend.create(&cx(), &target(1)).await.unwrap();
+    fixture.until(&target(1), Phase::Running).await;
+    fixture.server.seen();
+    let message = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize";
+    let refusal = Answer::refusal(403, "Forbidden", message);
+    fixture.server.answer("apply", "persistentvolumeclaims", 1, refusal);
+    let mut larger = target(2);
+    Arc::make_mut(&mut larger.spec).data.size_mib = 4096;
+    let error = fixture.backend.create(&cx(), &larger).await.unwrap_err();
+    assert_eq!((error.kind(), error.field()), (ErrorKind::Conflict, Some("data.size_mib")));
+    let writes = fixture.server.seen().into_iter().filter(|seen| ["create", "apply", "patch"].contains(&seen.verb));
+    assert_eq!(writes.count(), 1, "the claim alone");
+    let mut smaller = target(2);
+    Arc::make_mut(&mut smaller.spec).data.size_mib = 16;
+    let error = fixture.backend.create(&cx(), &smaller).await.unwrap_err();
+    assert_eq!((error.kind(), error.field()), (ErrorKind::Conflict, Some("data.size_mib")));
+}
 
 /// The claim is on its way out: somebody deleted it, and a pod still uses it.
 async fn with_ending_claim() -> (Fixture, Target) {

@@ -233,8 +233,14 @@ struct Asked {
 
 impl Asked {
     fn of(request: &Request<Incoming>) -> Self {
-        let query =
-            request.uri().query().unwrap_or_default().replace("%3D", "=").replace("%2F", "/").replace("%2C", ",");
+        let query = request
+            .uri()
+            .query()
+            .unwrap_or_default()
+            .replace("%3D", "=")
+            .replace("%2F", "/")
+            .replace("%2C", ",")
+            .replace("%21", "!");
         let path = request.uri().path();
         let mut parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         parts.drain(..if parts[0] == "api" { 2 } else { 3 });

@@ -69,12 +69,23 @@ impl World {
     pub(crate) fn apply(&mut self, key: &Key, object: Value) -> Result<Value, Refusal> {
         let version = &object["metadata"]["resourceVersion"];
         match self.objects.get(key) {
-            None if version.is_string() => Err(not_found(key)),
+            // As most kinds do, also where a version was named.
             None => self.create(key, object),
             Some(before) if version.is_string() && *version != before["metadata"]["resourceVersion"] => {
                 Err((409, "Conflict", "the object has been modified".to_owned()))
             }
-            Some(_) => Ok(self.put(key, object)),
+            Some(before) => {
+                // The ports of a service are a list that others may add to.
+                let mut object = object;
+                if key.0 == "services" {
+                    let added = before["spec"]["ports"].as_array().into_iter().flatten();
+                    let ours = object["spec"]["ports"].as_array().cloned().unwrap_or_default();
+                    let added: Vec<_> =
+                        added.filter(|port| ours.iter().all(|own| own["port"] != port["port"])).collect();
+                    object["spec"]["ports"] = ours.iter().chain(added).cloned().collect();
+                }
+                Ok(self.put(key, object))
+            }
         }
     }
 
@@ -255,10 +266,10 @@ fn fingerprint(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Whether an object has all labels of a selector of the form `a=b,c=d`.
+/// Whether an object has all labels of a selector of the form `a=b,c!=d`.
 pub(crate) fn has_labels(object: &Value, selector: &str) -> bool {
-    selector
-        .split(',')
-        .filter_map(|pair| pair.split_once('='))
-        .all(|(label, value)| object["metadata"]["labels"][label] == value)
+    selector.split(',').filter_map(|pair| pair.split_once('=')).all(|(label, value)| match label.strip_suffix('!') {
+        Some(label) => object["metadata"]["labels"][label] != value,
+        None => object["metadata"]["labels"][label] == value,
+    })
 }
