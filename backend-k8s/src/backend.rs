@@ -9,11 +9,12 @@ use std::{
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream::BoxStream};
+use k8s_openapi::api::apps::v1::StatefulSet;
 use provisioner_core::{
     Error, ErrorKind, OpContext, Provisioner, Result,
     types::{
-        Bound, Capabilities, ControlPlaneId, DataDisposition, DataId, Incarnation, InstanceId, InstanceSpec, Isolation,
-        Observed, Owned, SecretSupport, Target,
+        Bound, Capabilities, ControlPlaneId, DataDisposition, DataId, Generation, Incarnation, InstanceId,
+        InstanceSpec, Isolation, Observed, Owned, Phase, Present, Reason, SecretSupport, Target,
     },
 };
 use tokio::{sync::broadcast::error::RecvError, time::Instant};
@@ -177,7 +178,7 @@ impl KubernetesBackend {
         if !is_there {
             return Ok(Observed::Absent);
         }
-        self.see(&calls, &cache, &namespace, target.incarnation).await
+        self.see(&calls, &cache, &namespace, target).await
     }
 
     fn work<'a>(&'a self, calls: Calls<'a>, cache: &'a Cache, namespace: &'a str, target: &'a Target) -> Work<'a> {
@@ -200,7 +201,7 @@ impl KubernetesBackend {
         let writing = self.write(target.incarnation);
         self.work(calls.clone(), &cache, &namespace, target).rest(space, intended).await?;
         writing.done();
-        self.see(&calls, &cache, &namespace, target.incarnation).await
+        self.see(&calls, &cache, &namespace, target).await
     }
 
     /// Where a making lives: by the watches, or by its data.
@@ -209,21 +210,21 @@ impl KubernetesBackend {
         home.unwrap_or_else(|| names::namespace(&calls.cx.control_plane, target.data.id()))
     }
 
-    async fn see(
-        &self,
-        calls: &Calls<'_>,
-        cache: &Cache,
-        namespace: &str,
-        incarnation: Incarnation,
-    ) -> Result<Observed> {
-        let shown = Instant::now() + SHOWN_WITHIN;
-        cache.catch_up(namespace, shown).await;
-        let space = cache.space(namespace);
-        let seen = convert::observed(space.as_ref(), incarnation);
-        match space {
-            Some(space) => Ok(explain::explained(calls, namespace, &space, seen).await),
-            None => Ok(seen),
+    async fn see(&self, calls: &Calls<'_>, cache: &Cache, namespace: &str, target: &Target) -> Result<Observed> {
+        cache.catch_up(namespace, Instant::now() + SHOWN_WITHIN).await;
+        let Some(space) = cache.space(namespace) else { return Ok(Observed::Absent) };
+        let seen = convert::observed(Some(&space), target.incarnation);
+        if seen != Observed::Absent || !convert::uses(&space, target.incarnation) {
+            return Ok(explain::explained(calls, namespace, &space, seen).await);
         }
+        // It uses the data, and its set is not seen: gone, or without its labels. A watch alone is not believed in that.
+        let name = names::making(&calls.cx.control_plane, &target.id, target.incarnation);
+        let found = calls.get::<StatefulSet>(Some(namespace), &name).await.map_err(|failure| calls.reading(failure))?;
+        if found.is_none() {
+            return Ok(Observed::Absent);
+        }
+        let present = Present::new(Phase::Provisioning, Generation(0), target.incarnation);
+        Ok(present.with_reason(Reason::new("set-unlabelled", "its stateful set has lost its labels")).into())
     }
 }
 
@@ -296,7 +297,7 @@ impl Provisioner for KubernetesBackend {
         let writing = self.write(target.incarnation);
         self.work(calls.clone(), &cache, &namespace, target).destroy(space, data).await?;
         writing.done();
-        self.see(&calls, &cache, &namespace, target.incarnation).await
+        self.see(&calls, &cache, &namespace, target).await
     }
 
     async fn observe(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
@@ -304,7 +305,7 @@ impl Provisioner for KubernetesBackend {
         let cache = self.cache(&calls).await?;
         let namespace = self.home(&calls, &cache, target);
         self.look(&calls, &cache, &namespace, target.incarnation).await?;
-        self.see(&calls, &cache, &namespace, target.incarnation).await
+        self.see(&calls, &cache, &namespace, target).await
     }
 
     async fn observe_many(&self, cx: &OpContext, targets: &[Target]) -> Vec<Result<Observed>> {

@@ -106,6 +106,13 @@ pub(crate) fn observed(space: Option<&Space>, incarnation: Incarnation) -> Obser
     }
 }
 
+/// Whether a making uses the data, and is not on its way out of it.
+pub(crate) fn uses(space: &Space, incarnation: Incarnation) -> bool {
+    space.namespace.as_ref().is_some_and(|namespace| {
+        namespace.incarnation == incarnation && namespace.released != Some(incarnation) && !namespace.is_ending
+    })
+}
+
 /// What somebody else changed is of no generation of ours: it has to be applied again.
 fn generation(space: &Space, incarnation: Incarnation) -> Generation {
     match space.set_of(incarnation) {

@@ -313,6 +313,19 @@ async fn a_set_that_cannot_be_told_for_ours_is_taken_again() {
 }
 
 #[tokio::test]
+async fn a_sleeping_set_that_lost_its_labels_is_no_absence() {
+    let (fixture, target) = with_route().await;
+    fixture.backend.scale_to_zero(&cx(), &target).await.unwrap();
+    fixture.until(&target, Phase::Zero).await;
+    let set = fixture.key_of("statefulsets");
+    fixture.server.world(|world| world.change(&set, |set| set["metadata"]["labels"] = json!({})));
+    until_generation(&fixture, &target, 0).await;
+    assert_ne!(fixture.observe(&target).await, Observed::Absent);
+    create(&fixture, &target).await;
+    until_generation(&fixture, &target, 1).await;
+}
+
+#[tokio::test]
 async fn a_copy_of_a_namespace_is_not_taken_for_it() {
     let (fixture, target) = with_route().await;
     let namespace = fixture.namespace();

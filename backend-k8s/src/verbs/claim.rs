@@ -1,0 +1,116 @@
+//! The claim: the data must be there, last, and have the room that is wanted.
+
+use k8s_openapi::{api::core::v1::PersistentVolumeClaim, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use provisioner_core::{Error, ErrorKind, Result};
+
+use super::Work;
+use crate::{
+    cache::{Kind, Space, incarnation_of},
+    error::Failure,
+    names,
+    render::{self, Objects, Part},
+};
+
+impl Work<'_> {
+    /// The data must be there. Asked at the cluster, as a start without it would not be made good by an event.
+    pub(super) async fn expect_claim(&self) -> Result<PersistentVolumeClaim> {
+        let claim = self.calls.get::<PersistentVolumeClaim>(Some(self.namespace), names::CLAIM).await;
+        let claim = claim.map_err(|failure| self.calls.reading(failure))?;
+        let Some(claim) = claim else { return Err(self.data_missing("its claim is not there")) };
+        if claim.metadata.deletion_timestamp.is_some() {
+            return Err(self.data_missing("its claim is being removed"));
+        }
+        if claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Lost") {
+            return Err(self.data_missing("its volume is gone"));
+        }
+        self.check_size(&claim)?;
+        Ok(claim)
+    }
+
+    pub(super) async fn has_claim(&self) -> Result<bool> {
+        let found = self.calls.get::<PersistentVolumeClaim>(Some(self.namespace), names::CLAIM).await;
+        found.map(|found| found.is_some()).map_err(|failure| self.calls.reading(failure))
+    }
+
+    /// A claim that is being removed goes as soon as nothing runs on it any more.
+    pub(super) fn expect_lasting_data(&self, space: &Space) -> Result<()> {
+        match &space.claim {
+            Some(claim) if claim.is_ending => {
+                Err(self.conflict("data", "its claim is being removed: without its pod, its data would be gone"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a claim that is there has the room that is wanted, or can be given it.
+    pub(super) fn check_size(&self, claim: &PersistentVolumeClaim) -> Result<()> {
+        let wanted = self.subject.target.spec.data.size_mib;
+        let asked = claim.metadata.annotations.as_ref().and_then(|noted| noted.get(names::SIZE)?.parse::<u32>().ok());
+        let is_own = incarnation_of(&claim.metadata) == Some(self.incarnation());
+        let problem = match size_mib(claim) {
+            Some(size) if u64::from(wanted) > size && !self.subject.config.volume_expansion => {
+                format!("{wanted}: its volume has {size}, and its storage class cannot grow it")
+            }
+            // Data that is taken up may be larger than it need be.
+            _ if is_own && asked.is_some_and(|asked| wanted < asked) => format!("{wanted}: a volume does not shrink"),
+            _ => return Ok(()),
+        };
+        Err(self.conflict("data.size_mib", problem))
+    }
+
+    /// The claim as it is to be applied. Of one that is there only its size may change, and only upwards; and nothing at
+    /// all of one that is fine as it is.
+    pub(super) fn claim(
+        &self,
+        objects: &Objects,
+        found: Option<&PersistentVolumeClaim>,
+        is_new_making: bool,
+    ) -> Option<Part> {
+        let mut claim = objects.claim.clone();
+        if let Some(found) = found {
+            let grows = size_mib(found).is_some_and(|size| u64::from(self.subject.target.spec.data.size_mib) > size);
+            let labels = |meta: &ObjectMeta| meta.labels.clone().unwrap_or_default();
+            let (has, wants) = (labels(&found.metadata), labels(&claim.metadata));
+            let is_labelled = wants.iter().all(|(key, value)| has.get(key) == Some(value));
+            if !grows && !is_new_making && is_labelled {
+                return None;
+            }
+            let (spec, found) = (claim.spec.get_or_insert_default(), found.spec.as_ref());
+            spec.storage_class_name = found.and_then(|found| found.storage_class_name.clone());
+            if !grows {
+                spec.resources = found.and_then(|found| found.resources.clone());
+            }
+        }
+        Some(Part::of(&claim))
+    }
+
+    pub(super) async fn apply_claim(
+        &self,
+        objects: &Objects,
+        found: Option<&PersistentVolumeClaim>,
+        is_new_making: bool,
+    ) -> Result<()> {
+        let Some(claim) = self.claim(objects, found, is_new_making) else { return Ok(()) };
+        let done = self.calls.apply(&claim.resource, Some(self.namespace), &claim.name, &claim.body).await;
+        let object = done.map_err(|failure| self.claim_refused(failure))?;
+        self.note(Kind::Claim, &object);
+        Ok(())
+    }
+
+    pub(super) fn claim_refused(&self, failure: Failure) -> Error {
+        // A class that does not grow volumes refuses that as if rights were missing.
+        let cannot_grow = failure.says("can be resized");
+        let error = self.calls.writing(failure);
+        match error.kind() {
+            ErrorKind::Unauthorized if cannot_grow => self.conflict("data.size_mib", error.to_string()),
+            ErrorKind::InvalidSpec => self.conflict("data.size_mib", error.to_string()),
+            _ => error,
+        }
+    }
+}
+
+/// How much a claim asks for.
+fn size_mib(claim: &PersistentVolumeClaim) -> Option<u64> {
+    let requests = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
+    render::mib_of(requests.get("storage")?)
+}

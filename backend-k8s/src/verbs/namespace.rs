@@ -1,0 +1,134 @@
+//! The namespace: who uses the data in it, and the labels by which it is found.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Secret};
+use provisioner_core::Result;
+use serde_json::{Value, json};
+
+use super::{Work, resource};
+use crate::{
+    cache::{Kind, NamespaceDigest, Space},
+    client::{operation, path_of},
+    names,
+    render::Objects,
+};
+
+impl Work<'_> {
+    /// Gives a namespace its labels back that somebody took away or changed: without them nobody sees that it is there. What
+    /// is done next begins with another look.
+    pub(super) async fn keep_namespace(&self, space: Option<&Space>, is_wanted: bool) -> Result<()> {
+        let known = space.and_then(|space| space.namespace.as_ref());
+        let is_in_use = space.is_some_and(|space| space.claim.is_some() || space.has_any(self.incarnation()));
+        if known.is_some_and(|known| !known.is_foreign || known.is_ending)
+            || (known.is_none() && !is_in_use && !is_wanted)
+        {
+            return Ok(());
+        }
+        let found = self.calls.get::<Namespace>(None, self.namespace).await;
+        let Some(found) = found.map_err(|failure| self.calls.reading(failure))? else { return Ok(()) };
+        if found.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        let has = found.metadata.labels.clone().unwrap_or_default();
+        let tenant = self.subject.target.tenant.digest();
+        // Whose it is tells its claim, where its own label does not.
+        let is_ours = |labels: &BTreeMap<String, String>| {
+            labels.get(names::DATA).is_some_and(|data| *data == self.subject.target.data.id().as_str())
+                && labels.get(names::TENANT).is_none_or(|found| *found == tenant)
+        };
+        if known.is_none() && !is_ours(&has) {
+            let claim = self.calls.get::<PersistentVolumeClaim>(Some(self.namespace), names::CLAIM).await;
+            let claim = claim.map_err(|failure| self.calls.reading(failure))?;
+            if !claim.and_then(|claim| claim.metadata.labels).is_some_and(|labels| is_ours(&labels)) {
+                return Ok(());
+            }
+        }
+        let rendered = self.objects().namespace.metadata;
+        let (mut labels, mut annotations) = (has, found.metadata.annotations.unwrap_or_default());
+        for (key, value) in rendered.labels.unwrap_or_default() {
+            // Who used it last is not for this to say.
+            let is_last_user = [names::INSTANCE, names::INCARNATION].contains(&key.as_str());
+            if !(is_last_user && labels.contains_key(&key)) {
+                labels.insert(key, value);
+            }
+        }
+        annotations.extend(rendered.annotations.unwrap_or_default());
+        let patch = json!([
+            operation("test", "/metadata/uid", found.metadata.uid.unwrap_or_default()),
+            operation("test", "/metadata/resourceVersion", found.metadata.resource_version.unwrap_or_default()),
+            operation("add", "/metadata/labels", json!(labels)),
+            operation("add", "/metadata/annotations", json!(annotations)),
+        ]);
+        let done = self.calls.patch(&resource::<Namespace>(), None, self.namespace, patch).await;
+        let object = done.map_err(|failure| self.written(failure))?;
+        self.note(Kind::Namespace, &object);
+        Err(self.overtaken().with_message("its namespace had lost its labels, and has them again"))
+    }
+
+    pub(super) async fn make_namespace(&self, objects: &Objects) -> Result<()> {
+        match self.calls.create(&objects.namespace).await {
+            Ok(object) => {
+                self.note(Kind::Namespace, &object);
+                Ok(())
+            }
+            Err(failure) if failure.is_already_there() => self.expect_own_namespace().await,
+            Err(failure) => Err(self.calls.writing(failure)),
+        }
+    }
+
+    /// Somebody made it before: this making, by a call that was cut, or another one.
+    pub(super) async fn expect_own_namespace(&self) -> Result<()> {
+        let found = self.calls.get::<Namespace>(None, self.namespace).await;
+        let found = found.map_err(|failure| self.calls.reading(failure))?;
+        let found = found.as_ref().and_then(NamespaceDigest::of);
+        match found {
+            Some(found) if found.is_ending => Err(self.overtaken()),
+            Some(found) if found.incarnation == self.incarnation() && found.released.is_none() => Ok(()),
+            Some(_) => Err(self.overtaken()),
+            None => Err(self.conflict("data", format!("the namespace {} is somebody else's", self.namespace))),
+        }
+    }
+
+    /// Gives data that nobody uses to this making, and removes what is left of the one before.
+    pub(super) async fn take_over(&self, before: &NamespaceDigest, space: &Space) -> Result<()> {
+        let incarnation = path_of("labels", names::INCARNATION);
+        let mut patch = vec![
+            operation("test", &incarnation, before.incarnation.to_string()),
+            operation("replace", &incarnation, self.incarnation().to_string()),
+            operation("replace", &path_of("labels", names::INSTANCE), self.subject.target.id.as_str()),
+        ];
+        if before.released.is_some() {
+            patch.push(json!({"op": "remove", "path": path_of("annotations", names::RELEASED)}));
+        }
+        let done = self.calls.patch(&resource::<Namespace>(), None, self.namespace, Value::Array(patch)).await;
+        let object = done.map_err(|failure| self.written(failure))?;
+        self.note(Kind::Namespace, &object);
+        if before.incarnation != self.incarnation() {
+            for (resource, name) in space.parts_of(before.incarnation) {
+                let done = self.calls.delete(&resource, Some(self.namespace), name, None).await;
+                done.map_err(|failure| self.calls.writing(failure))?;
+            }
+            let of_before = format!("{}={}", names::INCARNATION, before.incarnation);
+            let done = self.calls.delete_all::<Secret>(self.namespace, &of_before).await;
+            done.map_err(|failure| self.calls.writing(failure))?;
+        }
+        Ok(())
+    }
+
+    /// Says first that the making is on its way out: what is left half-way is known for that.
+    pub(super) async fn release(&self) -> Result<()> {
+        let mut patch = vec![operation("test", &path_of("labels", names::INCARNATION), self.incarnation().to_string())];
+        let found = self.calls.get::<Namespace>(None, self.namespace).await;
+        let found = found.map_err(|failure| self.calls.reading(failure))?;
+        if found.is_some_and(|found| found.metadata.annotations.is_none()) {
+            patch.push(operation("add", "/metadata/annotations", json!({})));
+        }
+        let released = path_of("annotations", names::RELEASED);
+        patch.push(operation("add", &released, self.incarnation().to_string()));
+        let done = self.calls.patch(&resource::<Namespace>(), None, self.namespace, Value::Array(patch)).await;
+        let object = done.map_err(|failure| self.written(failure))?;
+        self.note(Kind::Namespace, &object);
+        Ok(())
+    }
+}

@@ -1,0 +1,76 @@
+//! The small objects: bounds, policies, service, routes, and the environment.
+
+use k8s_openapi::api::core::v1::Secret;
+use provisioner_core::Result;
+use serde_json::Value;
+
+use super::{OVERTAKEN_MAX, Secrets, Work};
+use crate::{
+    applied,
+    cache::{Kind, Space, version_of},
+    names,
+    render::{self, Part},
+};
+
+impl Work<'_> {
+    pub(super) async fn apply_all(&self, parts: &[Part], space: Option<&Space>) -> Result<()> {
+        for part in parts {
+            self.apply_part(part, space).await?;
+        }
+        Ok(())
+    }
+
+    /// Applies what is there only as what was seen of it, and unless that is newer: a call that comes late must not change
+    /// what a newer one has made meanwhile.
+    pub(super) async fn apply_part(&self, part: &Part, space: Option<&Space>) -> Result<()> {
+        let kind = Kind::of(&part.resource);
+        let mut seen = space.zip(kind).and_then(|(space, kind)| space.part(kind, &part.name));
+        for _ in 0..OVERTAKEN_MAX {
+            let mut body = part.body.clone();
+            if let Some((generation, version)) = seen {
+                self.check_overtaken(generation)?;
+                body["metadata"]["resourceVersion"] = Value::String(version.to_string());
+            }
+            match self.calls.apply(&part.resource, Some(self.namespace), &part.name, &body).await {
+                Ok(object) => {
+                    if let Some(kind) = kind {
+                        self.note(kind, &object);
+                    }
+                    return Ok(());
+                }
+                Err(failure) if failure.is_overtaken() || (seen.is_some() && failure.is_not_found()) => {}
+                Err(failure) => return Err(self.calls.writing(failure)),
+            }
+            let found = self.calls.find(&part.resource, self.namespace, &part.name).await;
+            let found = found.map_err(|failure| self.calls.reading(failure))?;
+            seen = found.map(|found| (applied::generation(&found.metadata), version_of(&found.metadata)));
+        }
+        Err(self.overtaken())
+    }
+
+    /// Takes away what may be there of routes, but for these.
+    pub(super) async fn drop_routes_but(&self, kept: &[Part]) -> Result<()> {
+        for (resource, name) in self.layout.routes(self.subject.control_plane, self.subject.target) {
+            if kept.iter().any(|part| part.resource == resource && part.name == name) {
+                continue;
+            }
+            let done = self.calls.delete(&resource, Some(self.namespace), &name, None).await;
+            done.map_err(|failure| self.calls.writing(failure))?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn apply_environment(&self, secrets: &Secrets) -> Result<()> {
+        let secret = Part::of(&render::environment(&self.subject, secrets));
+        let done = self.calls.apply(&secret.resource, Some(self.namespace), &secret.name, &secret.body).await;
+        done.map(drop).map_err(|failure| self.calls.writing(failure))
+    }
+
+    /// Removes the environments of other generations, also those that a call before did not come to.
+    pub(super) async fn drop_environments(&self) -> Result<()> {
+        let generation = self.subject.target.generation.0;
+        let labels = format!("{}={},{}!={generation}", names::INCARNATION, self.incarnation(), names::GENERATION);
+        let done = self.calls.delete_all::<Secret>(self.namespace, &labels).await;
+        done.map_err(|failure| self.calls.writing(failure))
+    }
+}

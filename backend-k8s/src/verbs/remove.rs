@@ -1,0 +1,122 @@
+//! Removing an instance, and data that nobody uses.
+
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{Namespace, PersistentVolumeClaim, Pod, Secret},
+};
+use kube::api::ApiResource;
+use provisioner_core::{Effect, ErrorKind, Result, types::DataDisposition};
+use tokio::time::Instant;
+
+use super::{Work, resource};
+use crate::{
+    cache::{Awaited, Cache, Kind, NamespaceDigest, Space, compare},
+    client::Calls,
+    names,
+    render::Objects,
+};
+
+impl Work<'_> {
+    pub(crate) async fn destroy(&self, space: Option<Space>, data: DataDisposition) -> Result<()> {
+        let Some(space) = space else { return Ok(()) };
+        if space.namespace.is_none() {
+            self.keep_namespace(Some(&space), false).await?;
+        }
+        let Some(namespace) = &space.namespace else { return Ok(()) };
+        if namespace.is_ending {
+            return Ok(());
+        }
+        let is_user = namespace.incarnation == self.incarnation();
+        // By its name: what is not seen may be there all the same, without its labels or a moment ahead of its watch.
+        let keeps_data = data == DataDisposition::Retain && (space.claim.is_some() || self.has_claim().await?);
+        if keeps_data && space.pods_of(self.incarnation()).next().is_some() {
+            self.expect_lasting_data(&space)?;
+        }
+        if is_user && !keeps_data && space.sets.iter().all(|set| set.incarnation == self.incarnation()) {
+            return remove_all(&self.calls, self.cache, namespace, &space).await;
+        }
+        if is_user && namespace.released.is_none() {
+            self.release().await?;
+        }
+        self.remove_making(&space).await
+    }
+
+    /// Everything but namespace and claim.
+    pub(super) async fn remove_making(&self, space: &Space) -> Result<()> {
+        let remove = async |resource: &ApiResource, name: &str| {
+            let done = self.calls.delete(resource, Some(self.namespace), name, None).await;
+            done.map_err(|failure| self.calls.writing(failure))
+        };
+        if let Some(set) = space.set_of(self.incarnation())
+            && !set.is_ending
+            && remove(&resource::<StatefulSet>(), &set.name).await?
+        {
+            self.cache.await_written(self.namespace, Awaited::SetGone(set.uid.clone()));
+        }
+        if space.set_of(self.incarnation()).is_none() {
+            // Whoever took the set away may have left its pods.
+            for pod in space.pods_of(self.incarnation()).filter(|pod| !pod.is_ending) {
+                remove(&resource::<Pod>(), &pod.name).await?;
+            }
+        }
+        for (resource, name) in space.parts_of(self.incarnation()) {
+            remove(&resource, name).await?;
+        }
+        // Another layout may have made what is not watched.
+        let Objects { before, after, routes, .. } = self.objects();
+        for part in before.iter().chain(&after).chain(&routes).filter(|part| Kind::of(&part.resource).is_none()) {
+            remove(&part.resource, &part.name).await?;
+        }
+        let of_making = format!("{}={}", names::INCARNATION, self.incarnation());
+        let done = self.calls.delete_all::<Secret>(self.namespace, &of_making).await;
+        done.map_err(|failure| self.calls.writing(failure))
+    }
+}
+
+/// Removes a namespace with all that is in it.
+async fn remove_all(calls: &Calls<'_>, cache: &Cache, namespace: &NamespaceDigest, space: &Space) -> Result<()> {
+    let done = calls.delete(&resource::<Namespace>(), None, &namespace.name, Some(&namespace.uid)).await;
+    if done.map_err(|failure| calls.writing(failure))? {
+        cache.await_written(&namespace.name, Awaited::NamespaceGone(namespace.uid.clone()));
+        hasten(calls, &namespace.name, space).await;
+    }
+    Ok(())
+}
+
+/// Ends compute and lets go of the volume at once. The cluster begins to empty a namespace five seconds after it was told to,
+/// and when it finds a claim that somebody uses then, looks again eight seconds later at the earliest; see
+/// <https://github.com/kubernetes/kubernetes/blob/v1.31.0/pkg/controller/namespace/namespace_controller.go>.
+async fn hasten(calls: &Calls<'_>, namespace: &str, space: &Space) {
+    let sets = space.sets.iter().map(|set| (resource::<StatefulSet>(), &*set.name));
+    let claim = space.claim.as_ref().map(|_| (resource::<PersistentVolumeClaim>(), names::CLAIM));
+    for (resource, name) in sets.chain(claim) {
+        // Without it the removal takes longer, and it has begun.
+        if let Err(failure) = calls.delete(&resource, Some(namespace), name, None).await {
+            let error = calls.writing(failure);
+            tracing::debug!(%error, "the removal takes its own time");
+            return;
+        }
+    }
+}
+
+/// Removes retained data, and waits until it is gone: nothing else would tell.
+pub(crate) async fn delete_data(calls: &Calls<'_>, cache: &Cache, namespace: &str) -> Result<()> {
+    compare(calls, cache, namespace).await.map_err(|failure| calls.reading(failure))?;
+    let deadline = calls.cx.deadline.unwrap_or_else(|| Instant::now() + std::time::Duration::from_secs(60));
+    cache.catch_up(namespace, deadline).await;
+    let Some(space) = cache.space(namespace) else { return Ok(()) };
+    let Some(found) = &space.namespace else { return Ok(()) };
+    if !found.is_ending {
+        if let Some(set) = space.sets.first() {
+            let message = format!("the making {} uses it", set.incarnation);
+            return Err(calls.error(ErrorKind::Conflict).with_field("data").with_message(message));
+        }
+        remove_all(calls, cache, found, &space).await?;
+    }
+    if cache.until_gone(namespace, deadline).await {
+        return Ok(());
+    }
+    let blocked = cache.space(namespace).and_then(|space| space.namespace).and_then(|namespace| namespace.blocked);
+    let message = blocked.map_or_else(|| "it is not gone yet".to_owned(), String::from);
+    Err(calls.error(ErrorKind::Timeout).with_effect(Effect::Unknown).with_message(message))
+}

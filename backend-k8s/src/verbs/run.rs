@@ -1,0 +1,158 @@
+//! Making an instance, bringing it to its spec, waking it.
+
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use provisioner_core::{Error, ErrorKind, Result, types::DataSource};
+use serde_json::json;
+
+use super::{Secrets, Work, resource, set::edits_after};
+use crate::{
+    cache::{Intended, PodDigest, SetDigest, Space},
+    client::{operation, path_of},
+    convert, names,
+    render::Objects,
+};
+
+impl Work<'_> {
+    /// `create`, and `resume` without the making. `false`: there is nothing to wake.
+    pub(crate) async fn run(&self, space: Option<Space>, make: bool) -> Result<bool> {
+        let existing = matches!(self.subject.target.data, DataSource::Existing(_));
+        self.keep_namespace(space.as_ref(), existing).await?;
+        let space = space.filter(|space| space.namespace.is_some());
+        let Some(space) = space else {
+            if !make {
+                return Ok(false);
+            }
+            if existing {
+                return Err(self.data_missing("its namespace is not there"));
+            }
+            let (objects, secrets) = (self.objects(), self.secrets().await?);
+            self.make_namespace(&objects).await?;
+            return self.converge(None, None, None, &objects, &secrets).await.map(|()| true);
+        };
+        let namespace = space.namespace.as_ref().expect("it was filtered by that");
+        if namespace.is_ending {
+            let is_ours = namespace.incarnation == self.incarnation();
+            return match (make, existing) {
+                // What is on its way out stays so.
+                (false, _) => Ok(is_ours),
+                (_, true) => Err(self.data_missing("its namespace is being removed")),
+                _ => Err(self.overtaken().with_message("its namespace is being removed")),
+            };
+        }
+        if *namespace.tenant != *self.subject.target.tenant.digest() {
+            return Err(self.conflict("data", "it is another tenant's"));
+        }
+        let set = space.set_of(self.incarnation());
+        if let Some(other) = space.sets.iter().find(|set| set.incarnation != self.incarnation()) {
+            return Err(self.conflict("data", format!("the making {} uses it", other.incarnation)));
+        }
+        let is_user = namespace.incarnation == self.incarnation() && namespace.released.is_none();
+        if !make && (set.is_none() || !is_user) {
+            return Ok(false);
+        }
+        self.check_generation(set)?;
+        let claim = if existing || set.is_some() { Some(self.expect_claim().await?) } else { None };
+        let is_up_to_date = is_user && set.is_some_and(|set| self.is_up_to_date(set, &space));
+        if is_up_to_date && set.is_some_and(|set| set.intended == Intended::Running && set.replicas > 0) {
+            return self.try_again(&space).await.map(|()| true);
+        }
+        let (objects, secrets) = (self.objects(), self.secrets().await?);
+        if !is_user {
+            self.take_over(namespace, &space).await?;
+        }
+        match set {
+            Some(set) if is_up_to_date => self.wake(set, &space, &objects, &secrets).await,
+            set => self.converge(set, claim.as_ref(), Some(&space), &objects, &secrets).await,
+        }
+        .map(|()| true)
+    }
+
+    /// Resolved before anything is written: without them nothing is made.
+    pub(super) async fn secrets(&self) -> Result<Secrets> {
+        let resolved = self.calls.cx.resolve_secrets(self.calls.during.operation, self.subject.target).await;
+        resolved.map_err(|error| self.calls.heeding(error))
+    }
+
+    pub(super) fn data_missing(&self, message: &str) -> Error {
+        self.calls.error(ErrorKind::DataMissing).with_message(message)
+    }
+
+    pub(super) fn is_up_to_date(&self, set: &SetDigest, space: &Space) -> bool {
+        let is_kept = convert::is_kept(space);
+        set.generation == self.subject.target.generation && !set.is_foreign && is_kept && space.is_whole(set)
+    }
+
+    /// Nothing but its sleep has to end.
+    pub(super) async fn wake(
+        &self,
+        set: &SetDigest,
+        space: &Space,
+        objects: &Objects,
+        secrets: &Secrets,
+    ) -> Result<()> {
+        // Nobody watches secrets: it may have been deleted meanwhile.
+        self.apply_environment(secrets).await?;
+        // Also what is seen to be there: it may be on its way out, by a suspension that is over.
+        self.apply_all(&objects.routes, Some(space)).await?;
+        let generation = path_of("annotations", names::GENERATION);
+        let patch = json!([
+            operation("test", &generation, set.generation.0.to_string()),
+            operation("replace", &path_of("annotations", names::INTENDED), Intended::Running.as_str()),
+            operation("replace", &path_of("annotations", names::WRITTEN), edits_after(set, set.replicas != 1)),
+            operation("replace", "/spec/replicas", 1),
+        ]);
+        self.patch_set(patch).await
+    }
+
+    /// What failed to start is tried from the beginning: the cluster's own next try may be minutes away.
+    pub(super) async fn try_again(&self, space: &Space) -> Result<()> {
+        let failed = |pod: &&PodDigest| pod.trouble.as_ref().is_some_and(|trouble| trouble.is_failure);
+        let failed: Vec<_> = space.pods_of(self.incarnation()).filter(|pod| !pod.is_ending).filter(failed).collect();
+        if !failed.is_empty() {
+            // It may be what is missing.
+            self.apply_environment(&self.secrets().await?).await?;
+        }
+        for pod in failed {
+            let done = self.calls.delete(&resource::<Pod>(), Some(self.namespace), &pod.name, Some(&pod.uid)).await;
+            match done {
+                Err(failure) if !failure.is_overtaken() => return Err(self.calls.writing(failure)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything as the target says, in the order in which one thing needs another.
+    pub(super) async fn converge(
+        &self,
+        set: Option<&SetDigest>,
+        claim: Option<&PersistentVolumeClaim>,
+        space: Option<&Space>,
+        objects: &Objects,
+        secrets: &Secrets,
+    ) -> Result<()> {
+        if set.is_some() {
+            // What it is refused for is refused before anything else is changed.
+            self.apply_claim(objects, claim, false).await?;
+        }
+        self.apply_all(&objects.before, space).await?;
+        self.apply_environment(secrets).await?;
+        if set.is_none() {
+            self.apply_claim(objects, claim, true).await?;
+        }
+        match set {
+            None => self.make_set(objects).await?,
+            Some(set) => self.update_set(set, objects).await?,
+        }
+        self.apply_all(&objects.after, space).await?;
+        self.apply_all(&objects.routes, space).await?;
+        if set.is_some() {
+            // A name that is somebody else's by now must not lead here any more.
+            self.drop_routes_but(&objects.routes).await?;
+        }
+        match set {
+            Some(_) => self.drop_environments().await,
+            None => Ok(()),
+        }
+    }
+}
