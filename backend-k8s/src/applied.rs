@@ -3,6 +3,8 @@
 //!
 //! The cluster's own record of who set which field tells of what others set, not of what they took away.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use provisioner_core::types::Generation;
 use serde::Serialize;
@@ -45,6 +47,13 @@ fn said(body: &Value) -> Value {
         metadata.remove("namespace");
     }
     body
+}
+
+/// The labels that were noted on a namespace.
+pub(crate) fn noted_labels(meta: &ObjectMeta) -> BTreeMap<String, String> {
+    let noted = meta.annotations.as_ref().and_then(|annotations| annotations.get(names::APPLIED));
+    let noted = noted.and_then(|noted| serde_json::from_str::<Value>(noted).ok()).unwrap_or_default();
+    serde_json::from_value(noted["metadata"]["labels"].clone()).unwrap_or_default()
 }
 
 /// The generation that an object was applied for.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Work, resource};
 use crate::{
+    applied,
     cache::{Kind, NamespaceDigest, Space},
     client::{operation, path_of},
     names,
@@ -31,18 +32,8 @@ impl Work<'_> {
             return Ok(());
         }
         let has = found.metadata.labels.clone().unwrap_or_default();
-        let tenant = self.subject.target.tenant.digest();
-        // Whose it is tells its claim, where its own label does not.
-        let is_ours = |labels: &BTreeMap<String, String>| {
-            labels.get(names::DATA).is_some_and(|data| *data == self.subject.target.data.id().as_str())
-                && labels.get(names::TENANT).is_none_or(|found| *found == tenant)
-        };
-        if known.is_none() && !is_ours(&has) {
-            let claim = self.calls.get::<PersistentVolumeClaim>(Some(self.namespace), names::CLAIM).await;
-            let claim = claim.map_err(|failure| self.calls.reading(failure))?;
-            if !claim.and_then(|claim| claim.metadata.labels).is_some_and(|labels| is_ours(&labels)) {
-                return Ok(());
-            }
+        if !self.is_own(&has, &applied::noted_labels(&found.metadata)).await? {
+            return Ok(());
         }
         let rendered = self.objects().namespace.metadata;
         let (mut labels, mut annotations) = (has, found.metadata.annotations.unwrap_or_default());
@@ -64,6 +55,24 @@ impl Work<'_> {
         let object = done.map_err(|failure| self.written(failure))?;
         self.note(Kind::Namespace, &object);
         Err(self.overtaken().with_message("its namespace had lost its labels, and has them again"))
+    }
+
+    /// Whether a namespace of our name holds the data of this tenant, by its labels, by what was noted of them, or by its claim.
+    async fn is_own(&self, has: &BTreeMap<String, String>, noted: &BTreeMap<String, String>) -> Result<bool> {
+        let tenant = self.subject.target.tenant.digest();
+        let is_tenant = |labels: &BTreeMap<String, String>| labels.get(names::TENANT).map(|found| *found == tenant);
+        let is_data = |labels: &BTreeMap<String, String>| {
+            labels.get(names::DATA).is_some_and(|data| *data == self.subject.target.data.id().as_str())
+        };
+        if (is_data(has) || is_data(noted))
+            && let Some(is_tenant) = is_tenant(noted).or(is_tenant(has))
+        {
+            return Ok(is_tenant);
+        }
+        let claim = self.calls.get::<PersistentVolumeClaim>(Some(self.namespace), names::CLAIM).await;
+        let claim = claim.map_err(|failure| self.calls.reading(failure))?;
+        let labels = claim.and_then(|claim| claim.metadata.labels).unwrap_or_default();
+        Ok(is_data(&labels) && is_tenant(&labels) == Some(true))
     }
 
     pub(super) async fn make_namespace(&self, objects: &Objects) -> Result<()> {

@@ -6,7 +6,7 @@ use backend_k8s::KubernetesConfig;
 use futures::StreamExt;
 use provisioner_core::{
     ErrorKind, Provisioner, Retry,
-    types::{DataDisposition, DataSource, Generation, Observed, Phase, Target},
+    types::{DataDisposition, DataSource, Generation, Observed, Phase, Target, TenantId},
 };
 use serde_json::{Value, json};
 
@@ -295,6 +295,27 @@ async fn what_namespaces_enforce_is_put_back() {
     until_generation(&fixture, &target, 1).await;
     let labels = fixture.server.world(|world| world.objects[&namespace]["metadata"]["labels"].clone());
     assert_eq!(labels[enforced], "restricted");
+}
+
+#[tokio::test]
+async fn another_tenants_namespace_is_not_taken_also_where_its_labels_were_changed() {
+    let (fixture, target) = with_route().await;
+    let namespace = key("namespaces", "", &fixture.namespace());
+    fixture.backend.destroy(&cx(), &target, DataDisposition::Retain).await.unwrap();
+    let mut thief = routed(1);
+    thief.tenant = TenantId::new("Somebody else").unwrap();
+    thief.incarnation = provisioner_core::types::Incarnation::new(2, 8);
+    thief.data = DataSource::Existing(target.data.id().clone());
+    for label in ["pod-security.kubernetes.io/enforce", "provisioner.internal/tenant"] {
+        let lose = |namespace: &mut Value| drop(namespace["metadata"]["labels"].as_object_mut().unwrap().remove(label));
+        fixture.server.world(|world| world.change(&namespace, lose));
+        for _ in 0..5 {
+            let error = fixture.backend.create(&cx_after_a_call(), &thief).await.unwrap_err();
+            assert_eq!(error.retry(), Retry::Never, "{label}: {error}");
+        }
+        let labels = fixture.server.world(|world| world.objects[&namespace]["metadata"]["labels"].clone());
+        assert_ne!(labels["provisioner.internal/tenant"], thief.tenant.digest(), "{label}");
+    }
 }
 
 #[tokio::test]
