@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{OVERTAKEN_MAX, Work, resource};
 use crate::{
+    applied,
     cache::{Awaited, Intended, Kind, SetDigest, version_of},
     client::{operation, path_of},
     error::Failure,
@@ -45,8 +46,13 @@ impl Work<'_> {
         }
     }
 
-    /// Makes a set of our name, which cannot be told for ours any more, what it should be.
+    /// Makes a set of our name, which cannot be told for ours any more, what it should be. As far as it still says its
+    /// generation, a newer one is left alone.
     pub(super) async fn retake_set(&self, found: &StatefulSet, objects: &Objects) -> Result<()> {
+        if found.metadata.deletion_timestamp.is_some() {
+            return Err(self.overtaken());
+        }
+        self.check_overtaken(applied::generation(&found.metadata))?;
         let mut body = serde_json::to_value(&objects.set).expect("an object of Kubernetes serializes");
         let edits = found.metadata.generation.unwrap_or_default() + 1;
         body["metadata"]["annotations"][names::WRITTEN] = Value::String(edits.to_string());

@@ -78,7 +78,7 @@ impl Setup for Kubernetes {
         profile.deadline = Duration::from_secs(300);
         // More than a page of what is listed.
         profile.many = 40;
-        // Each life is one of real pods, and there are a thousand: CONTRACT_CUTS=all takes an hour.
+        // Each life is one of real pods, and there are hundreds: CONTRACT_CUTS=all has all of them.
         let wants_all = std::env::var_os("CONTRACT_CUTS").is_some_and(|cuts| cuts == "all");
         profile.cuts_apart = if wants_all { 1 } else { 24 };
         profile.slow = Some((with("READY_AFTER_MS", &SLOW.as_millis().to_string()), SLOW));

@@ -347,6 +347,23 @@ async fn a_sleeping_set_that_lost_its_labels_is_no_absence() {
 }
 
 #[tokio::test]
+async fn a_set_without_labels_that_is_newer_is_left_alone() {
+    let (fixture, target) = with_route().await;
+    let set = fixture.key_of("statefulsets");
+    fixture.server.world(|world| {
+        world.change(&set, |set| {
+            set["metadata"]["labels"] = json!({});
+            set["metadata"]["annotations"]["provisioner.internal/generation"] = json!("9");
+        });
+    });
+    until_generation(&fixture, &target, 0).await;
+    let before = fixture.server.world(|world| world.objects[&set].clone());
+    let error = fixture.backend.create(&cx(), &target).await.unwrap_err();
+    assert_eq!((error.kind(), error.field()), (ErrorKind::Conflict, Some("generation")));
+    assert_eq!(fixture.server.world(|world| world.objects[&set].clone()), before);
+}
+
+#[tokio::test]
 async fn a_copy_of_a_namespace_is_not_taken_for_it() {
     let (fixture, target) = with_route().await;
     let namespace = fixture.namespace();
