@@ -4,7 +4,10 @@ use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{Namespace, PersistentVolumeClaim, Pod, Secret},
 };
-use kube::api::ApiResource;
+use kube::{
+    ResourceExt,
+    api::{ApiResource, ListParams},
+};
 use provisioner_core::{Effect, ErrorKind, Result, types::DataDisposition};
 use tokio::time::Instant;
 
@@ -107,8 +110,11 @@ pub(crate) async fn delete_data(calls: &Calls<'_>, cache: &Cache, namespace: &st
     let Some(space) = cache.space(namespace) else { return Ok(()) };
     let Some(found) = &space.namespace else { return Ok(()) };
     if !found.is_ending {
-        if let Some(set) = space.sets.first() {
-            let message = format!("the making {} uses it", set.incarnation);
+        // Asked at the cluster: one that lost its labels uses it all the same, and no watch shows it.
+        let sets = calls.list::<StatefulSet>(namespace, &ListParams::default()).await;
+        let sets = sets.map_err(|failure| calls.reading(failure))?;
+        if let Some(set) = sets.first() {
+            let message = format!("the stateful set {} uses it", set.name_any());
             return Err(calls.error(ErrorKind::Conflict).with_field("data").with_message(message));
         }
         remove_all(calls, cache, found, &space).await?;

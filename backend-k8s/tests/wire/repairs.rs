@@ -364,6 +364,19 @@ async fn a_set_without_labels_that_is_newer_is_left_alone() {
 }
 
 #[tokio::test]
+async fn data_under_a_set_that_lost_its_labels_is_not_deleted() {
+    let (fixture, target) = with_route().await;
+    fixture.backend.scale_to_zero(&cx(), &target).await.unwrap();
+    fixture.until(&target, Phase::Zero).await;
+    let set = fixture.key_of("statefulsets");
+    fixture.server.world(|world| world.change(&set, |set| set["metadata"]["labels"] = json!({})));
+    until_generation(&fixture, &target, 0).await;
+    let error = fixture.backend.delete_data(&cx(), target.data.id()).await.unwrap_err();
+    assert_eq!((error.kind(), error.field()), (ErrorKind::Conflict, Some("data")));
+    assert!(fixture.server.world(|world| world.objects.contains_key(&key("namespaces", "", &set.1))));
+}
+
+#[tokio::test]
 async fn a_copy_of_a_namespace_is_not_taken_for_it() {
     let (fixture, target) = with_route().await;
     let namespace = fixture.namespace();
