@@ -18,6 +18,7 @@ use provisioner_core::{
     },
 };
 use tempfile::TempDir;
+use test_reserved::ports::Ports;
 
 use crate::processes;
 
@@ -90,7 +91,7 @@ impl Site {
     #[must_use]
     pub fn backend(&self) -> ProcessConfig {
         let mut config = ProcessConfig::new(&self.root).with_ports(self.ports.clone());
-        config.cgroup = self.groups.then(|| test_groups::name(&self.root));
+        config.cgroup = self.groups.then(|| test_reserved::groups::name(&self.root));
         if !self.users {
             config.users = None;
         }
@@ -164,6 +165,8 @@ fn names(folder: &Path) -> BTreeSet<String> {
 pub struct Place {
     site: Site,
     folder: TempDir,
+    /// Where the address is not its own.
+    ports: Option<Ports>,
 }
 
 impl Place {
@@ -188,8 +191,9 @@ impl Place {
         let mut place = Self::new(product);
         fs::set_permissions(place.folder(), fs::Permissions::from_mode(0o755)).expect("a folder of ours");
         place.site.users = true;
-        // No other test has these.
-        (place.site.address, place.site.ports) = (Ipv4Addr::LOCALHOST, 30_000..=30_999);
+        let ports = Ports::take();
+        (place.site.address, place.site.ports) = (Ipv4Addr::LOCALHOST, ports.range());
+        place.ports = Some(ports);
         place
     }
 
@@ -218,7 +222,7 @@ impl Place {
             users: false,
             groups: true,
         };
-        Self { site, folder }
+        Self { site, folder, ports: None }
     }
 
     /// A new file beside store and root.
@@ -260,6 +264,6 @@ impl Deref for Place {
 impl Drop for Place {
     fn drop(&mut self) {
         processes::kill_all_mentioning(self.folder.path());
-        test_groups::remove(&self.root);
+        test_reserved::groups::remove(&self.root);
     }
 }

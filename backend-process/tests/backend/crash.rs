@@ -29,7 +29,7 @@ impl Drop for OtherControlPlane {
 fn other_control_plane(site: &Site, seed: u64) -> OtherControlPlane {
     let child = Command::new(CONTROL_PLANE)
         .arg(site.root())
-        .args([site.ports.0, site.ports.1].map(|port| port.to_string()))
+        .args(site.ports.ends())
         .args([PRODUCT.as_str(), &seed.to_string()])
         .stderr(Stdio::null())
         .spawn()

@@ -6,10 +6,7 @@ use std::{
     net::TcpStream,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{
-        Arc, LazyLock,
-        atomic::{AtomicU16, Ordering},
-    },
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
@@ -25,6 +22,7 @@ use provisioner_core::{
 };
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
+use test_reserved::ports::Ports;
 
 /// The product, where every user may execute it: where programs are built, others may not be let in.
 pub(crate) static PRODUCT: LazyLock<String> = LazyLock::new(|| {
@@ -52,7 +50,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 pub(crate) struct Site {
     pub(crate) backend: ProcessBackend,
     pub(crate) cx: OpContext,
-    pub(crate) ports: (u16, u16),
+    pub(crate) ports: Ports,
     pub(crate) random: Random,
     pub(crate) config: ProcessConfig,
     root: TempDir,
@@ -73,21 +71,16 @@ impl Drop for Site {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        test_groups::remove(self.root());
+        test_reserved::groups::remove(self.root());
     }
 }
 
 impl Site {
     pub(crate) fn new() -> Self {
-        static NEXT: AtomicU16 = AtomicU16::new(0);
-        const PORTS_EACH: u16 = 16;
-        // Other test programs may run beside this one.
-        let base = 20_000 + u16::try_from(std::process::id() % 8).unwrap() * 1_200;
-        let first = base + NEXT.fetch_add(1, Ordering::Relaxed) * PORTS_EACH;
-        let ports = (first, first + PORTS_EACH - 1);
+        let ports = Ports::take();
         let root = tempfile::tempdir().unwrap();
-        let mut config = ProcessConfig::new(root.path()).with_ports(ports.0..=ports.1);
-        config.cgroup = Some(test_groups::name(root.path()));
+        let mut config = ProcessConfig::new(root.path()).with_ports(ports.range());
+        config.cgroup = Some(test_reserved::groups::name(root.path()));
         let backend = config.clone().build().unwrap();
         let cx = OpContext::new(ControlPlaneId::new("plane").unwrap());
         Self { backend, cx, ports, random: Random::from_os(), root, config }

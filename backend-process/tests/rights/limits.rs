@@ -251,7 +251,7 @@ impl Drop for Cover {
 
 /// The group that those of all instances lie below, in each hierarchy.
 fn base(site: &Site) -> Vec<PathBuf> {
-    test_groups::folders(site.config.cgroup.as_ref().unwrap())
+    test_reserved::groups::folders(site.config.cgroup.as_ref().unwrap())
 }
 
 pub(crate) async fn without_the_group_that_was_promised_nothing_starts_and_it_is_tried_again() {

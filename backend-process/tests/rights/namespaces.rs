@@ -32,7 +32,7 @@ struct Working(Child);
 
 impl Working {
     fn start(mut control_plane: Command, site: &Site) -> Self {
-        control_plane.arg(site.root()).args([site.ports.0, site.ports.1].map(|port| port.to_string()));
+        control_plane.arg(site.root()).args(site.ports.ends());
         Self(control_plane.args([PRODUCT.as_str(), "1"]).stderr(Stdio::null()).spawn().unwrap())
     }
 }

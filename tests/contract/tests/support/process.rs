@@ -121,7 +121,7 @@ impl Place {
 
     fn config(&self) -> ProcessConfig {
         let mut config = ProcessConfig::new(self.folder.path().join("root")).with_ports(PORTS);
-        config.cgroup = Some(test_groups::name(self.folder.path()));
+        config.cgroup = Some(test_reserved::groups::name(self.folder.path()));
         config.users = is_root().then(|| self.users.clone());
         config.address = self.address.into();
         config.size_max = SizeMax { cpu_millis: 64_000, memory_mib: 65_536, data_mib: 1 << 20 };
@@ -139,7 +139,7 @@ impl Drop for Place {
             left.into_iter().for_each(|pid| signal(pid, Signal::KILL));
             std::thread::sleep(Duration::from_millis(2));
         }
-        test_groups::remove(self.folder.path());
+        test_reserved::groups::remove(self.folder.path());
     }
 }
 

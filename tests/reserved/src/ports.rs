@@ -1,0 +1,60 @@
+//! Ports of a test's own: two programs that look for a free port at once may find the same one.
+
+use std::{
+    env,
+    fs::{self, File},
+    ops::RangeInclusive,
+};
+
+const FIRST: u16 = 20_000;
+const EACH: u16 = 16;
+const RANGES: u16 = 600;
+
+/// A range of ports of every address that no other test has for as long as this is there.
+#[derive(Debug)]
+pub struct Ports {
+    range: RangeInclusive<u16>,
+    /// Locked, and not removed: a removed file could be locked by two who opened it at different times.
+    _lock: File,
+}
+
+impl Ports {
+    /// Takes the first free range.
+    ///
+    /// # Panics
+    /// When all are taken, or files cannot be written.
+    #[must_use]
+    pub fn take() -> Self {
+        let folder = env::temp_dir().join("provisioner-test-ports");
+        fs::create_dir_all(&folder).expect("a folder for locks");
+        let taken = (0..RANGES).find_map(|at| {
+            let lock = File::create(folder.join(at.to_string())).expect("a lock's file");
+            let first = FIRST + at * EACH;
+            lock.try_lock().ok().map(|()| Self { range: first..=first + EACH - 1, _lock: lock })
+        });
+        taken.expect("a free range of ports")
+    }
+
+    /// The first and the last one, as programs are told them.
+    #[must_use]
+    pub fn ends(&self) -> [String; 2] {
+        [self.range.start(), self.range.end()].map(u16::to_string)
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn range(&self) -> RangeInclusive<u16> {
+        self.range.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_never_have_the_same() {
+        let (a, b) = (Ports::take(), Ports::take());
+        assert!(a.range().end() < b.range().start() || b.range().end() < a.range().start());
+    }
+}
