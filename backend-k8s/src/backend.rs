@@ -326,7 +326,7 @@ impl Provisioner for KubernetesBackend {
         };
         let pages = futures::stream::once(first).flat_map(|cache| match cache {
             Err(error) => futures::stream::iter([Err(error)]).boxed(),
-            Ok(cache) => futures::stream::unfold((cache, None::<Box<str>>), |(cache, after)| async move {
+            Ok(cache) => futures::stream::unfold((cache, None::<String>), |(cache, after)| async move {
                 let page = cache.page(after.as_deref(), PAGE);
                 let last = page.last()?.0.clone();
                 let owned: Vec<_> = page.iter().flat_map(|(_, space)| convert::owned(space)).map(Ok).collect();

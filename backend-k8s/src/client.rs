@@ -19,7 +19,7 @@ use kube::{
     },
     client::Body,
     config::{KubeConfigOptions, Kubeconfig},
-    core::{Request as Builder, Status},
+    core::{ObjectList, Request as Builder, Status},
 };
 use provisioner_core::{Effect, Error, ErrorKind, OpContext, Result};
 use serde::{Serialize, de::DeserializeOwned};
@@ -36,6 +36,8 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one request may take that comes without a deadline.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many objects one answer may hold.
+const PAGE: u32 = 500;
 
 /// A cluster that is connected to when it is first needed. A clone is the same.
 #[derive(Clone)]
@@ -213,7 +215,7 @@ impl Calls<'_> {
     ) -> Result<Vec<K>, Failure> {
         let resource = ApiResource::erase::<K>(&());
         let request = builder(&resource, Some(namespace)).list(parameters).map_err(unbuilt)?;
-        let list: kube::core::ObjectList<K> = self.send(request, || format!("list {}", full_name(&resource))).await?;
+        let list: ObjectList<K> = self.send(request, || format!("list {}", full_name(&resource))).await?;
         Ok(list.items)
     }
 
@@ -236,9 +238,17 @@ impl Calls<'_> {
         parameters: &ListParams,
     ) -> Result<Vec<K>, Failure> {
         let resource = ApiResource::erase::<K>(&());
-        let request = builder(&resource, None).list(parameters).map_err(unbuilt)?;
-        let list: kube::core::ObjectList<K> = self.send(request, || format!("list {}", full_name(&resource))).await?;
-        Ok(list.items)
+        let mut parameters = parameters.clone().limit(PAGE);
+        let mut items = Vec::new();
+        loop {
+            let request = builder(&resource, None).list(&parameters).map_err(unbuilt)?;
+            let page: ObjectList<K> = self.send(request, || format!("list {}", full_name(&resource))).await?;
+            items.extend(page.items);
+            match page.metadata.continue_.filter(|next| !next.is_empty()) {
+                Some(next) => parameters = parameters.continue_token(&next),
+                None => return Ok(items),
+            }
+        }
     }
 
     /// Removes an object, if it is still the one with this uid. `false`: it is not there.

@@ -48,8 +48,19 @@ pub(crate) fn namespace(control_plane: &ControlPlaneId, data: &DataId) -> String
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
-    let digits: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    format!("instance-{digits}")
+    let (number, _) = hash.finalize().0.split_first_chunk().map(|(number, rest)| (*number, rest)).expect("32 bytes");
+    numbered(u128::from_be_bytes(number))
+}
+
+/// The namespace with this number.
+pub(crate) fn numbered(number: u128) -> String {
+    format!("{NAMESPACE}{number:032x}")
+}
+
+/// The number in a namespace's name. `None`: it is none of [`namespace`].
+pub(crate) fn number(namespace: &str) -> Option<u128> {
+    let number = u128::from_str_radix(namespace.strip_prefix(NAMESPACE)?, 16).ok()?;
+    (numbered(number) == namespace).then_some(number)
 }
 
 /// The name of everything that belongs to one making. With what Kubernetes adds to a stateful set's name for its pods'
@@ -58,6 +69,9 @@ pub(crate) fn making(control_plane: &ControlPlaneId, instance: &InstanceId, inca
     let token = incarnation.token(control_plane, instance);
     format!("{instance}-{}", &token[..10])
 }
+
+/// What the name of a namespace begins with.
+const NAMESPACE: &str = "instance-";
 
 /// The claim in a data set's namespace.
 pub(crate) const CLAIM: &str = "data";
@@ -74,6 +88,8 @@ mod tests {
         assert_ne!(namespace(&plane, &data), namespace(&plane, &DataId::from_random(8)));
         assert_ne!(namespace(&plane, &data), namespace(&ControlPlaneId::new("other").unwrap(), &data));
         assert!(namespace(&plane, &data).len() <= 63);
+        assert_eq!(numbered(number(&namespace(&plane, &data)).unwrap()), namespace(&plane, &data));
+        assert!(number("instance-1").is_none() && number("kube-system").is_none());
         let instance = InstanceId::new("i".repeat(40)).unwrap();
         let name = making(&plane, &instance, Incarnation::new(u32::MAX, u128::MAX));
         // The label controller-revision-hash holds the name, a dash and ten characters.

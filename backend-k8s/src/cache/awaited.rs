@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::Notify;
 
-use super::{Kind, Space};
+use super::{Kind, packed::Spaces};
 
 /// What a write of ours will look like to a watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,16 +50,17 @@ impl Told {
     }
 
     /// Forgets what has been told of by now.
-    pub(super) fn settle(&mut self, spaces: &BTreeMap<Box<str>, Space>) {
+    pub(super) fn settle(&mut self, spaces: &Spaces) {
         let heard = &self.heard;
         self.waiting.retain(|namespace, waiting| {
             let space = spaces.get(namespace);
             waiting.awaited.retain(|awaited| match awaited {
                 Awaited::Version(kind, version) => heard.get(kind).is_none_or(|heard| heard < version),
                 Awaited::SetGone(uid) => {
-                    space.is_some_and(|space| space.sets.iter().any(|set| set.uid == *uid && !set.is_ending))
+                    space.as_ref().is_some_and(|space| space.sets.iter().any(|set| set.uid == *uid && !set.is_ending))
                 }
                 Awaited::NamespaceGone(uid) => space
+                    .as_ref()
                     .and_then(|space| space.namespace.as_ref())
                     .is_some_and(|namespace| namespace.uid == *uid && !namespace.is_ending),
             });
@@ -87,7 +88,7 @@ mod tests {
 
     #[test]
     fn what_was_told_before_anybody_waited_for_it_is_not_waited_for() {
-        let (mut told, spaces) = (Told::default(), BTreeMap::new());
+        let (mut told, spaces) = (Told::default(), Spaces::default());
         told.wait_for("a", Awaited::Version(Kind::Service, 100));
         told.settle(&spaces);
         assert!(told.is_behind("a") && !told.is_behind("b"));

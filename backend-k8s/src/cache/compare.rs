@@ -40,7 +40,7 @@ pub(crate) async fn compare_all(calls: &Calls<'_>, cache: &Cache) -> Result<(), 
     let found = calls.list_everywhere::<Namespace>(&ListParams::default().labels(&labels)).await?;
     let found: BTreeSet<_> = found.iter().map(ResourceExt::name_any).collect();
     let known = cache.page(None, usize::MAX).into_iter().filter(|(_, space)| space.namespace.is_some());
-    let known: BTreeSet<_> = known.map(|(name, _)| name.to_string()).collect();
+    let known: BTreeSet<_> = known.map(|(name, _)| name).collect();
     if found == known {
         return Ok(());
     }

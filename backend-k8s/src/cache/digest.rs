@@ -8,7 +8,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use provisioner_core::types::{DataId, Generation, Incarnation, InstanceId, Reason};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
+
+use super::packed::{identifier, incarnation};
 
 use crate::{
     applied::{self, Lists},
@@ -16,7 +19,7 @@ use crate::{
 };
 
 /// What an instance is meant to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Intended {
     Running,
     Zero,
@@ -38,13 +41,15 @@ impl Intended {
 }
 
 /// A namespace: what everything else of a data set lives in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NamespaceDigest {
-    pub(crate) name: Box<str>,
+    #[serde(with = "identifier")]
     pub(crate) uid: Box<str>,
     /// Who used it last.
     pub(crate) instance: InstanceId,
+    #[serde(with = "incarnation")]
     pub(crate) incarnation: Incarnation,
+    #[serde(with = "identifier")]
     pub(crate) data: DataId,
     pub(crate) tenant: Box<str>,
     /// Who is done with it, or on its way out of it.
@@ -57,10 +62,12 @@ pub(crate) struct NamespaceDigest {
 }
 
 /// A stateful set: the instance itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SetDigest {
-    pub(crate) name: Box<str>,
+    #[serde(with = "identifier")]
     pub(crate) uid: Box<str>,
+    pub(crate) name: Box<str>,
+    #[serde(with = "incarnation")]
     pub(crate) incarnation: Incarnation,
     pub(crate) generation: Generation,
     pub(crate) intended: Intended,
@@ -85,10 +92,12 @@ pub(crate) struct SetDigest {
 }
 
 /// A pod: what runs now.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PodDigest {
-    pub(crate) name: Box<str>,
+    #[serde(with = "identifier")]
     pub(crate) uid: Box<str>,
+    pub(crate) name: Box<str>,
+    #[serde(with = "incarnation")]
     pub(crate) incarnation: Incarnation,
     pub(crate) revision: Box<str>,
     pub(crate) is_ready: bool,
@@ -103,7 +112,7 @@ pub(crate) struct PodDigest {
 }
 
 /// What is wrong with a pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Trouble {
     pub(crate) reason: Reason,
     /// Whether it does not go away by waiting.
@@ -113,7 +122,7 @@ pub(crate) struct Trouble {
 }
 
 /// A claim.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ClaimDigest {
     pub(crate) is_bound: bool,
     pub(crate) is_ending: bool,
@@ -167,7 +176,6 @@ impl NamespaceDigest {
         });
         let blocked: Vec<_> = blocked.collect();
         Some(Self {
-            name: name_of(meta),
             uid: uid_of(meta),
             instance: label(meta, names::INSTANCE)?.parse().ok()?,
             incarnation: incarnation_of(meta)?,

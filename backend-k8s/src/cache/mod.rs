@@ -7,6 +7,7 @@ mod awaited;
 mod compare;
 mod digest;
 mod listen;
+mod packed;
 mod slices;
 mod space;
 mod watches;
@@ -19,6 +20,7 @@ use std::{
 };
 
 use provisioner_core::types::{ControlPlaneId, Incarnation, InstanceId};
+use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Notify, broadcast, watch},
     time::Instant,
@@ -28,20 +30,20 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use self::awaited::Told;
 pub(crate) use self::{
     awaited::Awaited,
     compare::{compare, compare_all},
     digest::{Intended, NamespaceDigest, PodDigest, SetDigest, Trouble, incarnation_of, version_of},
     space::Space,
 };
-use crate::{client::Cluster, error::Failure};
+use self::{awaited::Told, packed::Spaces};
+use crate::{client::Cluster, error::Failure, names};
 
 /// How many changes a slow reader of a watch may be behind before it loses some.
 const CHANGES_KEPT: usize = 4096;
 
 /// The kinds that are watched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[repr(u8)]
 pub(crate) enum Kind {
     Namespace,
@@ -150,9 +152,9 @@ impl Health {
 
 #[derive(Debug, Default)]
 struct State {
-    spaces: BTreeMap<Box<str>, Space>,
-    /// Where each making lives.
-    makings: BTreeMap<Incarnation, Box<str>>,
+    spaces: Spaces,
+    /// Where each making lives: the number of the namespace, by the nonce, which no other making has.
+    makings: BTreeMap<u128, u128>,
     health: BTreeMap<Kind, Health>,
     told: Told,
 }
@@ -231,7 +233,7 @@ impl State {
     /// What is known of a namespace, if anything is, or may be soon.
     fn look(&self, namespace: &str) -> Option<Space> {
         let (space, is_behind) = (self.spaces.get(namespace), self.told.is_behind(namespace));
-        (space.is_some() || is_behind).then(|| Space { is_behind, ..space.cloned().unwrap_or_default() })
+        (space.is_some() || is_behind).then(|| Space { is_behind, ..space.unwrap_or_default() })
     }
 }
 
@@ -290,16 +292,19 @@ impl Cache {
     }
 
     /// Where a making lives.
-    pub(crate) fn home(&self, incarnation: Incarnation) -> Option<Box<str>> {
-        self.shared.state().makings.get(&incarnation).cloned()
+    pub(crate) fn home(&self, incarnation: Incarnation) -> Option<String> {
+        self.shared.state().makings.get(&incarnation.nonce()).copied().map(names::numbered)
     }
 
     /// A page of what is known: what follows a namespace, in their order.
-    pub(crate) fn page(&self, after: Option<&str>, length: usize) -> Vec<(Box<str>, Space)> {
+    pub(crate) fn page(&self, after: Option<&str>, length: usize) -> Vec<(String, Space)> {
         let state = self.shared.state();
-        let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        let page = state.spaces.range::<str, _>((from, std::ops::Bound::Unbounded)).take(length);
-        page.filter_map(|(name, _)| Some((name.clone(), state.look(name)?))).collect()
+        let page = state.spaces.after(after).take(length);
+        page.map(|(home, space)| {
+            let is_behind = state.told.is_behind(&home);
+            (home, Space { is_behind, ..space })
+        })
+        .collect()
     }
 
     /// Notes what was written, so that nothing older is taken for what is there.
@@ -353,8 +358,7 @@ impl Cache {
     /// How many namespaces are known, and about how many bytes that takes.
     pub(crate) fn weight(&self) -> (usize, usize) {
         let state = self.shared.state();
-        let bytes = state.spaces.iter().map(|(name, space)| name.len() + space.weight()).sum();
-        (state.spaces.len(), bytes)
+        (state.spaces.len(), state.spaces.bytes() + state.makings.len() * size_of::<(u128, u128)>())
     }
 }
 

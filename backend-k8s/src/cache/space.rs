@@ -1,14 +1,16 @@
 //! What is known of one namespace.
 
 use provisioner_core::types::{Generation, Incarnation};
+use serde::{Deserialize, Serialize};
 
 use super::{
     Kind,
     digest::{ClaimDigest, Intended, NamespaceDigest, PodDigest, SetDigest},
+    packed::{identifier, incarnation},
 };
 
 /// What is known of one namespace.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Space {
     pub(crate) namespace: Option<NamespaceDigest>,
     pub(crate) claim: Option<ClaimDigest>,
@@ -18,14 +20,16 @@ pub(crate) struct Space {
     /// The pods that the service leads to.
     pub(super) served: Vec<Served>,
     /// Whether all this is older than what we wrote. Known to who looks at it alone.
+    #[serde(skip)]
     pub(crate) is_behind: bool,
 }
 
 /// An object of which nobody needs to know more than that it is there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PartDigest {
     pub(super) kind: Kind,
     pub(super) name: Box<str>,
+    #[serde(with = "incarnation")]
     pub(super) incarnation: Incarnation,
     pub(super) version: u64,
     pub(super) generation: Generation,
@@ -34,10 +38,11 @@ pub(super) struct PartDigest {
 }
 
 /// A pod that a slice of the service's endpoints names as ready.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Served {
     pub(super) slice: Box<str>,
     /// Its uid.
+    #[serde(with = "identifier")]
     pub(super) pod: Box<str>,
 }
 
@@ -122,19 +127,5 @@ impl Space {
         makings.sort_unstable();
         makings.dedup();
         makings
-    }
-
-    /// About how many bytes this takes.
-    pub(super) fn weight(&self) -> usize {
-        let texts = |texts: &[&str]| texts.iter().map(|text| text.len()).sum::<usize>();
-        let namespace = self.namespace.as_ref().map_or(0, |it| {
-            texts(&[&it.uid, it.instance.as_str(), it.data.as_str(), &it.tenant, it.blocked.as_deref().unwrap_or("")])
-        });
-        let sets: usize = self.sets.iter().map(|it| size_of::<SetDigest>() + texts(&[&it.uid, &it.revision])).sum();
-        let pods: usize =
-            self.pods.iter().map(|it| size_of::<PodDigest>() + texts(&[&it.name, &it.uid, &it.revision])).sum();
-        let parts = self.parts.capacity() * size_of::<PartDigest>();
-        let served: usize = self.served.iter().map(|it| size_of::<Served>() + texts(&[&it.slice, &it.pod])).sum();
-        size_of::<Self>() + namespace + sets + pods + parts + served
     }
 }

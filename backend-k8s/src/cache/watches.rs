@@ -219,6 +219,8 @@ type Read = Option<BTreeSet<(String, String)>>;
 
 fn hear<K: Watched>(shared: &Shared, event: watcher::Event<K>, read: &mut Read) {
     let mut changed = BTreeSet::new();
+    // Nothing can be told of a part of what there is.
+    let is_part = matches!(event, watcher::Event::Init | watcher::Event::InitApply(_));
     {
         let mut state = shared.state();
         match event {
@@ -251,7 +253,9 @@ fn hear<K: Watched>(shared: &Shared, event: watcher::Event<K>, read: &mut Read) 
             }
         }
     }
-    shared.changed.send_modify(|changed| *changed += 1);
+    if !is_part {
+        shared.changed.send_modify(|changed| *changed += 1);
+    }
     for id in changed {
         // Nobody listens: nobody misses it.
         let _ = shared.changes.send(id);
@@ -271,52 +275,59 @@ fn instance_in(space: &Space) -> Option<InstanceId> {
 
 fn put<K: Watched>(state: &mut State, object: &K, changed: &mut BTreeSet<InstanceId>) {
     let home = object.home();
-    if !state.spaces.contains_key(home) {
-        state.spaces.insert(home.into(), Space::default());
-    }
-    let space = state.spaces.get_mut(home).expect("it was put there");
-    let before = (K::KIND == Kind::Namespace).then(|| instance_in(space)).flatten();
-    object.put(space);
-    changed.extend(before);
-    changed.extend(instance_in(space));
-    if let Some(incarnation) = incarnation_of(object.meta()) {
-        state.makings.entry(incarnation).or_insert_with(|| home.into());
+    state.spaces.change(home, |space| {
+        let before = (K::KIND == Kind::Namespace).then(|| instance_in(space)).flatten();
+        object.put(space);
+        changed.extend(before);
+        changed.extend(instance_in(space));
+    });
+    if let Some(incarnation) = incarnation_of(object.meta())
+        && let Some(number) = names::number(home)
+    {
+        state.makings.entry(incarnation.nonce()).or_insert(number);
     }
 }
 
 fn take<K: Watched>(state: &mut State, object: &K, changed: &mut BTreeSet<InstanceId>) {
     let home = object.home();
-    let Some(space) = state.spaces.get_mut(home) else { return };
-    changed.extend(instance_in(space));
-    object.take(space);
-    if space.is_empty() {
-        state.spaces.remove(home);
-        state.makings.retain(|_, namespace| **namespace != *home);
+    if state.spaces.get(home).is_none() {
+        return;
     }
+    state.spaces.change(home, |space| {
+        changed.extend(instance_in(space));
+        object.take(space);
+    });
+    forget_makings(state, home);
 }
 
 /// A reading of everything is over: what it did not tell of is gone.
 fn forget_unread<K: Watched>(state: &mut State, read: &BTreeSet<(String, String)>, changed: &mut BTreeSet<InstanceId>) {
-    let mut empty = Vec::new();
-    for (home, space) in &mut state.spaces {
-        let is_read = |name: &str| read.contains(&(home.to_string(), name.to_owned()));
-        let before = instance_in(space);
-        if space.keep(K::KIND, is_read) {
-            changed.extend(before);
-        }
-        if space.is_empty() {
-            empty.push(home.clone());
-        }
+    let kept = |home: &str, space: &mut Space| {
+        space.keep(K::KIND, home, |name| read.contains(&(home.to_owned(), name.to_owned())))
+    };
+    let lost: Vec<_> =
+        state.spaces.after(None).filter_map(|(home, mut space)| kept(&home, &mut space).then_some(home)).collect();
+    for home in lost {
+        state.spaces.change(&home, |space| {
+            changed.extend(instance_in(space));
+            kept(&home, space);
+        });
+        forget_makings(state, &home);
     }
-    for home in empty {
-        state.spaces.remove(&home);
-        state.makings.retain(|_, namespace| *namespace != home);
+}
+
+/// Nothing is known of a namespace any more: no making lives there.
+fn forget_makings(state: &mut State, home: &str) {
+    if state.spaces.get(home).is_none()
+        && let Some(number) = names::number(home)
+    {
+        state.makings.retain(|_, home| *home != number);
     }
 }
 
 impl Space {
     /// Keeps what has one of these names; `true`: something went.
-    fn keep(&mut self, kind: Kind, is_read: impl Fn(&str) -> bool) -> bool {
+    fn keep(&mut self, kind: Kind, home: &str, is_read: impl Fn(&str) -> bool) -> bool {
         let sizes = |space: &Self| {
             let lists = [space.sets.len(), space.pods.len(), space.parts.len(), space.served.len()];
             (space.namespace.is_some(), space.claim.is_some(), lists)
@@ -324,7 +335,7 @@ impl Space {
         let before = sizes(self);
         match kind {
             // It has the name of its home.
-            Kind::Namespace => self.namespace = self.namespace.take().filter(|it| is_read(&it.name)),
+            Kind::Namespace => self.namespace = self.namespace.take().filter(|_| is_read(home)),
             Kind::Claim => self.claim = self.claim.take().filter(|_| is_read(names::CLAIM)),
             Kind::Set => self.sets.retain(|it| is_read(&it.name)),
             Kind::Pod => self.pods.retain(|it| is_read(&it.name)),

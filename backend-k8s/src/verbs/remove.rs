@@ -36,7 +36,7 @@ impl Work<'_> {
             self.expect_lasting_data(&space)?;
         }
         if is_user && !keeps_data && space.sets.iter().all(|set| set.incarnation == self.incarnation()) {
-            return remove_all(&self.calls, self.cache, namespace, &space).await;
+            return remove_all(&self.calls, self.cache, self.namespace, namespace, &space).await;
         }
         if is_user && namespace.released.is_none() {
             self.release().await?;
@@ -77,11 +77,17 @@ impl Work<'_> {
 }
 
 /// Removes a namespace with all that is in it.
-async fn remove_all(calls: &Calls<'_>, cache: &Cache, namespace: &NamespaceDigest, space: &Space) -> Result<()> {
-    let done = calls.delete(&resource::<Namespace>(), None, &namespace.name, Some(&namespace.uid)).await;
+async fn remove_all(
+    calls: &Calls<'_>,
+    cache: &Cache,
+    namespace: &str,
+    found: &NamespaceDigest,
+    space: &Space,
+) -> Result<()> {
+    let done = calls.delete(&resource::<Namespace>(), None, namespace, Some(&found.uid)).await;
     if done.map_err(|failure| calls.writing(failure))? {
-        cache.await_written(&namespace.name, Awaited::NamespaceGone(namespace.uid.clone()));
-        hasten(calls, &namespace.name, space).await;
+        cache.await_written(namespace, Awaited::NamespaceGone(found.uid.clone()));
+        hasten(calls, namespace, space).await;
     }
     Ok(())
 }
@@ -117,7 +123,7 @@ pub(crate) async fn delete_data(calls: &Calls<'_>, cache: &Cache, namespace: &st
             let message = format!("the stateful set {} uses it", set.name_any());
             return Err(calls.error(ErrorKind::Conflict).with_field("data").with_message(message));
         }
-        remove_all(calls, cache, found, &space).await?;
+        remove_all(calls, cache, namespace, found, &space).await?;
     }
     if cache.until_gone(namespace, deadline).await {
         return Ok(());

@@ -78,9 +78,10 @@ impl Setup for Kubernetes {
         profile.deadline = Duration::from_secs(300);
         // More than a page of what is listed.
         profile.many = 40;
-        // Each life is one of real pods, and there are hundreds: CONTRACT_CUTS=all has all of them.
-        let wants_all = std::env::var_os("CONTRACT_CUTS").is_some_and(|cuts| cuts == "all");
-        profile.cuts_apart = if wants_all { 1 } else { 24 };
+        // Each life is one of real pods, and there are hundreds: CONTRACT_LIVES=all has all of them.
+        if std::env::var_os("CONTRACT_LIVES").is_none_or(|lives| lives != "all") {
+            (profile.cuts_apart, profile.pairs_apart) = (24, 5);
+        }
         profile.slow = Some((with("READY_AFTER_MS", &SLOW.as_millis().to_string()), SLOW));
         profile.broken = Some(with("EXIT_AT_ONCE", "1"));
         profile.keep = Some(Box::new(Account {

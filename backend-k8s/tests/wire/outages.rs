@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use provisioner_core::{
     Chain, Effect, ErrorKind, Provisioner,
-    types::{DataDisposition, Observed, Phase},
+    types::{DataDisposition, DataId, DataSource, Incarnation, InstanceId, Observed, Phase},
 };
 
 use crate::fixture::{Fixture, cx, cx_after_a_call, target};
@@ -72,6 +72,32 @@ async fn a_write_that_could_not_be_sent_did_nothing() {
     fixture.server.start_again().await;
     fixture.backend.scale_to_zero(&cx_after_a_call(), &target(1)).await.unwrap();
     fixture.until(&target(1), Phase::Zero).await;
+}
+
+#[tokio::test]
+async fn a_list_in_doubt_is_compared_with_all_pages_of_the_clusters() {
+    let (mut fixture, _) = Fixture::with_instance().await;
+    let mut other = target(1);
+    (other.id, other.incarnation) = (InstanceId::new("other").unwrap(), Incarnation::new(1, 2));
+    other.data = DataSource::Fresh(DataId::from_random(2));
+    fixture.backend.create(&cx(), &other).await.unwrap();
+    fixture.until(&other, Phase::Running).await;
+    fixture.server.stop().await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    fixture.server.world(|world| world.page_max = Some(1));
+    fixture.server.start_again().await;
+    for _ in 0..2500 {
+        fixture.server.seen();
+        let listed: Vec<_> = fixture.backend.list(&cx()).collect().await;
+        let seen = fixture.server.seen();
+        let pages = seen.iter().filter(|seen| (seen.verb, &*seen.plural) == ("list", "namespaces")).count();
+        if pages > 0 && listed.iter().all(Result::is_ok) {
+            assert_eq!((listed.len(), pages), (2, 2));
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("it was never in doubt, or never answered in doubt");
 }
 
 #[tokio::test]

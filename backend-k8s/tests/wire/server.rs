@@ -338,8 +338,8 @@ fn act(world: &mut World, asked: &Asked, body: &Value) -> Result<Value, Refusal>
     match *verb {
         "list" => {
             let items = world.list(plural, namespace.as_deref(), asked.parameter("labelSelector"));
-            let metadata = json!({"resourceVersion": world.version.to_string()});
-            Ok(json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items}))
+            let limit = asked.parameter("limit").parse().ok();
+            Ok(world.page(items, limit, asked.parameter("continue").parse().unwrap_or(0)))
         }
         "get" if asked.is_log => Ok(Value::Null),
         "get" => {

@@ -32,6 +32,8 @@ pub(crate) struct World {
     pub(crate) compacted: u64,
     /// Watches tell nothing newer than this.
     pub(crate) told_until: Option<u64>,
+    /// No list has more in one answer.
+    pub(crate) page_max: Option<usize>,
     uids: u64,
 }
 
@@ -53,6 +55,16 @@ impl World {
             .iter()
             .filter(|((kind, home, _), _)| kind == plural && namespace.is_none_or(|namespace| namespace == home));
         of_kind.filter(|(_, object)| has_labels(object, selector)).map(|(_, object)| object.clone()).collect()
+    }
+
+    /// A page of that: so many at most, from this one on.
+    pub(crate) fn page(&self, mut all: Vec<Value>, limit: Option<usize>, from: usize) -> Value {
+        let limit = limit.into_iter().chain(self.page_max).min().unwrap_or(usize::MAX);
+        let rest = all.split_off(from.min(all.len()));
+        let next = if rest.len() > limit { (from + limit).to_string() } else { String::new() };
+        let items: Vec<_> = rest.into_iter().take(limit).collect();
+        let metadata = json!({"resourceVersion": self.version.to_string(), "continue": next});
+        json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items})
     }
 
     pub(crate) fn create(&mut self, key: &Key, object: Value) -> Result<Value, Refusal> {

@@ -42,6 +42,8 @@ pub struct Profile {
     /// How far apart the await points are at which those rules cut, beginning anywhere. More than 1 where a life takes
     /// seconds and there are hundreds: then each run looks at other ones.
     pub cuts_apart: usize,
+    /// The same for the pairs of verbs of which one follows the other.
+    pub pairs_apart: usize,
     /// Somebody who looks at the provider without the backend.
     pub outsider: Option<Arc<dyn Outsider>>,
     /// Kept until the rule has ended: folders, servers.
@@ -61,6 +63,7 @@ impl Profile {
             many: 200,
             cuts_at_once: 1,
             cuts_apart: 1,
+            pairs_apart: 1,
             outsider: None,
             keep: None,
         }

@@ -171,11 +171,12 @@ pub(super) async fn a_spec_changed_while_asleep_is_applied_at_wake_and_wakes_not
     Ok(())
 }
 
-/// Every pair of verbs, the second before and after the first has reached its end.
+/// Every pair of verbs, or some of them, the second before and after the first has reached its end.
 pub(super) async fn any_verb_may_follow_any_other(subject: Subject) -> Outcome {
     let pairs = Verb::ALL.into_iter().flat_map(|first| Verb::ALL.map(|second| (first, second)));
     let pairs = pairs.flat_map(|(first, second)| [(first, second, true), (first, second, false)]);
-    let each = pairs.map(|(first, second, waits)| {
+    let apart = subject.profile.pairs_apart;
+    let each = pairs.skip(random() as usize % apart).step_by(apart).map(|(first, second, waits)| {
         let subject = subject.clone();
         async move { follow(&subject, first, second, waits).await.during(format_args!("{second} after {first}")) }
     });
