@@ -3,8 +3,10 @@
 
 use std::{
     fs, io,
+    num::NonZero,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread,
 };
 
 use serde_json::Value;
@@ -16,20 +18,30 @@ use super::{
 };
 use crate::command;
 
+/// The profile in `.config/nextest.toml`, and how many of its threads there are for each processor.
+const PROFILE: &str = "everything";
+const THREADS_EACH: usize = 3;
+
 /// Runs the tests that these arguments choose.
 pub(crate) fn run(chosen: &[String]) -> Result<Report, String> {
     // With the ignored ones, or every ignored test there is would be told, chosen or not.
     let list = ["nextest", "list", "--message-format", "json", "--run-ignored", "all"];
     let listed = listed(&command::read(command::cargo(&list).args(chosen))?)?;
     // Not in Cargo's target folder, wherever that is.
-    let file = command::root().join("target/nextest/default/junit.xml");
+    let file = command::root().join("target/nextest").join(PROFILE).join("junit.xml");
     // That of an earlier run would be believed.
     match fs::remove_file(&file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(format!("{}: {error}", file.display())),
         _ => {}
     }
-    let mut command = command::cargo(&["nextest", "run", "--no-fail-fast"]);
-    let status = command.args(chosen).status().map_err(|error| format!("cargo nextest: {error}"))?;
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = (processors * THREADS_EACH).to_string();
+    let mut command = command::cargo(&["nextest", "run", "--no-fail-fast", "--profile", PROFILE]);
+    let status = command
+        .args(["--test-threads", &threads])
+        .args(chosen)
+        .status()
+        .map_err(|error| format!("cargo nextest: {error}"))?;
     let cases = fs::read_to_string(&file).map(|text| junit::cases(&text)).unwrap_or_default();
     let mut report = counted(cases);
     report.heed(status, "cargo nextest run");
