@@ -206,7 +206,7 @@ impl KubernetesBackend {
 
     /// Where a making lives: by the watches, or by its data.
     fn home(&self, calls: &Calls<'_>, cache: &Cache, target: &Target) -> String {
-        let home = cache.home(target.incarnation).map(String::from);
+        let home = cache.home(target.incarnation);
         home.unwrap_or_else(|| names::namespace(&calls.cx.control_plane, target.data.id()))
     }
 
