@@ -35,6 +35,8 @@ use crate::{
 const SHOWN_WITHIN: Duration = Duration::from_millis(500);
 /// Writes of other processes are looked for at the cluster itself for so long; after that the watches have told of them.
 const FOREIGN_WRITES_FOR: Duration = Duration::from_secs(5);
+/// How much later than its end a verb may be written down by who keeps the time since.
+const WRITTEN_DOWN_WITHIN: Duration = Duration::from_secs(1);
 /// How many namespaces of a listing are copied out of the cache at a time.
 const PAGE: usize = 32;
 /// How many targets are looked at at once.
@@ -142,7 +144,7 @@ impl KubernetesBackend {
         let since = calls.cx.since_last_call.filter(|since| *since < FOREIGN_WRITES_FOR);
         let is_ours = since.is_none_or(|since| {
             let written = self.shared.written.lock().unwrap_or_else(PoisonError::into_inner);
-            written.get(&incarnation).is_some_and(|at| at.elapsed() <= since + FOREIGN_WRITES_FOR)
+            written.get(&incarnation).is_some_and(|at| at.elapsed() <= since + WRITTEN_DOWN_WITHIN)
         });
         if cache.is_in_doubt() || !is_ours {
             cache::compare(calls, cache, namespace).await.map_err(|failure| calls.reading(failure))?;
@@ -176,7 +178,7 @@ impl KubernetesBackend {
         let is_there = work.run(space, make).await?;
         writing.done();
         if !is_there {
-            return Ok(Observed::Absent);
+            tracing::debug!(instance = %target.id, "nothing is there to be waked");
         }
         self.see(&calls, &cache, &namespace, target).await
     }
@@ -212,18 +214,27 @@ impl KubernetesBackend {
 
     async fn see(&self, calls: &Calls<'_>, cache: &Cache, namespace: &str, target: &Target) -> Result<Observed> {
         cache.catch_up(namespace, Instant::now() + SHOWN_WITHIN).await;
-        let Some(space) = cache.space(namespace) else { return Ok(Observed::Absent) };
-        let seen = convert::observed(Some(&space), target.incarnation);
-        if seen != Observed::Absent || !convert::uses(&space, target.incarnation) {
+        let mut space = cache.space(namespace);
+        let mut seen = convert::observed(space.as_ref(), target.incarnation);
+        if seen == Observed::Absent {
+            // A watch alone is not believed in that: its connection may be dead, and nobody have noticed.
+            cache::compare(calls, cache, namespace).await.map_err(|failure| calls.reading(failure))?;
+            cache.catch_up(namespace, Instant::now() + SHOWN_WITHIN).await;
+            space = cache.space(namespace);
+            seen = convert::observed(space.as_ref(), target.incarnation);
+        }
+        let Some(space) = space else { return Ok(seen) };
+        if seen != Observed::Absent || !convert::is_last_user(&space, target.incarnation) {
             return Ok(explain::explained(calls, namespace, &space, seen).await);
         }
-        // It uses the data, and its set is not seen: gone, or without its labels. A watch alone is not believed in that.
+        // It has the data, and its set is not seen: gone, or without its labels.
         let name = names::making(&calls.cx.control_plane, &target.id, target.incarnation);
         let found = calls.get::<StatefulSet>(Some(namespace), &name).await.map_err(|failure| calls.reading(failure))?;
         if found.is_none() {
             return Ok(Observed::Absent);
         }
-        let present = Present::new(Phase::Provisioning, Generation(0), target.incarnation);
+        let phase = if convert::uses(&space, target.incarnation) { Phase::Provisioning } else { Phase::Destroying };
+        let present = Present::new(phase, Generation(0), target.incarnation);
         Ok(present.with_reason(Reason::new("set-unlabelled", "its stateful set has lost its labels")).into())
     }
 }

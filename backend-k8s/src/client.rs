@@ -260,6 +260,17 @@ impl Calls<'_> {
         uid: Option<&str>,
     ) -> Result<bool, Failure> {
         let preconditions = uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+        self.delete_as_seen(resource, namespace, name, preconditions).await
+    }
+
+    /// Removes an object, if it is still as it was seen. `false`: it is not there.
+    pub(crate) async fn delete_as_seen(
+        &self,
+        resource: &ApiResource,
+        namespace: Option<&str>,
+        name: &str,
+        preconditions: Option<Preconditions>,
+    ) -> Result<bool, Failure> {
         let parameters = DeleteParams { preconditions, ..DeleteParams::background() };
         let request = builder(resource, namespace).delete(name, &parameters).map_err(unbuilt)?;
         match self.send::<Value>(request, || format!("delete {}", full_name(resource))).await {

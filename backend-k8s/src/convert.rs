@@ -106,11 +106,15 @@ pub(crate) fn observed(space: Option<&Space>, incarnation: Incarnation) -> Obser
     }
 }
 
+/// Whether a making is the last one that used the data.
+pub(crate) fn is_last_user(space: &Space, incarnation: Incarnation) -> bool {
+    space.namespace.as_ref().is_some_and(|namespace| namespace.incarnation == incarnation && !namespace.is_ending)
+}
+
 /// Whether a making uses the data, and is not on its way out of it.
 pub(crate) fn uses(space: &Space, incarnation: Incarnation) -> bool {
-    space.namespace.as_ref().is_some_and(|namespace| {
-        namespace.incarnation == incarnation && namespace.released != Some(incarnation) && !namespace.is_ending
-    })
+    let is_released = space.namespace.as_ref().is_some_and(|namespace| namespace.released == Some(incarnation));
+    is_last_user(space, incarnation) && !is_released
 }
 
 /// What somebody else changed is of no generation of ours: it has to be applied again.
@@ -132,13 +136,14 @@ fn present(space: &Space, set: &SetDigest) -> Present {
     let mut pods = space.pods_of(incarnation).peekable();
     match set.intended {
         Intended::Zero | Intended::Suspended if set.replicas == 0 => {
-            // Without an endpoint: on its way to sleep.
-            match (pods.peek(), set.intended) {
-                (Some(_), _) => present(Phase::Running),
-                (None, Intended::Zero) => present(Phase::Zero),
-                // Nobody may come there while it is suspended.
-                (None, _) if space.routes(incarnation) > 0 => present(Phase::Running),
-                (None, _) => present(Phase::Suspended),
+            let is_empty = set.is_seen && set.pods == 0 && pods.peek().is_none();
+            match (is_empty, set.intended, space.routes(incarnation)) {
+                // A request that comes there wakes it.
+                (true, Intended::Zero, routes) if routes >= set.routes => present(Phase::Zero),
+                // Nobody may come there.
+                (true, Intended::Suspended, 0) => present(Phase::Suspended),
+                // Without an endpoint: on its way to sleep.
+                _ => present(Phase::Running),
             }
         }
         _ => running(space, set, present(Phase::Provisioning)),

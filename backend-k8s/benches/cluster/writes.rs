@@ -135,22 +135,29 @@ fn apply_by_kubectl(manifests: &str) -> Duration {
     began.elapsed()
 }
 
-/// What the caches hold of what was made, by what is allocated before and after they are filled.
+/// What the caches hold of what was made, by what is allocated before and after they are filled, beyond what one allocates that
+/// has nothing.
 async fn weigh(cluster: &Cluster, side: &Side) {
     let settled = || async {
         tokio::time::sleep(Duration::from_secs(5)).await;
         ALLOCATOR.allocated()
     };
     let before = settled().await;
+    // One that has nothing: clients, connections, and what libraries keep.
+    let idle = Side::new(cluster, "idle", |_| {});
+    assert_eq!(idle.backend.list(&idle.cx).count().await, 0);
+    let between = settled().await;
     let weighed = Side { random: side.random.clone(), ..Side::new(cluster, "weighed", |_| {}) };
     let weighed = Side { cx: side.cx.clone(), ..weighed };
     let listed = weighed.backend.list(&weighed.cx).count().await;
     let after = settled().await;
+    let fixed = between.saturating_sub(before);
     let (known, said) = weighed.backend.cache_weight(weighed.control_plane()).expect("it has listed");
-    heading(&["caches, a control plane with", "allocated, for each", "by its own count"]);
+    heading(&["caches, a control plane with", "allocated with nothing", "for each beyond that", "by its own count"]);
     row(&[
         format!("{known} namespaces ({listed} listed)"),
-        format!("{} bytes", after.saturating_sub(before) / known.max(1)),
+        format!("{} KiB", fixed >> 10),
+        format!("{} bytes", after.saturating_sub(between).saturating_sub(fixed) / known.max(1)),
         format!("{} bytes", said / known.max(1)),
     ]);
     println!();

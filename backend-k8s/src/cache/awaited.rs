@@ -53,15 +53,14 @@ impl Told {
     pub(super) fn settle(&mut self, spaces: &Spaces) {
         let heard = &self.heard;
         self.waiting.retain(|namespace, waiting| {
-            let space = spaces.get(namespace);
+            let space = || spaces.get(namespace);
             waiting.awaited.retain(|awaited| match awaited {
                 Awaited::Version(kind, version) => heard.get(kind).is_none_or(|heard| heard < version),
                 Awaited::SetGone(uid) => {
-                    space.as_ref().is_some_and(|space| space.sets.iter().any(|set| set.uid == *uid && !set.is_ending))
+                    space().is_some_and(|space| space.sets.iter().any(|set| set.uid == *uid && !set.is_ending))
                 }
-                Awaited::NamespaceGone(uid) => space
-                    .as_ref()
-                    .and_then(|space| space.namespace.as_ref())
+                Awaited::NamespaceGone(uid) => space()
+                    .and_then(|space| space.namespace)
                     .is_some_and(|namespace| namespace.uid == *uid && !namespace.is_ending),
             });
             if waiting.awaited.is_empty() {

@@ -72,6 +72,8 @@ pub(crate) struct SetDigest {
     pub(crate) generation: Generation,
     pub(crate) intended: Intended,
     pub(crate) replicas: i32,
+    /// How many pods its controller has counted, those that end among them.
+    pub(crate) pods: i32,
     /// Whether its controller has seen its last change.
     pub(crate) is_seen: bool,
     /// The revision that pods are to have.
@@ -201,6 +203,7 @@ impl SetDigest {
             generation: Generation(generation),
             intended: Intended::parse(annotation(meta, names::INTENDED)?)?,
             replicas: set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1),
+            pods: status.map_or(0, |status| status.replicas),
             is_seen: status.and_then(|status| status.observed_generation) >= meta.generation,
             revision: status.and_then(|status| status.update_revision.as_deref()).unwrap_or_default().into(),
             is_ending: meta.deletion_timestamp.is_some(),

@@ -164,6 +164,7 @@ mod tests {
             generation: Generation(7),
             intended: Intended::Zero,
             replicas: 0,
+            pods: 0,
             is_seen: true,
             revision: format!("{name}-7d9c5b6f4").into(),
             is_ending: false,

@@ -22,7 +22,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 pub use self::namespace_each::NamespaceEach;
-pub(crate) use self::namespace_each::mib_of;
+pub(crate) use self::namespace_each::{TLS_SECRET, mib_of};
 use crate::{config::KubernetesConfig, names};
 
 /// What is rendered, and with what.

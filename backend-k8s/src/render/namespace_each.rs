@@ -42,7 +42,7 @@ const PORT: u16 = 8080;
 /// The name of the one port of a service.
 const PORT_NAME: &str = "http";
 /// The secret that holds the certificate, as cert-manager fills it.
-const TLS_SECRET: &str = "tls";
+pub(crate) const TLS_SECRET: &str = "tls";
 
 /// A namespace for each data set, with everything that one customer has in it: bounds, policies, account, claim, stateful set,
 /// service and ingress.

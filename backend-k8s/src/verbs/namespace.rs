@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Secret};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
 use provisioner_core::Result;
 use serde_json::{Value, json};
 
@@ -99,7 +99,7 @@ impl Work<'_> {
         }
     }
 
-    /// Gives data that nobody uses to this making, and removes what is left of the one before.
+    /// Gives data that nobody uses to this making, and removes what is left of the one before, but for environments.
     pub(super) async fn take_over(&self, before: &NamespaceDigest, space: &Space) -> Result<()> {
         let incarnation = path_of("labels", names::INCARNATION);
         let mut patch = vec![
@@ -118,9 +118,6 @@ impl Work<'_> {
                 let done = self.calls.delete(&resource, Some(self.namespace), name, None).await;
                 done.map_err(|failure| self.calls.writing(failure))?;
             }
-            let of_before = format!("{}={}", names::INCARNATION, before.incarnation);
-            let done = self.calls.delete_all::<Secret>(self.namespace, &of_before).await;
-            done.map_err(|failure| self.calls.writing(failure))?;
         }
         Ok(())
     }

@@ -66,6 +66,14 @@ impl Work<'_> {
         done.map(drop).map_err(|failure| self.calls.writing(failure))
     }
 
+    /// Removes the environments of other makings.
+    pub(super) async fn drop_foreign_environments(&self) -> Result<()> {
+        let (owner, incarnation) = (self.subject.control_plane, self.incarnation());
+        let labels = format!("{}={owner},{}!={incarnation}", names::CONTROL_PLANE, names::INCARNATION);
+        let done = self.calls.delete_all::<Secret>(self.namespace, &labels).await;
+        done.map_err(|failure| self.calls.writing(failure))
+    }
+
     /// Removes the environments of other generations, also those that a call before did not come to.
     pub(super) async fn drop_environments(&self) -> Result<()> {
         let generation = self.subject.target.generation.0;

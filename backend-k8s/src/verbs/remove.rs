@@ -6,9 +6,9 @@ use k8s_openapi::api::{
 };
 use kube::{
     ResourceExt,
-    api::{ApiResource, ListParams},
+    api::{ApiResource, ListParams, Preconditions},
 };
-use provisioner_core::{Effect, ErrorKind, Result, types::DataDisposition};
+use provisioner_core::{Effect, ErrorKind, Result, Retry, types::DataDisposition};
 use tokio::time::Instant;
 
 use super::{Work, resource};
@@ -16,7 +16,7 @@ use crate::{
     cache::{Awaited, Cache, Kind, NamespaceDigest, Space, compare},
     client::Calls,
     names,
-    render::Objects,
+    render::{self, Objects},
 };
 
 impl Work<'_> {
@@ -50,13 +50,27 @@ impl Work<'_> {
             let done = self.calls.delete(resource, Some(self.namespace), name, None).await;
             done.map_err(|failure| self.calls.writing(failure))
         };
-        if let Some(set) = space.set_of(self.incarnation())
-            && !set.is_ending
-            && remove(&resource::<StatefulSet>(), &set.name).await?
+        // First what nobody watches, as nobody comes back for it once the rest is gone: secrets, and what another layout may
+        // have made.
+        let of_making = format!("{}={}", names::INCARNATION, self.incarnation());
+        let done = self.calls.delete_all::<Secret>(self.namespace, &of_making).await;
+        done.map_err(|failure| self.calls.writing(failure))?;
+        if self.subject.config.ingress.as_ref().is_some_and(|ingress| ingress.tls) {
+            remove(&resource::<Secret>(), render::TLS_SECRET).await?;
+        }
+        let Objects { before, after, routes, .. } = self.objects();
+        for part in before.iter().chain(&after).chain(&routes).filter(|part| Kind::of(&part.resource).is_none()) {
+            remove(&part.resource, &part.name).await?;
+        }
+        let set = space.set_of(self.incarnation());
+        // By its name: one that is not seen may have lost its labels.
+        if set.is_none_or(|set| !set.is_ending)
+            && remove(&resource::<StatefulSet>(), &self.name()).await?
+            && let Some(set) = set
         {
             self.cache.await_written(self.namespace, Awaited::SetGone(set.uid.clone()));
         }
-        if space.set_of(self.incarnation()).is_none() {
+        if set.is_none() {
             // Whoever took the set away may have left its pods.
             for pod in space.pods_of(self.incarnation()).filter(|pod| !pod.is_ending) {
                 remove(&resource::<Pod>(), &pod.name).await?;
@@ -65,18 +79,11 @@ impl Work<'_> {
         for (resource, name) in space.parts_of(self.incarnation()) {
             remove(&resource, name).await?;
         }
-        // Another layout may have made what is not watched.
-        let Objects { before, after, routes, .. } = self.objects();
-        for part in before.iter().chain(&after).chain(&routes).filter(|part| Kind::of(&part.resource).is_none()) {
-            remove(&part.resource, &part.name).await?;
-        }
-        let of_making = format!("{}={}", names::INCARNATION, self.incarnation());
-        let done = self.calls.delete_all::<Secret>(self.namespace, &of_making).await;
-        done.map_err(|failure| self.calls.writing(failure))
+        Ok(())
     }
 }
 
-/// Removes a namespace with all that is in it.
+/// Removes a namespace with all that is in it, as long as nobody else has taken it over.
 async fn remove_all(
     calls: &Calls<'_>,
     cache: &Cache,
@@ -84,7 +91,15 @@ async fn remove_all(
     found: &NamespaceDigest,
     space: &Space,
 ) -> Result<()> {
-    let done = calls.delete(&resource::<Namespace>(), None, namespace, Some(&found.uid)).await;
+    let there = calls.get::<Namespace>(None, namespace).await.map_err(|failure| calls.reading(failure))?;
+    let Some(there) = there else { return Ok(()) };
+    let user = NamespaceDigest::of(&there).map(|there| there.incarnation);
+    if user.is_some_and(|user| user != found.incarnation) || there.metadata.uid.as_deref() != Some(&*found.uid) {
+        let error = calls.error(ErrorKind::Conflict).with_field("data").with_retry(Retry::Backoff);
+        return Err(error.with_message("another making has taken it over"));
+    }
+    let as_seen = Preconditions { uid: there.metadata.uid, resource_version: there.metadata.resource_version };
+    let done = calls.delete_as_seen(&resource::<Namespace>(), None, namespace, Some(as_seen)).await;
     if done.map_err(|failure| calls.writing(failure))? {
         cache.await_written(namespace, Awaited::NamespaceGone(found.uid.clone()));
         hasten(calls, namespace, space).await;
@@ -113,8 +128,24 @@ pub(crate) async fn delete_data(calls: &Calls<'_>, cache: &Cache, namespace: &st
     compare(calls, cache, namespace).await.map_err(|failure| calls.reading(failure))?;
     let deadline = calls.cx.deadline.unwrap_or_else(|| Instant::now() + std::time::Duration::from_secs(60));
     cache.catch_up(namespace, deadline).await;
-    let Some(space) = cache.space(namespace) else { return Ok(()) };
-    let Some(found) = &space.namespace else { return Ok(()) };
+    let space = cache.space(namespace).unwrap_or_default();
+    let too_late = || calls.error(ErrorKind::Timeout).with_message("the watches do not tell of it in time");
+    let Some(found) = &space.namespace else {
+        // Not seen is not gone.
+        let there = calls.get::<Namespace>(None, namespace).await.map_err(|failure| calls.reading(failure))?;
+        return match there {
+            None => Ok(()),
+            Some(there) if NamespaceDigest::of(&there).is_some() => Err(too_late()),
+            Some(_) => {
+                let message = format!("the namespace {namespace} holds it, and has lost its labels");
+                let error = calls.error(ErrorKind::Conflict).with_field("data").with_retry(Retry::Backoff);
+                Err(error.with_message(message))
+            }
+        };
+    };
+    if space.is_behind {
+        return Err(too_late());
+    }
     if !found.is_ending {
         // Asked at the cluster: one that lost its labels uses it all the same, and no watch shows it.
         let sets = calls.list::<StatefulSet>(namespace, &ListParams::default()).await;

@@ -1,13 +1,18 @@
 //! Putting an instance to rest: to sleep, or suspended.
 
-use provisioner_core::{ErrorKind, Result};
-use serde_json::Value;
+use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
+use provisioner_core::{
+    ErrorKind, Result,
+    types::{DataSource, Observed},
+};
+use serde_json::{Value, json};
 
-use super::{Work, set::edits_after};
+use super::{Work, resource, set::edits_after};
 use crate::{
-    cache::{Intended, Space},
+    cache::{Intended, Kind, SetDigest, Space},
     client::{operation, path_of},
-    names,
+    convert, names,
+    render::Objects,
 };
 
 impl Work<'_> {
@@ -15,26 +20,43 @@ impl Work<'_> {
         let Some(space) = space else { return Ok(()) };
         self.keep_namespace(Some(&space), false).await?;
         let Some(namespace) = &space.namespace else { return Ok(()) };
-        let Some(set) = space.set_of(self.incarnation()) else { return Ok(()) };
-        if namespace.is_ending || set.is_ending || namespace.released == Some(self.incarnation()) {
+        if namespace.is_ending || namespace.released == Some(self.incarnation()) {
             return Ok(());
         }
-        if set.replicas != 0 {
-            self.expect_lasting_data(&space)?;
+        match space.set_of(self.incarnation()) {
+            Some(set) if set.is_ending => Ok(()),
+            Some(set) => self.rest_set(set, &space, intended).await,
+            None if convert::uses(&space, self.incarnation()) => self.rest_unseen(&space, intended).await,
+            None => Ok(()),
         }
-        if set.intended != intended || set.replicas != 0 {
+    }
+
+    async fn rest_set(&self, set: &SetDigest, space: &Space, intended: Intended) -> Result<()> {
+        if set.replicas != 0 {
+            self.expect_lasting_data(space)?;
+        }
+        let objects = self.objects();
+        // It wakes by itself when a request comes, so there must be a way for one, and before it is called asleep.
+        let lacks_routes = set.intended == Intended::Suspended || space.routes(self.incarnation()) < set.routes;
+        let routes = (intended == Intended::Zero && lacks_routes).then(|| routes_of(&objects));
+        if routes.is_some() {
+            self.apply_all(&objects.routes, Some(space)).await?;
+        }
+        if set.intended != intended || set.replicas != 0 || routes.as_ref().is_some_and(|routes| *routes != set.routes)
+        {
             let mut patch = vec![
                 operation("test", "/metadata/uid", &*set.uid),
                 operation("replace", &path_of("annotations", names::INTENDED), intended.as_str()),
                 operation("replace", "/spec/replicas", 0),
             ];
+            // They may be those of a newer spec, which it wakes with.
+            if let Some(routes) = routes {
+                patch.push(operation("replace", &path_of("annotations", names::ROUTES), routes.to_string()));
+            }
             // What somebody else changed stays known for that.
             if !set.is_foreign {
-                patch.push(operation(
-                    "replace",
-                    &path_of("annotations", names::WRITTEN),
-                    edits_after(set, set.replicas != 0),
-                ));
+                let edits = edits_after(set, set.replicas != 0);
+                patch.push(operation("replace", &path_of("annotations", names::WRITTEN), edits));
             }
             match self.patch_set(Value::Array(patch)).await {
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -43,11 +65,76 @@ impl Work<'_> {
         }
         match intended {
             Intended::Suspended => self.drop_routes_but(&[]).await,
-            // It wakes by itself when a request comes, so there must be a way for one.
-            _ if set.intended == Intended::Suspended && set.generation == self.subject.target.generation => {
-                self.apply_all(&self.objects().routes, Some(&space)).await
-            }
             _ => Ok(()),
         }
     }
+
+    /// Its set is not there, or cannot be told for ours: somebody took it or its labels away, or it was never made.
+    async fn rest_unseen(&self, space: &Space, intended: Intended) -> Result<()> {
+        let found = self.calls.get::<StatefulSet>(Some(self.namespace), &self.name()).await;
+        let found = found.map_err(|failure| self.calls.reading(failure))?;
+        let objects = self.objects();
+        if let Some(found) = found {
+            return self.rest_unlabelled(&found, objects, intended).await;
+        }
+        let pods: Vec<_> = space.pods_of(self.incarnation()).filter(|pod| !pod.is_ending).collect();
+        for pod in &pods {
+            let done = self.calls.delete(&resource::<Pod>(), Some(self.namespace), &pod.name, Some(&pod.uid)).await;
+            match done {
+                Err(failure) if !failure.is_overtaken() => return Err(self.calls.writing(failure)),
+                _ => {}
+            }
+        }
+        let is_absent = convert::observed(Some(space), self.incarnation()) == Observed::Absent;
+        if is_absent || !pods.is_empty() {
+            return Ok(());
+        }
+        // Half made: what is asleep is remembered by its set, and made whole when it wakes.
+        if matches!(self.subject.target.data, DataSource::Fresh(_)) && !self.has_claim().await? {
+            self.apply_claim(&objects, None, true).await?;
+        }
+        let mut set = objects.set;
+        set.spec.get_or_insert_default().replicas = Some(0);
+        let annotations = set.metadata.annotations.get_or_insert_default();
+        annotations.insert(names::INTENDED.to_owned(), intended.as_str().to_owned());
+        annotations.insert(names::ROUTES.to_owned(), "0".to_owned());
+        match self.calls.create(&set).await {
+            Ok(object) => {
+                self.note(Kind::Set, &object);
+                Ok(())
+            }
+            Err(failure) if failure.is_already_there() => Err(self.overtaken()),
+            Err(failure) => Err(self.calls.writing(failure)),
+        }
+    }
+
+    /// Gives a set its marks back. What else was changed of it stays known as foreign, and is put right when it wakes.
+    async fn rest_unlabelled(&self, found: &StatefulSet, objects: Objects, intended: Intended) -> Result<()> {
+        let meta = &found.metadata;
+        if meta.deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        let ours = objects.set.metadata;
+        let mut labels = meta.labels.clone().unwrap_or_default();
+        labels.extend(ours.labels.unwrap_or_default());
+        let mut annotations = ours.annotations.unwrap_or_default();
+        annotations.insert(names::GENERATION.to_owned(), "0".to_owned());
+        annotations.extend(meta.annotations.clone().unwrap_or_default());
+        annotations.insert(names::INTENDED.to_owned(), intended.as_str().to_owned());
+        annotations.insert(names::WRITTEN.to_owned(), "0".to_owned());
+        let version = meta.resource_version.as_deref().unwrap_or_default();
+        self.patch_set(json!([
+            operation("test", "/metadata/resourceVersion", version),
+            operation("add", "/metadata/labels", json!(labels)),
+            operation("add", "/metadata/annotations", json!(annotations)),
+            operation("replace", "/spec/replicas", 0),
+        ]))
+        .await
+    }
+}
+
+/// How many watched routes there are to be.
+fn routes_of(objects: &Objects) -> usize {
+    let annotations = objects.set.metadata.annotations.as_ref();
+    annotations.and_then(|annotations| annotations.get(names::ROUTES)?.parse().ok()).unwrap_or(0)
 }

@@ -46,6 +46,9 @@ impl Work<'_> {
         if let Some(other) = space.sets.iter().find(|set| set.incarnation != self.incarnation()) {
             return Err(self.conflict("data", format!("the making {} uses it", other.incarnation)));
         }
+        if space.pods.iter().any(|pod| pod.incarnation != self.incarnation()) {
+            return Err(self.overtaken().with_message("a pod of another making still ends"));
+        }
         let is_user = namespace.incarnation == self.incarnation() && namespace.released.is_none();
         if !make && (set.is_none() || !is_user) {
             return Ok(false);
@@ -59,6 +62,10 @@ impl Work<'_> {
         let (objects, secrets) = (self.objects(), self.secrets().await?);
         if !is_user {
             self.take_over(namespace, &space).await?;
+        }
+        if set.is_none() {
+            // Also those that a taking over that was cut did not come to.
+            self.drop_foreign_environments().await?;
         }
         match set {
             Some(set) if is_up_to_date => self.wake(set, &space, &objects, &secrets).await,

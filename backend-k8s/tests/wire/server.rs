@@ -357,7 +357,9 @@ fn act(world: &mut World, asked: &Asked, body: &Value) -> Result<Value, Refusal>
             Ok(json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
         }
         _ => {
-            world.delete(&key, body["preconditions"]["uid"].as_str())?;
+            let wanted = &body["preconditions"];
+            world.expect_version(&key, wanted["resourceVersion"].as_str())?;
+            world.delete(&key, wanted["uid"].as_str())?;
             Ok(json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use provisioner_core::{
     Provisioner,
-    types::{DataDisposition, Observed, Phase},
+    types::{DataDisposition, DataId, DataSource, Incarnation, InstanceId, Observed, Phase},
 };
 use serde_json::json;
 
@@ -187,6 +187,22 @@ async fn readings_that_fail_become_rarer() {
     tokio::time::sleep(Duration::from_secs(4)).await;
     let asked = fixture.server.count("list", "pods");
     assert!((2..=7).contains(&asked), "{asked}");
+}
+
+#[tokio::test]
+async fn what_another_process_made_behind_a_dead_watch_is_not_told_as_absent() {
+    let (fixture, _) = Fixture::with_instance().await;
+    fixture.server.world(|world| world.told_until = Some(world.version));
+    let mut other = target(1);
+    (other.id, other.incarnation) = (InstanceId::new("other").unwrap(), Incarnation::new(1, 2));
+    other.data = DataSource::Fresh(DataId::from_random(2));
+    fixture.another_backend().create(&cx(), &other).await.unwrap();
+    for seen in [fixture.observe(&other).await, fixture.backend.resume(&cx(), &other).await.unwrap()] {
+        assert!(matches!(seen, Observed::Unknown { .. }), "{seen:?}");
+    }
+    // The destruction of what is not seen is not over.
+    let seen = fixture.backend.destroy(&cx(), &other, DataDisposition::Delete).await.unwrap();
+    assert!(matches!(seen, Observed::Unknown { .. }), "{seen:?}");
 }
 
 #[tokio::test]

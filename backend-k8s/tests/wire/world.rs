@@ -32,6 +32,8 @@ pub(crate) struct World {
     pub(crate) compacted: u64,
     /// Watches tell nothing newer than this.
     pub(crate) told_until: Option<u64>,
+    /// Nobody makes pods, or tells of sets.
+    pub(crate) is_uncontrolled: bool,
     /// No list has more in one answer.
     pub(crate) page_max: Option<usize>,
     uids: u64,
@@ -110,6 +112,15 @@ impl World {
             return Err((422, "Invalid", message.to_owned()));
         }
         Ok(self.put(key, object))
+    }
+
+    /// Refuses unless the object is at this version, if one is named.
+    pub(crate) fn expect_version(&self, key: &Key, version: Option<&str>) -> Result<(), Refusal> {
+        let found = self.objects.get(key).map(|object| &object["metadata"]["resourceVersion"]);
+        if version.is_some_and(|version| found.is_some_and(|found| found != version)) {
+            return Err((409, "Conflict", "the object has been modified".to_owned()));
+        }
+        Ok(())
     }
 
     pub(crate) fn delete(&mut self, key: &Key, uid: Option<&str>) -> Result<(), Refusal> {
@@ -235,6 +246,9 @@ impl World {
     }
 
     fn control_set(&mut self, set: &Key) {
+        if self.is_uncontrolled {
+            return;
+        }
         let mut object = self.objects[set].clone();
         let template = object["spec"]["template"].clone();
         let revision = format!("{}-{:x}", set.2, fingerprint(&template.to_string()));

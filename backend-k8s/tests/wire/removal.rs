@@ -1,0 +1,162 @@
+//! Removals that are cut, that meet what lost its labels, or that another process has come before.
+
+use provisioner_core::{
+    ErrorKind, Provisioner, Retry,
+    types::{DataDisposition, DataSource, Incarnation, Observed, Phase, Target},
+};
+use serde_json::json;
+
+use crate::{
+    fixture::{Fixture, cx, target},
+    server::Answer,
+    world::key,
+};
+
+async fn retained() -> (Fixture, Target) {
+    let (fixture, target) = Fixture::with_instance().await;
+    fixture.backend.destroy(&cx(), &target, DataDisposition::Retain).await.unwrap();
+    until_absent(&fixture, &target).await;
+    (fixture, target)
+}
+
+async fn until_absent(fixture: &Fixture, target: &Target) {
+    for _ in 0..500 {
+        if fixture.observe(target).await == Observed::Absent {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("not absent in time: {:?}", fixture.observe(target).await);
+}
+
+fn heir(target: &Target) -> Target {
+    let (incarnation, data) = (Incarnation::new(2, 8), DataSource::Existing(target.data.id().clone()));
+    Target { incarnation, data, ..target.clone() }
+}
+
+#[tokio::test]
+async fn data_whose_namespace_lost_a_label_is_not_called_deleted() {
+    let (fixture, target) = retained().await;
+    let namespace = key("namespaces", "", &fixture.namespace());
+    fixture.server.world(|world| {
+        world.change(&namespace, |it| {
+            it["metadata"]["labels"].as_object_mut().unwrap().remove("provisioner.internal/tenant");
+        });
+    });
+    let error = fixture.backend.delete_data(&cx(), target.data.id()).await.unwrap_err();
+    assert_eq!((error.kind(), error.field(), error.retry()), (ErrorKind::Conflict, Some("data"), Retry::Backoff));
+    assert!(error.to_string().contains(&namespace.2), "{error}");
+}
+
+#[tokio::test]
+async fn data_that_the_watches_do_not_tell_of_is_not_called_deleted() {
+    let fixture = Fixture::new().await;
+    fixture.backend.create(&cx(), &target(1)).await.unwrap();
+    fixture.until(&target(1), Phase::Running).await;
+    fixture.server.world(|world| world.told_until = Some(world.version));
+    let mut other = target(1);
+    (other.incarnation, other.data) =
+        (Incarnation::new(1, 2), DataSource::Fresh(provisioner_core::types::DataId::from_random(2)));
+    fixture.another_backend().create(&cx(), &other).await.unwrap();
+    let error = fixture.backend.delete_data(&cx(), other.data.id()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+}
+
+#[tokio::test]
+async fn a_set_without_labels_goes_also_where_its_data_is_retained() {
+    for sleeps in [false, true] {
+        let (fixture, target) = Fixture::with_instance().await;
+        if sleeps {
+            fixture.backend.scale_to_zero(&cx(), &target).await.unwrap();
+            fixture.until(&target, Phase::Zero).await;
+        }
+        let (set, claim) = (fixture.key_of("statefulsets"), fixture.key_of("persistentvolumeclaims"));
+        fixture.server.world(|world| world.change(&set, |set| set["metadata"]["labels"] = json!({})));
+        while fixture.observe(&target).await.present().is_some_and(|it| it.generation == target.generation) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        fixture.backend.destroy(&cx(), &target, DataDisposition::Retain).await.unwrap();
+        until_absent(&fixture, &target).await;
+        let there = fixture.server.world(|world| [&set, &claim].map(|key| world.objects.contains_key(key)));
+        assert_eq!(there, [false, true]);
+    }
+}
+
+#[tokio::test]
+async fn no_secret_is_left_by_a_removal_that_was_cut() {
+    let (fixture, target) = Fixture::with_instance().await;
+    fixture.server.answer("delete", "secrets", 1, Answer::Cut);
+    fixture.backend.destroy(&cx(), &target, DataDisposition::Retain).await.unwrap_err();
+    // The engine looks, and goes on unless it is absent.
+    let seen = fixture.observe(&target).await;
+    assert_ne!(seen, Observed::Absent);
+    fixture.backend.destroy(&cx(), &target, DataDisposition::Retain).await.unwrap();
+    until_absent(&fixture, &target).await;
+    assert!(fixture.server.world(|world| world.list("secrets", None, "")).is_empty());
+}
+
+#[tokio::test]
+async fn no_secret_of_the_one_before_is_left_by_a_taking_over_that_was_cut() {
+    let (fixture, target) = Fixture::with_instance().await;
+    let set = fixture.key_of("statefulsets");
+    fixture.server.world(|world| world.delete(&set, None)).unwrap();
+    until_absent(&fixture, &target).await;
+    fixture.server.answer("delete", "secrets", 1, Answer::Cut);
+    fixture.backend.create(&cx(), &heir(&target)).await.unwrap_err();
+    for _ in 0..100 {
+        if fixture.backend.create(&cx(), &heir(&target)).await.is_ok() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    fixture.until(&heir(&target), Phase::Running).await;
+    let secrets = fixture.server.world(|world| world.list("secrets", None, ""));
+    let of: Vec<_> = secrets.iter().map(|it| &it["metadata"]["labels"]["provisioner.internal/incarnation"]).collect();
+    assert_eq!(of, [heir(&target).incarnation.to_string().as_str()]);
+}
+
+#[tokio::test]
+async fn a_namespace_that_another_making_has_taken_over_is_not_removed() {
+    let (fixture, target) = retained().await;
+    let namespace = key("namespaces", "", &fixture.namespace());
+    let heir = heir(&target).incarnation.to_string();
+    let taken = namespace.clone();
+    // Between the look and the removal.
+    fixture.server.before(
+        "delete",
+        "namespaces",
+        move |world| {
+            world.change(&taken, |it| it["metadata"]["labels"]["provisioner.internal/incarnation"] = json!(heir));
+        },
+        None,
+    );
+    let error = fixture.backend.delete_data(&cx(), target.data.id()).await.unwrap_err();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Conflict, Retry::Backoff), "{error}");
+    assert!(fixture.server.world(|world| world.objects.contains_key(&namespace)));
+}
+
+#[tokio::test]
+async fn nothing_is_made_while_a_pod_of_the_one_before_still_ends() {
+    let (fixture, target) = Fixture::with_instance().await;
+    let (set, pod) = (fixture.key_of("statefulsets"), fixture.key_of("pods"));
+    fixture.server.world(|world| {
+        world.orphan(&set);
+        world.change(&pod, |pod| pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+    });
+    while fixture.observe(&target).await.phase() == Some(Phase::Running) {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    for _ in 0..50 {
+        let done = fixture.backend.create(&cx(), &heir(&target)).await;
+        let error = done.expect_err("two would write at once");
+        assert_eq!(error.retry(), Retry::Backoff, "{error}");
+    }
+    fixture.server.world(|world| world.delete(&pod, None)).unwrap();
+    for _ in 0..500 {
+        if fixture.backend.create(&cx(), &heir(&target)).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("it is not made");
+}

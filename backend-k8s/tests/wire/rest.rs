@@ -1,0 +1,150 @@
+//! Putting to rest what somebody interfered with, or what a call before left half done.
+
+use std::{sync::Arc, time::Duration};
+
+use provisioner_core::{
+    Provisioner,
+    types::{Generation, Phase, Target},
+};
+use serde_json::json;
+
+use crate::{
+    fixture::{Fixture, cx, target},
+    server::Answer,
+};
+
+/// One that has a host name.
+fn routed(generation: u64) -> Target {
+    let mut target = target(generation);
+    Arc::make_mut(&mut target.spec).host_names.insert("acme.example.com".parse().unwrap());
+    target
+}
+
+async fn suspended() -> (Fixture, Target) {
+    let (fixture, target) = (Fixture::new().await, routed(1));
+    fixture.backend.create(&cx(), &target).await.unwrap();
+    fixture.until(&target, Phase::Running).await;
+    fixture.backend.suspend(&cx(), &target).await.unwrap();
+    fixture.until(&target, Phase::Suspended).await;
+    (fixture, target)
+}
+
+fn count(fixture: &Fixture, plural: &str) -> usize {
+    fixture.server.world(|world| world.list(plural, None, "").len())
+}
+
+/// Repeats a verb, as the engine does, until it is seen in this phase.
+async fn rest_until(fixture: &Fixture, target: &Target, phase: Phase) {
+    for _ in 0..500 {
+        let done = match phase {
+            Phase::Zero => fixture.backend.scale_to_zero(&cx(), target).await,
+            _ => fixture.backend.suspend(&cx(), target).await,
+        };
+        if done.is_ok_and(|seen| seen.phase() == Some(phase)) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("not {phase:?} in time: {:?}", fixture.observe(target).await);
+}
+
+async fn wakes(fixture: &Fixture, target: &Target) {
+    for _ in 0..500 {
+        let _ = fixture.backend.create(&cx(), target).await;
+        let seen = fixture.observe(target).await;
+        if seen.present().is_some_and(|it| it.phase == Phase::Running && it.generation == target.generation) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("it does not wake: {:?}", fixture.observe(target).await);
+}
+
+#[tokio::test]
+async fn from_suspension_it_is_not_asleep_before_a_route_leads_there_again() {
+    let (fixture, target) = suspended().await;
+    fixture.server.answer("apply", "ingresses", 1, Answer::refusal(500, "InternalError", "etcd is away"));
+    fixture.backend.scale_to_zero(&cx(), &target).await.unwrap_err();
+    assert_ne!(fixture.observe(&target).await.phase(), Some(Phase::Zero));
+    rest_until(&fixture, &target, Phase::Zero).await;
+    assert_eq!(count(&fixture, "ingresses"), 1);
+    assert_eq!(fixture.observe(&target).await.present().unwrap().generation, Generation(1));
+}
+
+#[tokio::test]
+async fn from_suspension_with_a_newer_spec_the_routes_are_the_newer_ones() {
+    for (newer, routes) in [(routed(2), 1), (target(2), 0)] {
+        let (fixture, _) = suspended().await;
+        rest_until(&fixture, &newer, Phase::Zero).await;
+        assert_eq!(count(&fixture, "ingresses"), routes);
+        wakes(&fixture, &newer).await;
+        assert_eq!(count(&fixture, "ingresses"), routes);
+    }
+}
+
+#[tokio::test]
+async fn a_route_that_somebody_took_away_from_a_sleeper_is_made_again() {
+    let (fixture, target) = suspended().await;
+    rest_until(&fixture, &target, Phase::Zero).await;
+    let route = fixture.key_of("ingresses");
+    fixture.server.world(|world| world.delete(&route, None)).unwrap();
+    for _ in 0..500 {
+        if fixture.observe(&target).await.phase() != Some(Phase::Zero) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_ne!(fixture.observe(&target).await.phase(), Some(Phase::Zero), "nobody can wake it");
+    rest_until(&fixture, &target, Phase::Zero).await;
+    assert_eq!(count(&fixture, "ingresses"), 1);
+}
+
+#[tokio::test]
+async fn a_set_that_lost_its_labels_is_put_to_rest_and_wakes() {
+    for (sleeps, phase) in
+        [(true, Phase::Zero), (true, Phase::Suspended), (false, Phase::Zero), (false, Phase::Suspended)]
+    {
+        let (fixture, target) = Fixture::with_instance().await;
+        if sleeps {
+            rest_until(&fixture, &target, Phase::Zero).await;
+        }
+        let set = fixture.key_of("statefulsets");
+        fixture.server.world(|world| world.change(&set, |set| set["metadata"]["labels"] = json!({})));
+        rest_until(&fixture, &target, phase).await;
+        assert_eq!(fixture.server.world(|world| world.objects[&set]["spec"]["replicas"].clone()), 0);
+        assert_eq!(count(&fixture, "pods"), 0);
+        wakes(&fixture, &target).await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_never_made_whole_is_put_to_rest_and_wakes() {
+    for plural in ["resourcequotas", "persistentvolumeclaims", "statefulsets"] {
+        let (fixture, target) = (Fixture::new().await, routed(1));
+        let verb = if plural == "statefulsets" { "create" } else { "apply" };
+        fixture.server.answer(verb, plural, 1, Answer::refusal(500, "InternalError", "etcd is away"));
+        fixture.backend.create(&cx(), &target).await.unwrap_err();
+        rest_until(&fixture, &target, Phase::Zero).await;
+        assert_eq!(count(&fixture, "pods"), 0, "{plural}");
+        wakes(&fixture, &target).await;
+        assert_eq!(count(&fixture, "ingresses"), 1, "{plural}");
+    }
+}
+
+#[tokio::test]
+async fn it_is_not_asleep_before_its_controller_has_seen_that() {
+    let (fixture, target) = Fixture::with_instance().await;
+    rest_until(&fixture, &target, Phase::Zero).await;
+    fixture.server.world(|world| world.is_uncontrolled = true);
+    fixture.backend.resume(&cx(), &target).await.unwrap();
+    for _ in 0..10 {
+        let seen = fixture.backend.scale_to_zero(&cx(), &target).await.unwrap();
+        assert_ne!(seen.phase(), Some(Phase::Zero), "its pod may be on its way");
+    }
+    let set = fixture.key_of("statefulsets");
+    fixture.server.world(|world| {
+        world.is_uncontrolled = false;
+        world.change(&set, |set| set["metadata"]["labels"]["touched"] = json!("yes"));
+    });
+    fixture.until(&target, Phase::Zero).await;
+}
