@@ -175,12 +175,10 @@ impl KubernetesBackend {
         let space = self.look(&calls, &cache, &namespace, target.incarnation).await?;
         let work = self.work(calls.clone(), &cache, &namespace, target);
         let writing = self.write(target.incarnation);
-        let is_there = work.run(space, make).await?;
+        work.run(space, make).await?;
+        let seen = self.see(&calls, &cache, &namespace, target).await;
         writing.done();
-        if !is_there {
-            tracing::debug!(instance = %target.id, "nothing is there to be waked");
-        }
-        self.see(&calls, &cache, &namespace, target).await
+        seen
     }
 
     fn work<'a>(&'a self, calls: Calls<'a>, cache: &'a Cache, namespace: &'a str, target: &'a Target) -> Work<'a> {
@@ -202,8 +200,9 @@ impl KubernetesBackend {
         let space = self.look(&calls, &cache, &namespace, target.incarnation).await?;
         let writing = self.write(target.incarnation);
         self.work(calls.clone(), &cache, &namespace, target).rest(space, intended).await?;
+        let seen = self.see(&calls, &cache, &namespace, target).await;
         writing.done();
-        self.see(&calls, &cache, &namespace, target).await
+        seen
     }
 
     /// Where a making lives: by the watches, or by its data.
@@ -307,8 +306,9 @@ impl Provisioner for KubernetesBackend {
         let space = self.look(&calls, &cache, &namespace, target.incarnation).await?;
         let writing = self.write(target.incarnation);
         self.work(calls.clone(), &cache, &namespace, target).destroy(space, data).await?;
+        let seen = self.see(&calls, &cache, &namespace, target).await;
         writing.done();
-        self.see(&calls, &cache, &namespace, target).await
+        seen
     }
 
     async fn observe(&self, cx: &OpContext, target: &Target) -> Result<Observed> {

@@ -99,8 +99,8 @@ impl Work<'_> {
         }
     }
 
-    /// Gives data that nobody uses to this making, and removes what is left of the one before, but for environments.
-    pub(super) async fn take_over(&self, before: &NamespaceDigest, space: &Space) -> Result<()> {
+    /// Gives data that nobody uses to this making.
+    pub(super) async fn take_over(&self, before: &NamespaceDigest) -> Result<()> {
         let incarnation = path_of("labels", names::INCARNATION);
         let mut patch = vec![
             operation("test", &incarnation, before.incarnation.to_string()),
@@ -113,12 +113,6 @@ impl Work<'_> {
         let done = self.calls.patch(&resource::<Namespace>(), None, self.namespace, Value::Array(patch)).await;
         let object = done.map_err(|failure| self.written(failure))?;
         self.note(Kind::Namespace, &object);
-        if before.incarnation != self.incarnation() {
-            for (resource, name) in space.parts_of(before.incarnation) {
-                let done = self.calls.delete(&resource, Some(self.namespace), name, None).await;
-                done.map_err(|failure| self.calls.writing(failure))?;
-            }
-        }
         Ok(())
     }
 

@@ -66,8 +66,14 @@ impl Work<'_> {
         done.map(drop).map_err(|failure| self.calls.writing(failure))
     }
 
-    /// Removes the environments of other makings.
-    pub(super) async fn drop_foreign_environments(&self) -> Result<()> {
+    /// Removes what is left of other makings. Only for who is known to have the namespace.
+    pub(super) async fn drop_others(&self, space: &Space) -> Result<()> {
+        for other in space.makings().into_iter().filter(|making| *making != self.incarnation()) {
+            for (resource, name) in space.parts_of(other) {
+                let done = self.calls.delete(&resource, Some(self.namespace), name, None).await;
+                done.map_err(|failure| self.calls.writing(failure))?;
+            }
+        }
         let (owner, incarnation) = (self.subject.control_plane, self.incarnation());
         let labels = format!("{}={owner},{}!={incarnation}", names::CONTROL_PLANE, names::INCARNATION);
         let done = self.calls.delete_all::<Secret>(self.namespace, &labels).await;

@@ -50,34 +50,61 @@ impl Work<'_> {
             let done = self.calls.delete(resource, Some(self.namespace), name, None).await;
             done.map_err(|failure| self.calls.writing(failure))
         };
-        // First what nobody watches, as nobody comes back for it once the rest is gone: secrets, and what another layout may
-        // have made.
+        // First what nobody watches, as nobody comes back for it once the rest is gone: the environment, and what another layout
+        // may have made.
         let of_making = format!("{}={}", names::INCARNATION, self.incarnation());
         let done = self.calls.delete_all::<Secret>(self.namespace, &of_making).await;
         done.map_err(|failure| self.calls.writing(failure))?;
-        if self.subject.config.ingress.as_ref().is_some_and(|ingress| ingress.tls) {
-            remove(&resource::<Secret>(), render::TLS_SECRET).await?;
-        }
-        let Objects { before, after, routes, .. } = self.objects();
-        for part in before.iter().chain(&after).chain(&routes).filter(|part| Kind::of(&part.resource).is_none()) {
+        let Objects { before, after, .. } = self.objects();
+        for part in before.iter().chain(&after).filter(|part| Kind::of(&part.resource).is_none()) {
             remove(&part.resource, &part.name).await?;
         }
-        let set = space.set_of(self.incarnation());
-        // By its name: one that is not seen may have lost its labels.
-        if set.is_none_or(|set| !set.is_ending)
-            && remove(&resource::<StatefulSet>(), &self.name()).await?
-            && let Some(set) = set
-        {
-            self.cache.await_written(self.namespace, Awaited::SetGone(set.uid.clone()));
+        self.drop_routes_but(&[]).await?;
+        let is_last_user = space.namespace.as_ref().is_some_and(|it| it.incarnation == self.incarnation());
+        if is_last_user && self.subject.config.ingress.as_ref().is_some_and(|ingress| ingress.tls) {
+            // Made for a route, by whoever issues certificates.
+            remove(&resource::<Secret>(), render::TLS_SECRET).await?;
         }
-        if set.is_none() {
-            // Whoever took the set away may have left its pods.
-            for pod in space.pods_of(self.incarnation()).filter(|pod| !pod.is_ending) {
-                remove(&resource::<Pod>(), &pod.name).await?;
+        match space.set_of(self.incarnation()) {
+            Some(set) if set.is_ending => {}
+            Some(set) => {
+                if remove(&resource::<StatefulSet>(), &set.name).await? {
+                    self.cache.await_written(self.namespace, Awaited::SetGone(set.uid.clone()));
+                }
             }
+            None => self.remove_unseen(space).await?,
         }
-        for (resource, name) in space.parts_of(self.incarnation()) {
-            remove(&resource, name).await?;
+        // By their names too: without their labels they are not seen.
+        let seen = space.parts_of(self.incarnation());
+        let named = before.iter().chain(&after).filter(|part| Kind::of(&part.resource).is_some());
+        let unseen = named.filter(|part| {
+            !seen.iter().any(|(resource, name)| (&resource.kind, *name) == (&part.resource.kind, &*part.name))
+        });
+        for (resource, name) in seen.iter().map(|(resource, name)| (resource, *name)) {
+            remove(resource, name).await?;
+        }
+        for part in unseen {
+            remove(&part.resource, &part.name).await?;
+        }
+        Ok(())
+    }
+
+    /// A set that lost its labels, or pods that whoever took the set away has left.
+    async fn remove_unseen(&self, space: &Space) -> Result<()> {
+        let found = self.calls.get::<StatefulSet>(Some(self.namespace), &self.name()).await;
+        if let Some(found) = found.map_err(|failure| self.calls.reading(failure))? {
+            if self.is_told(&found) {
+                // Made a moment ago.
+                return Err(self.overtaken());
+            }
+            let as_seen = Preconditions { uid: found.metadata.uid, resource_version: found.metadata.resource_version };
+            let set = resource::<StatefulSet>();
+            let done = self.calls.delete_as_seen(&set, Some(self.namespace), &self.name(), Some(as_seen)).await;
+            done.map_err(|failure| self.written(failure))?;
+        }
+        for pod in space.pods_of(self.incarnation()).filter(|pod| !pod.is_ending) {
+            let done = self.calls.delete(&resource::<Pod>(), Some(self.namespace), &pod.name, None).await;
+            done.map_err(|failure| self.calls.writing(failure))?;
         }
         Ok(())
     }
@@ -129,13 +156,20 @@ pub(crate) async fn delete_data(calls: &Calls<'_>, cache: &Cache, namespace: &st
     let deadline = calls.cx.deadline.unwrap_or_else(|| Instant::now() + std::time::Duration::from_secs(60));
     cache.catch_up(namespace, deadline).await;
     let space = cache.space(namespace).unwrap_or_default();
+    let is_told = |namespace: &Namespace| {
+        let owner = namespace.metadata.labels.as_ref().and_then(|labels| labels.get(names::CONTROL_PLANE));
+        owner.is_some_and(|owner| owner == calls.cx.control_plane.as_str()) && NamespaceDigest::of(namespace).is_some()
+    };
     let too_late = || calls.error(ErrorKind::Timeout).with_message("the watches do not tell of it in time");
+    if space.is_behind {
+        return Err(too_late());
+    }
     let Some(found) = &space.namespace else {
         // Not seen is not gone.
         let there = calls.get::<Namespace>(None, namespace).await.map_err(|failure| calls.reading(failure))?;
         return match there {
             None => Ok(()),
-            Some(there) if NamespaceDigest::of(&there).is_some() => Err(too_late()),
+            Some(there) if is_told(&there) => Err(too_late()),
             Some(_) => {
                 let message = format!("the namespace {namespace} holds it, and has lost its labels");
                 let error = calls.error(ErrorKind::Conflict).with_field("data").with_retry(Retry::Backoff);
@@ -143,9 +177,6 @@ pub(crate) async fn delete_data(calls: &Calls<'_>, cache: &Cache, namespace: &st
             }
         };
     };
-    if space.is_behind {
-        return Err(too_late());
-    }
     if !found.is_ending {
         // Asked at the cluster: one that lost its labels uses it all the same, and no watch shows it.
         let sets = calls.list::<StatefulSet>(namespace, &ListParams::default()).await;

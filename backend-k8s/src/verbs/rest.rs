@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Work, resource, set::edits_after};
 use crate::{
+    applied,
     cache::{Intended, Kind, SetDigest, Space},
     client::{operation, path_of},
     convert, names,
@@ -36,22 +37,28 @@ impl Work<'_> {
             self.expect_lasting_data(space)?;
         }
         let objects = self.objects();
-        // It wakes by itself when a request comes, so there must be a way for one, and before it is called asleep.
+        // It wakes by itself when a request comes, so there must be a way for one.
         let lacks_routes = set.intended == Intended::Suspended || space.routes(self.incarnation()) < set.routes;
         let routes = (intended == Intended::Zero && lacks_routes).then(|| routes_of(&objects));
         if routes.is_some() {
+            self.check_generation(Some(set))?;
+        }
+        // What runs is stopped first, whatever keeps the route from being made.
+        if routes.is_some() && set.replicas == 0 {
             self.apply_all(&objects.routes, Some(space)).await?;
         }
-        if set.intended != intended || set.replicas != 0 || routes.as_ref().is_some_and(|routes| *routes != set.routes)
-        {
+        // With routes that nobody watches it is stopped first, and called suspended when they are gone.
+        let hides = intended == Intended::Suspended && set.intended != intended && self.has_unwatched_routes();
+        if set.intended != intended || set.replicas != 0 || routes.is_some_and(|routes| routes != set.routes) {
+            let first = if hides { Intended::Zero } else { intended };
             let mut patch = vec![
                 operation("test", "/metadata/uid", &*set.uid),
-                operation("replace", &path_of("annotations", names::INTENDED), intended.as_str()),
+                operation("replace", &path_of("annotations", names::INTENDED), first.as_str()),
                 operation("replace", "/spec/replicas", 0),
             ];
             // They may be those of a newer spec, which it wakes with.
             if let Some(routes) = routes {
-                patch.push(operation("replace", &path_of("annotations", names::ROUTES), routes.to_string()));
+                patch.push(operation("add", &path_of("annotations", names::ROUTES), routes.to_string()));
             }
             // What somebody else changed stays known for that.
             if !set.is_foreign {
@@ -63,21 +70,42 @@ impl Work<'_> {
                 done => done?,
             }
         }
-        match intended {
-            Intended::Suspended => self.drop_routes_but(&[]).await,
-            _ => Ok(()),
+        if routes.is_some() && set.replicas != 0 {
+            self.apply_all(&objects.routes, Some(space)).await?;
         }
+        if intended == Intended::Suspended {
+            self.drop_routes_but(&[]).await?;
+        }
+        if hides {
+            let patch = json!([
+                operation("test", "/metadata/uid", &*set.uid),
+                operation("replace", &path_of("annotations", names::INTENDED), intended.as_str()),
+            ]);
+            self.patch_set(patch).await?;
+        }
+        Ok(())
+    }
+
+    fn has_unwatched_routes(&self) -> bool {
+        let routes = self.layout.routes(self.subject.control_plane, self.subject.target);
+        routes.iter().any(|(resource, _)| Kind::of(resource).is_none())
     }
 
     /// Its set is not there, or cannot be told for ours: somebody took it or its labels away, or it was never made.
     async fn rest_unseen(&self, space: &Space, intended: Intended) -> Result<()> {
         let found = self.calls.get::<StatefulSet>(Some(self.namespace), &self.name()).await;
         let found = found.map_err(|failure| self.calls.reading(failure))?;
-        let objects = self.objects();
-        if let Some(found) = found {
-            return self.rest_unlabelled(&found, objects, intended).await;
-        }
         let pods: Vec<_> = space.pods_of(self.incarnation()).filter(|pod| !pod.is_ending).collect();
+        if found.is_some() || !pods.is_empty() {
+            self.expect_lasting_data(space)?;
+        }
+        if let Some(found) = found {
+            return match self.is_told(&found) {
+                // Made a moment ago.
+                true => Err(self.overtaken()),
+                false => self.rest_unlabelled(&found, space, intended).await,
+            };
+        }
         for pod in &pods {
             let done = self.calls.delete(&resource::<Pod>(), Some(self.namespace), &pod.name, Some(&pod.uid)).await;
             match done {
@@ -90,14 +118,17 @@ impl Work<'_> {
             return Ok(());
         }
         // Half made: what is asleep is remembered by its set, and made whole when it wakes.
+        self.expect_own_namespace().await?;
+        self.drop_others(space).await?;
+        let objects = self.objects();
         if matches!(self.subject.target.data, DataSource::Fresh(_)) && !self.has_claim().await? {
             self.apply_claim(&objects, None, true).await?;
         }
+        self.keep_routes(&objects, space, intended).await?;
         let mut set = objects.set;
         set.spec.get_or_insert_default().replicas = Some(0);
         let annotations = set.metadata.annotations.get_or_insert_default();
         annotations.insert(names::INTENDED.to_owned(), intended.as_str().to_owned());
-        annotations.insert(names::ROUTES.to_owned(), "0".to_owned());
         match self.calls.create(&set).await {
             Ok(object) => {
                 self.note(Kind::Set, &object);
@@ -109,17 +140,21 @@ impl Work<'_> {
     }
 
     /// Gives a set its marks back. What else was changed of it stays known as foreign, and is put right when it wakes.
-    async fn rest_unlabelled(&self, found: &StatefulSet, objects: Objects, intended: Intended) -> Result<()> {
+    async fn rest_unlabelled(&self, found: &StatefulSet, space: &Space, intended: Intended) -> Result<()> {
         let meta = &found.metadata;
         if meta.deletion_timestamp.is_some() {
             return Ok(());
         }
+        self.check_overtaken(applied::generation(meta))?;
+        let objects = self.objects();
+        self.keep_routes(&objects, space, intended).await?;
         let ours = objects.set.metadata;
         let mut labels = meta.labels.clone().unwrap_or_default();
         labels.extend(ours.labels.unwrap_or_default());
-        let mut annotations = ours.annotations.unwrap_or_default();
-        annotations.insert(names::GENERATION.to_owned(), "0".to_owned());
-        annotations.extend(meta.annotations.clone().unwrap_or_default());
+        let mut annotations = meta.annotations.clone().unwrap_or_default();
+        annotations.extend(ours.annotations.unwrap_or_default());
+        let generation = applied::generation(meta).0.to_string();
+        annotations.insert(names::GENERATION.to_owned(), generation);
         annotations.insert(names::INTENDED.to_owned(), intended.as_str().to_owned());
         annotations.insert(names::WRITTEN.to_owned(), "0".to_owned());
         let version = meta.resource_version.as_deref().unwrap_or_default();
@@ -130,6 +165,14 @@ impl Work<'_> {
             operation("replace", "/spec/replicas", 0),
         ]))
         .await
+    }
+
+    /// A way in for what sleeps, and none for what is suspended: before it is told to be that.
+    async fn keep_routes(&self, objects: &Objects, space: &Space, intended: Intended) -> Result<()> {
+        match intended {
+            Intended::Suspended => self.drop_routes_but(&[]).await,
+            _ => self.apply_all(&objects.routes, Some(space)).await,
+        }
     }
 }
 

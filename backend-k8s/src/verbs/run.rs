@@ -13,28 +13,27 @@ use crate::{
 };
 
 impl Work<'_> {
-    /// `create`, and `resume` without the making. `false`: there is nothing to wake.
-    pub(crate) async fn run(&self, space: Option<Space>, make: bool) -> Result<bool> {
+    /// `create`, and `resume` without the making.
+    pub(crate) async fn run(&self, space: Option<Space>, make: bool) -> Result<()> {
         let existing = matches!(self.subject.target.data, DataSource::Existing(_));
         self.keep_namespace(space.as_ref(), existing).await?;
         let space = space.filter(|space| space.namespace.is_some());
         let Some(space) = space else {
             if !make {
-                return Ok(false);
+                return Ok(());
             }
             if existing {
                 return Err(self.data_missing("its namespace is not there"));
             }
             let (objects, secrets) = (self.objects(), self.secrets().await?);
             self.make_namespace(&objects).await?;
-            return self.converge(None, None, None, &objects, &secrets).await.map(|()| true);
+            return self.converge(None, None, None, &objects, &secrets).await;
         };
         let namespace = space.namespace.as_ref().expect("it was filtered by that");
         if namespace.is_ending {
-            let is_ours = namespace.incarnation == self.incarnation();
             return match (make, existing) {
                 // What is on its way out stays so.
-                (false, _) => Ok(is_ours),
+                (false, _) => Ok(()),
                 (_, true) => Err(self.data_missing("its namespace is being removed")),
                 _ => Err(self.overtaken().with_message("its namespace is being removed")),
             };
@@ -51,27 +50,27 @@ impl Work<'_> {
         }
         let is_user = namespace.incarnation == self.incarnation() && namespace.released.is_none();
         if !make && (set.is_none() || !is_user) {
-            return Ok(false);
+            return Ok(());
         }
         self.check_generation(set)?;
         let claim = if existing || set.is_some() { Some(self.expect_claim().await?) } else { None };
         let is_up_to_date = is_user && set.is_some_and(|set| self.is_up_to_date(set, &space));
         if is_up_to_date && set.is_some_and(|set| set.intended == Intended::Running && set.replicas > 0) {
-            return self.try_again(&space).await.map(|()| true);
+            return self.try_again(&space).await;
         }
         let (objects, secrets) = (self.objects(), self.secrets().await?);
         if !is_user {
-            self.take_over(namespace, &space).await?;
+            self.take_over(namespace).await?;
         }
         if set.is_none() {
-            // Also those that a taking over that was cut did not come to.
-            self.drop_foreign_environments().await?;
+            // Also what a taking over that was cut did not come to.
+            self.expect_own_namespace().await?;
+            self.drop_others(&space).await?;
         }
         match set {
             Some(set) if is_up_to_date => self.wake(set, &space, &objects, &secrets).await,
             set => self.converge(set, claim.as_ref(), Some(&space), &objects, &secrets).await,
         }
-        .map(|()| true)
     }
 
     /// Resolved before anything is written: without them nothing is made.

@@ -21,6 +21,12 @@ impl Work<'_> {
         set.generation == self.subject.target.generation && !set.is_foreign && is_running
     }
 
+    /// Whether watches tell of a set as one of ours.
+    pub(super) fn is_told(&self, set: &StatefulSet) -> bool {
+        let owner = set.metadata.labels.as_ref().and_then(|labels| labels.get(names::CONTROL_PLANE));
+        owner.is_some_and(|owner| owner == self.subject.control_plane.as_str()) && SetDigest::of(set).is_some()
+    }
+
     /// Made, not applied: a call that comes late must not change what a newer one has made meanwhile.
     pub(super) async fn make_set(&self, objects: &Objects) -> Result<()> {
         match self.calls.create(&objects.set).await {

@@ -96,6 +96,11 @@ async fn routes_of_another_kind_come_and_go_as_an_ingress_would() {
     let registry = secrets.iter().find(|secret| secret["metadata"]["name"] == "registry").unwrap();
     assert!(!registry["metadata"].to_string().contains("hunter2"), "{registry}");
     assert_eq!([count("httproutes"), count("ingresses"), count("poddisruptionbudgets")], [1, 0, 1]);
+    // Nobody watches such a route: it is not called suspended while there is one.
+    fixture.server.answer("delete", "httproutes", 1, Answer::refusal(500, "InternalError", "no"));
+    fixture.backend.suspend(&cx(), &target).await.unwrap_err();
+    crate::server::until("its pod is gone", || count("pods") == 0).await;
+    assert_ne!(fixture.observe(&target).await.phase(), Some(Phase::Suspended));
     fixture.backend.suspend(&cx(), &target).await.unwrap();
     fixture.until(&target, Phase::Suspended).await;
     assert_eq!([count("httproutes"), count("poddisruptionbudgets")], [0, 1]);

@@ -1,5 +1,7 @@
 //! Removals that are cut, that meet what lost its labels, or that another process has come before.
 
+use backend_k8s::{IngressConfig, KubernetesConfig};
+use futures::StreamExt;
 use provisioner_core::{
     ErrorKind, Provisioner, Retry,
     types::{DataDisposition, DataSource, Incarnation, Observed, Phase, Target},
@@ -36,16 +38,102 @@ fn heir(target: &Target) -> Target {
 
 #[tokio::test]
 async fn data_whose_namespace_lost_a_label_is_not_called_deleted() {
-    let (fixture, target) = retained().await;
-    let namespace = key("namespaces", "", &fixture.namespace());
-    fixture.server.world(|world| {
-        world.change(&namespace, |it| {
-            it["metadata"]["labels"].as_object_mut().unwrap().remove("provisioner.internal/tenant");
+    for label in ["tenant", "control-plane"] {
+        let (fixture, target) = retained().await;
+        let namespace = key("namespaces", "", &fixture.namespace());
+        let label = format!("provisioner.internal/{label}");
+        fixture.server.world(|world| {
+            world.change(&namespace, |it| drop(it["metadata"]["labels"].as_object_mut().unwrap().remove(&label)));
         });
-    });
-    let error = fixture.backend.delete_data(&cx(), target.data.id()).await.unwrap_err();
-    assert_eq!((error.kind(), error.field(), error.retry()), (ErrorKind::Conflict, Some("data"), Retry::Backoff));
-    assert!(error.to_string().contains(&namespace.2), "{error}");
+        // Until then it is what it was.
+        until_listed(&fixture, 0).await;
+        let error = fixture.backend.delete_data(&cx(), target.data.id()).await.unwrap_err();
+        assert_eq!((error.kind(), error.field(), error.retry()), (ErrorKind::Conflict, Some("data"), Retry::Backoff));
+        assert!(error.to_string().contains(&namespace.2), "{error}");
+    }
+}
+
+async fn until_listed(fixture: &Fixture, expected: usize) {
+    for _ in 0..500 {
+        if fixture.backend.list(&cx()).collect::<Vec<_>>().await.len() == expected {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("not {expected} listed in time");
+}
+
+/// A certificate as somebody put it into the one namespace.
+fn certificate(fixture: &Fixture) -> crate::world::Key {
+    let secret = key("secrets", &fixture.namespace(), "tls");
+    fixture.server.world(|world| world.create(&secret, json!({"metadata": {"name": "tls"}}))).unwrap();
+    secret
+}
+
+#[tokio::test]
+async fn a_certificate_goes_with_who_uses_the_data_and_with_nobody_else() {
+    let fixture = Fixture::new().await;
+    let ingress = IngressConfig {
+        class: "nginx".into(),
+        controller_namespace: [("name".to_owned(), "ingress".to_owned())].into(),
+        tls: true,
+        annotations: [].into(),
+    };
+    let connection = fixture.connection();
+    let config = KubernetesConfig { connection, ingress: Some(ingress), ..KubernetesConfig::default() };
+    let fixture = fixture.with_backend(config.build().unwrap());
+    let target = target(1);
+    fixture.backend.create(&cx(), &target).await.unwrap();
+    fixture.until(&target, Phase::Running).await;
+    let set = fixture.key_of("statefulsets");
+    fixture.server.world(|world| world.delete(&set, None)).unwrap();
+    until_absent(&fixture, &target).await;
+    let heir = heir(&target);
+    fixture.backend.create(&cx(), &heir).await.unwrap();
+    fixture.until(&heir, Phase::Running).await;
+    let certificate = certificate(&fixture);
+    let is_there = || fixture.server.world(|world| world.objects.contains_key(&certificate));
+    fixture.backend.destroy(&cx(), &target, DataDisposition::Retain).await.unwrap();
+    assert!(is_there(), "it is the heir's");
+    fixture.backend.destroy(&cx(), &heir, DataDisposition::Retain).await.unwrap();
+    until_absent(&fixture, &heir).await;
+    assert!(!is_there());
+}
+
+#[tokio::test]
+async fn nothing_of_the_one_before_is_left_by_a_taking_over_that_was_cut() {
+    let (fixture, target) = Fixture::with_instance().await;
+    let set = fixture.key_of("statefulsets");
+    fixture.server.world(|world| world.delete(&set, None)).unwrap();
+    until_absent(&fixture, &target).await;
+    fixture.server.answer("delete", "resourcequotas", 1, Answer::Cut);
+    fixture.backend.create(&cx(), &heir(&target)).await.unwrap_err();
+    for _ in 0..100 {
+        if fixture.backend.create(&cx(), &heir(&target)).await.is_ok() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    fixture.until(&heir(&target), Phase::Running).await;
+    for plural in ["resourcequotas", "limitranges", "networkpolicies", "services", "secrets"] {
+        assert_eq!(fixture.server.world(|world| world.list(plural, None, "").len()), 1, "{plural}");
+    }
+}
+
+#[tokio::test]
+async fn parts_that_lost_their_labels_go_also_where_the_data_is_retained() {
+    let (fixture, target) = Fixture::with_instance().await;
+    let service = fixture.key_of("services");
+    fixture.server.world(|world| world.change(&service, |it| it["metadata"]["labels"] = json!({})));
+    for _ in 0..500 {
+        if fixture.observe(&target).await.present().is_some_and(|it| it.generation != target.generation) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    fixture.backend.destroy(&cx(), &target, DataDisposition::Retain).await.unwrap();
+    until_absent(&fixture, &target).await;
+    assert!(!fixture.server.world(|world| world.objects.contains_key(&service)));
 }
 
 #[tokio::test]
@@ -59,7 +147,8 @@ async fn data_that_the_watches_do_not_tell_of_is_not_called_deleted() {
         (Incarnation::new(1, 2), DataSource::Fresh(provisioner_core::types::DataId::from_random(2)));
     fixture.another_backend().create(&cx(), &other).await.unwrap();
     let error = fixture.backend.delete_data(&cx(), other.data.id()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Timeout, Retry::Backoff), "{error}");
+    assert!(error.to_string().contains("the watches do not tell"), "{error}");
 }
 
 #[tokio::test]
@@ -72,7 +161,10 @@ async fn a_set_without_labels_goes_also_where_its_data_is_retained() {
         }
         let (set, claim) = (fixture.key_of("statefulsets"), fixture.key_of("persistentvolumeclaims"));
         fixture.server.world(|world| world.change(&set, |set| set["metadata"]["labels"] = json!({})));
-        while fixture.observe(&target).await.present().is_some_and(|it| it.generation == target.generation) {
+        for _ in 0..500 {
+            if fixture.observe(&target).await.present().is_none_or(|it| it.generation != target.generation) {
+                break;
+            }
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
         fixture.backend.destroy(&cx(), &target, DataDisposition::Retain).await.unwrap();
@@ -143,7 +235,10 @@ async fn nothing_is_made_while_a_pod_of_the_one_before_still_ends() {
         world.orphan(&set);
         world.change(&pod, |pod| pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
     });
-    while fixture.observe(&target).await.phase() == Some(Phase::Running) {
+    for _ in 0..500 {
+        if fixture.observe(&target).await.phase() != Some(Phase::Running) {
+            break;
+        }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     for _ in 0..50 {

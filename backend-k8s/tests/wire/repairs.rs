@@ -464,7 +464,7 @@ async fn a_volume_that_cannot_grow_is_a_conflict_before_anything_is_changed() {
 }
 
 /// The claim is on its way out: somebody deleted it, and a pod still uses it.
-async fn with_ending_claim() -> (Fixture, Target) {
+pub(crate) async fn with_ending_claim() -> (Fixture, Target) {
     let (fixture, target) = with_route().await;
     let claim = fixture.key_of("persistentvolumeclaims");
     fixture.server.world(|world| {

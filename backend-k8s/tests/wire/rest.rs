@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use provisioner_core::{
-    Provisioner,
+    ErrorKind, Provisioner,
     types::{Generation, Phase, Target},
 };
 use serde_json::json;
@@ -31,6 +31,19 @@ async fn suspended() -> (Fixture, Target) {
 
 fn count(fixture: &Fixture, plural: &str) -> usize {
     fixture.server.world(|world| world.list(plural, None, "").len())
+}
+
+/// Takes a set's labels away, and waits until that is seen.
+async fn unlabelled(fixture: &Fixture, target: &Target) -> crate::world::Key {
+    let set = fixture.key_of("statefulsets");
+    fixture.server.world(|world| world.change(&set, |set| set["metadata"]["labels"] = json!({})));
+    for _ in 0..500 {
+        if fixture.observe(target).await.present().is_some_and(|it| it.generation == Generation(0)) {
+            return set;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("it is not seen");
 }
 
 /// Repeats a verb, as the engine does, until it is seen in this phase.
@@ -108,8 +121,7 @@ async fn a_set_that_lost_its_labels_is_put_to_rest_and_wakes() {
         if sleeps {
             rest_until(&fixture, &target, Phase::Zero).await;
         }
-        let set = fixture.key_of("statefulsets");
-        fixture.server.world(|world| world.change(&set, |set| set["metadata"]["labels"] = json!({})));
+        let set = unlabelled(&fixture, &target).await;
         rest_until(&fixture, &target, phase).await;
         assert_eq!(fixture.server.world(|world| world.objects[&set]["spec"]["replicas"].clone()), 0);
         assert_eq!(count(&fixture, "pods"), 0);
@@ -125,10 +137,83 @@ async fn what_was_never_made_whole_is_put_to_rest_and_wakes() {
         fixture.server.answer(verb, plural, 1, Answer::refusal(500, "InternalError", "etcd is away"));
         fixture.backend.create(&cx(), &target).await.unwrap_err();
         rest_until(&fixture, &target, Phase::Zero).await;
-        assert_eq!(count(&fixture, "pods"), 0, "{plural}");
+        assert_eq!([count(&fixture, "pods"), count(&fixture, "ingresses")], [0, 1], "{plural}");
         wakes(&fixture, &target).await;
         assert_eq!(count(&fixture, "ingresses"), 1, "{plural}");
     }
+}
+
+#[tokio::test]
+async fn a_pod_on_a_claim_that_is_being_removed_is_not_stopped_whatever_its_set_has_lost() {
+    for orphans in [false, true] {
+        let (fixture, target) = crate::repairs::with_ending_claim().await;
+        if orphans {
+            let set = fixture.key_of("statefulsets");
+            fixture.server.world(|world| world.orphan(&set));
+        } else {
+            unlabelled(&fixture, &target).await;
+        }
+        for _ in 0..50 {
+            let error = fixture.backend.scale_to_zero(&cx(), &target).await.unwrap_err();
+            assert_eq!((error.kind(), error.field()), (ErrorKind::Conflict, Some("data")), "{error}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(count(&fixture, "pods"), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_suspended_set_that_lost_a_note_falls_asleep_all_the_same() {
+    for note in ["routes", "generation"] {
+        let (fixture, target) = suspended().await;
+        let set = fixture.key_of("statefulsets");
+        let note = format!("provisioner.internal/{note}");
+        fixture.server.world(|world| {
+            world.change(&set, |set| match note.ends_with("generation") {
+                true => set["metadata"]["annotations"][&note] = json!("no number"),
+                false => drop(set["metadata"]["annotations"].as_object_mut().unwrap().remove(&note)),
+            });
+        });
+        rest_until(&fixture, &target, Phase::Zero).await;
+        assert_eq!(count(&fixture, "ingresses"), 1, "{note}");
+        wakes(&fixture, &target).await;
+    }
+}
+
+#[tokio::test]
+async fn a_late_call_of_an_older_generation_brings_no_route() {
+    let (fixture, _) = suspended().await;
+    let newer = target(2);
+    wakes(&fixture, &newer).await;
+    rest_until(&fixture, &newer, Phase::Suspended).await;
+    let error = fixture.backend.scale_to_zero(&cx(), &routed(1)).await.unwrap_err();
+    assert_eq!((error.kind(), error.field()), (ErrorKind::Conflict, Some("generation")));
+    assert_eq!(count(&fixture, "ingresses"), 0);
+}
+
+#[tokio::test]
+async fn what_runs_is_stopped_also_where_its_route_cannot_be_made() {
+    let (fixture, target) = (Fixture::new().await, routed(1));
+    fixture.backend.create(&cx(), &target).await.unwrap();
+    fixture.until(&target, Phase::Running).await;
+    let route = fixture.key_of("ingresses");
+    fixture.server.world(|world| world.delete(&route, None)).unwrap();
+    fixture.server.answer(
+        "apply",
+        "ingresses",
+        usize::MAX,
+        Answer::refusal(500, "InternalError", "its webhook is away"),
+    );
+    for _ in 0..500 {
+        if fixture.backend.scale_to_zero(&cx(), &target).await.is_err() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(count(&fixture, "pods"), 0);
+    assert_ne!(fixture.observe(&target).await.phase(), Some(Phase::Zero), "nobody can wake it");
+    fixture.server.clear();
+    rest_until(&fixture, &target, Phase::Zero).await;
 }
 
 #[tokio::test]
@@ -142,6 +227,17 @@ async fn it_is_not_asleep_before_its_controller_has_seen_that() {
         assert_ne!(seen.phase(), Some(Phase::Zero), "its pod may be on its way");
     }
     let set = fixture.key_of("statefulsets");
+    // Its controller has seen that, and a pod of before still ends, which no watch has told of yet.
+    fixture.server.world(|world| {
+        world.change(&set, |set| {
+            let seen = set["metadata"]["generation"].clone();
+            set["status"] = json!({"observedGeneration": seen, "replicas": 1});
+        });
+    });
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_ne!(fixture.observe(&target).await.phase(), Some(Phase::Zero), "a pod of it ends");
+    }
     fixture.server.world(|world| {
         world.is_uncontrolled = false;
         world.change(&set, |set| set["metadata"]["labels"]["touched"] = json!("yes"));
