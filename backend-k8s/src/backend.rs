@@ -320,7 +320,7 @@ impl Provisioner for KubernetesBackend {
     }
 
     async fn observe_many(&self, cx: &OpContext, targets: &[Target]) -> Vec<Result<Observed>> {
-        // Only in doubt is anything asked of the cluster.
+        // Only in doubt, and of what is absent or in trouble, is anything asked of the cluster.
         let looks: Vec<_> = targets.iter().map(|target| self.observe(cx, target)).collect();
         futures::stream::iter(looks).buffered(LOOKS_AT_ONCE).collect().await
     }

@@ -1,17 +1,19 @@
 //! Whether the watches are as new as the cluster: where they were interrupted, and where another process wrote.
 
 use k8s_openapi::{
-    api::{apps::v1::StatefulSet, core::v1::Namespace},
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{Namespace, Pod},
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{ResourceExt, api::ListParams};
 
-use super::{Awaited, Cache, Kind, NamespaceDigest, SetDigest, version_of};
+use super::{Awaited, Cache, Kind, NamespaceDigest, SetDigest, is_told, version_of};
 use crate::{client::Calls, error::Failure, names};
 
 /// Asks the cluster itself how new the things of a namespace are, and waits for the watches to tell of them.
 pub(crate) async fn compare(calls: &Calls<'_>, cache: &Cache, namespace: &str) -> Result<(), Failure> {
-    let control_plane = calls.cx.control_plane.to_string();
     let known = cache.space(namespace);
     let found = calls.get::<Namespace>(None, namespace).await?;
     let Some(found) = found else {
@@ -20,18 +22,20 @@ pub(crate) async fn compare(calls: &Calls<'_>, cache: &Cache, namespace: &str) -
         }
         return Ok(());
     };
-    let is_told = |meta: &ObjectMeta| {
-        meta.labels.as_ref().is_some_and(|labels| labels.get(names::CONTROL_PLANE) == Some(&control_plane))
-    };
+    // Of what lost its labels no watch tells.
+    let is_told = |meta: &ObjectMeta| is_told(&calls.cx.control_plane, meta, namespace);
     if NamespaceDigest::of(&found).is_some() && is_told(&found.metadata) {
         cache.await_written(namespace, Awaited::Version(Kind::Namespace, version_of(&found.metadata)));
     }
     let sets = calls.list::<StatefulSet>(namespace, &ListParams::default()).await?;
-    // Of one that lost its labels no watch tells.
     let told = sets.iter().filter(|set| is_told(&set.metadata));
     let found: Vec<_> = told.filter_map(|set| Some((SetDigest::of(set)?, version_of(&set.metadata)))).collect();
     for (_, version) in &found {
         cache.await_written(namespace, Awaited::Version(Kind::Set, *version));
+    }
+    let pods = calls.list::<Pod>(namespace, &ListParams::default()).await?;
+    for pod in pods.iter().filter(|pod| is_told(&pod.metadata)) {
+        cache.await_written(namespace, Awaited::Version(Kind::Pod, version_of(&pod.metadata)));
     }
     for gone in known.into_iter().flat_map(|space| space.sets) {
         if !found.iter().any(|(set, _)| set.uid == gone.uid) {

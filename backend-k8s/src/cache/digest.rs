@@ -7,7 +7,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use provisioner_core::types::{DataId, Generation, Incarnation, InstanceId, Reason};
+use provisioner_core::types::{ControlPlaneId, DataId, Generation, Incarnation, InstanceId, Reason};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -138,6 +138,17 @@ fn label<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
 
 fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
     meta.annotations.as_ref()?.get(key).map(String::as_str)
+}
+
+/// Whether an object is in the namespace of its data. A backup that was restored beside it has its labels too.
+pub(crate) fn is_at_home(control_plane: &ControlPlaneId, meta: &ObjectMeta, home: &str) -> bool {
+    let data = label(meta, names::DATA).and_then(|data| data.parse().ok());
+    data.is_some_and(|data| names::namespace(control_plane, &data) == home)
+}
+
+/// Whether watches tell of an object in this namespace, or of the namespace, as of one of ours.
+pub(crate) fn is_told(control_plane: &ControlPlaneId, meta: &ObjectMeta, home: &str) -> bool {
+    label(meta, names::CONTROL_PLANE) == Some(control_plane.as_str()) && is_at_home(control_plane, meta, home)
 }
 
 pub(crate) fn version_of(meta: &ObjectMeta) -> u64 {

@@ -33,7 +33,7 @@ use tokio_util::{
 pub(crate) use self::{
     awaited::Awaited,
     compare::{compare, compare_all},
-    digest::{Intended, NamespaceDigest, PodDigest, SetDigest, Trouble, incarnation_of, version_of},
+    digest::{Intended, NamespaceDigest, PodDigest, SetDigest, Trouble, incarnation_of, is_told, version_of},
     space::Space,
 };
 use self::{awaited::Told, packed::Spaces};

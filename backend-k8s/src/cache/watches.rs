@@ -20,7 +20,7 @@ use tracing::debug;
 
 use super::{
     Kind, Shared, State,
-    digest::{ClaimDigest, NamespaceDigest, PodDigest, SetDigest, incarnation_of, version_of},
+    digest::{self, ClaimDigest, NamespaceDigest, PodDigest, SetDigest, incarnation_of, version_of},
     listen::listening,
     slices::{Slice, V1, V1Beta1, Version},
     space::{PartDigest, Served, Space},
@@ -262,10 +262,8 @@ fn hear<K: Watched>(shared: &Shared, event: watcher::Event<K>, read: &mut Read) 
     }
 }
 
-/// Whether an object is in the namespace of its data. A backup that was restored beside it has its labels too.
 fn is_at_home<K: Watched>(shared: &Shared, object: &K) -> bool {
-    let data = object.meta().labels.as_ref().and_then(|labels| labels.get(names::DATA)?.parse().ok());
-    data.is_some_and(|data| names::namespace(&shared.control_plane, &data) == object.home())
+    digest::is_at_home(&shared.control_plane, object.meta(), object.home())
 }
 
 /// Whose namespace it is, as far as that is known.

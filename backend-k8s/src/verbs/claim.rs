@@ -27,19 +27,16 @@ impl Work<'_> {
         Ok(claim)
     }
 
-    pub(super) async fn has_claim(&self) -> Result<bool> {
-        let found = self.calls.get::<PersistentVolumeClaim>(Some(self.namespace), names::CLAIM).await;
-        found.map(|found| found.is_some()).map_err(|failure| self.calls.reading(failure))
-    }
-
-    /// A claim that is being removed goes as soon as nothing runs on it any more.
-    pub(super) fn expect_lasting_data(&self, space: &Space) -> Result<()> {
-        match &space.claim {
-            Some(claim) if claim.is_ending => {
-                Err(self.conflict("data", "its claim is being removed: without its pod, its data would be gone"))
-            }
-            _ => Ok(()),
+    /// Whether there is a claim. One that is being removed goes as soon as nothing runs on it any more, so as long as something
+    /// does, nothing may stop that. Asked at the cluster: no event would bring the data back.
+    pub(super) async fn expect_lasting_data(&self, space: &Space) -> Result<bool> {
+        let claim = self.calls.get::<PersistentVolumeClaim>(Some(self.namespace), names::CLAIM).await;
+        let Some(claim) = claim.map_err(|failure| self.calls.reading(failure))? else { return Ok(false) };
+        let is_used = space.pods_of(self.incarnation()).next().is_some();
+        if is_used && claim.metadata.deletion_timestamp.is_some() {
+            return Err(self.conflict("data", "its claim is being removed: without its pod, its data would be gone"));
         }
+        Ok(true)
     }
 
     /// Whether a claim that is there has the room that is wanted, or can be given it.

@@ -1,5 +1,7 @@
 //! Removing an instance, and data that nobody uses.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{Namespace, PersistentVolumeClaim, Pod, Secret},
@@ -13,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{Work, resource};
 use crate::{
-    cache::{Awaited, Cache, Kind, NamespaceDigest, Space, compare},
+    cache::{Awaited, Cache, Kind, NamespaceDigest, Space, compare, is_told},
     client::Calls,
     names,
     render::{self, Objects},
@@ -30,11 +32,8 @@ impl Work<'_> {
             return Ok(());
         }
         let is_user = namespace.incarnation == self.incarnation();
-        // By its name: what is not seen may be there all the same, without its labels or a moment ahead of its watch.
-        let keeps_data = data == DataDisposition::Retain && (space.claim.is_some() || self.has_claim().await?);
-        if keeps_data && space.pods_of(self.incarnation()).next().is_some() {
-            self.expect_lasting_data(&space)?;
-        }
+        // Asked at the cluster: what is not seen may be there all the same, without its labels or a moment ahead of its watch.
+        let keeps_data = data == DataDisposition::Retain && self.expect_lasting_data(&space).await?;
         if is_user && !keeps_data && space.sets.iter().all(|set| set.incarnation == self.incarnation()) {
             return remove_all(&self.calls, self.cache, self.namespace, namespace, &space).await;
         }
@@ -75,17 +74,16 @@ impl Work<'_> {
             None => self.remove_unseen(space).await?,
         }
         // By their names too: without their labels they are not seen.
+        let mut names: BTreeSet<_> =
+            before.iter().chain(&after).map(|part| (part.resource.kind.as_str(), &*part.name)).collect();
         let seen = space.parts_of(self.incarnation());
-        let named = before.iter().chain(&after).filter(|part| Kind::of(&part.resource).is_some());
-        let unseen = named.filter(|part| {
-            !seen.iter().any(|(resource, name)| (&resource.kind, *name) == (&part.resource.kind, &*part.name))
-        });
-        for (resource, name) in seen.iter().map(|(resource, name)| (resource, *name)) {
-            remove(resource, name).await?;
+        names.extend(seen.iter().map(|(resource, name)| (resource.kind.as_str(), *name)));
+        for (kind, name) in names {
+            if let Some(kind) = Kind::PARTS.into_iter().map(Kind::resource).find(|resource| resource.kind == kind) {
+                remove(&kind, name).await?;
+            }
         }
-        for part in unseen {
-            remove(&part.resource, &part.name).await?;
-        }
+        remove(&resource::<Pod>(), &format!("{}-0", self.name())).await?;
         Ok(())
     }
 
@@ -156,9 +154,8 @@ pub(crate) async fn delete_data(calls: &Calls<'_>, cache: &Cache, namespace: &st
     let deadline = calls.cx.deadline.unwrap_or_else(|| Instant::now() + std::time::Duration::from_secs(60));
     cache.catch_up(namespace, deadline).await;
     let space = cache.space(namespace).unwrap_or_default();
-    let is_told = |namespace: &Namespace| {
-        let owner = namespace.metadata.labels.as_ref().and_then(|labels| labels.get(names::CONTROL_PLANE));
-        owner.is_some_and(|owner| owner == calls.cx.control_plane.as_str()) && NamespaceDigest::of(namespace).is_some()
+    let is_told = |there: &Namespace| {
+        is_told(&calls.cx.control_plane, &there.metadata, namespace) && NamespaceDigest::of(there).is_some()
     };
     let too_late = || calls.error(ErrorKind::Timeout).with_message("the watches do not tell of it in time");
     if space.is_behind {

@@ -19,7 +19,9 @@ use crate::{
 impl Work<'_> {
     pub(crate) async fn rest(&self, space: Option<Space>, intended: Intended) -> Result<()> {
         let Some(space) = space else { return Ok(()) };
-        self.keep_namespace(Some(&space), false).await?;
+        if space.namespace.is_none() {
+            self.keep_namespace(Some(&space), false).await?;
+        }
         let Some(namespace) = &space.namespace else { return Ok(()) };
         if namespace.is_ending || namespace.released == Some(self.incarnation()) {
             return Ok(());
@@ -34,7 +36,7 @@ impl Work<'_> {
 
     async fn rest_set(&self, set: &SetDigest, space: &Space, intended: Intended) -> Result<()> {
         if set.replicas != 0 {
-            self.expect_lasting_data(space)?;
+            self.expect_lasting_data(space).await?;
         }
         let objects = self.objects();
         // It wakes by itself when a request comes, so there must be a way for one.
@@ -58,6 +60,8 @@ impl Work<'_> {
             ];
             // They may be those of a newer spec, which it wakes with.
             if let Some(routes) = routes {
+                let generation = set.generation.0.to_string();
+                patch.push(operation("test", &path_of("annotations", names::GENERATION), generation));
                 patch.push(operation("add", &path_of("annotations", names::ROUTES), routes.to_string()));
             }
             // What somebody else changed stays known for that.
@@ -96,14 +100,12 @@ impl Work<'_> {
         let found = self.calls.get::<StatefulSet>(Some(self.namespace), &self.name()).await;
         let found = found.map_err(|failure| self.calls.reading(failure))?;
         let pods: Vec<_> = space.pods_of(self.incarnation()).filter(|pod| !pod.is_ending).collect();
-        if found.is_some() || !pods.is_empty() {
-            self.expect_lasting_data(space)?;
-        }
+        let has_claim = self.expect_lasting_data(space).await?;
         if let Some(found) = found {
             return match self.is_told(&found) {
                 // Made a moment ago.
                 true => Err(self.overtaken()),
-                false => self.rest_unlabelled(&found, space, intended).await,
+                false => self.rest_unlabelled(&found).await,
             };
         }
         for pod in &pods {
@@ -121,10 +123,14 @@ impl Work<'_> {
         self.expect_own_namespace().await?;
         self.drop_others(space).await?;
         let objects = self.objects();
-        if matches!(self.subject.target.data, DataSource::Fresh(_)) && !self.has_claim().await? {
+        if matches!(self.subject.target.data, DataSource::Fresh(_)) && !has_claim {
             self.apply_claim(&objects, None, true).await?;
         }
-        self.keep_routes(&objects, space, intended).await?;
+        // A way in for what sleeps, and none for what is suspended: before it is told to be that.
+        match intended {
+            Intended::Suspended => self.drop_routes_but(&[]).await?,
+            _ => self.apply_all(&objects.routes, Some(space)).await?,
+        }
         let mut set = objects.set;
         set.spec.get_or_insert_default().replicas = Some(0);
         let annotations = set.metadata.annotations.get_or_insert_default();
@@ -139,40 +145,31 @@ impl Work<'_> {
         }
     }
 
-    /// Gives a set its marks back. What else was changed of it stays known as foreign, and is put right when it wakes.
-    async fn rest_unlabelled(&self, found: &StatefulSet, space: &Space, intended: Intended) -> Result<()> {
+    /// Stops a set and gives it its marks back; what is done next begins with another look. What else was changed of it stays
+    /// known as foreign, and is put right when it wakes.
+    async fn rest_unlabelled(&self, found: &StatefulSet) -> Result<()> {
         let meta = &found.metadata;
         if meta.deletion_timestamp.is_some() {
             return Ok(());
         }
         self.check_overtaken(applied::generation(meta))?;
-        let objects = self.objects();
-        self.keep_routes(&objects, space, intended).await?;
-        let ours = objects.set.metadata;
+        let ours = self.objects().set.metadata;
         let mut labels = meta.labels.clone().unwrap_or_default();
         labels.extend(ours.labels.unwrap_or_default());
         let mut annotations = meta.annotations.clone().unwrap_or_default();
         annotations.extend(ours.annotations.unwrap_or_default());
-        let generation = applied::generation(meta).0.to_string();
-        annotations.insert(names::GENERATION.to_owned(), generation);
-        annotations.insert(names::INTENDED.to_owned(), intended.as_str().to_owned());
+        annotations.insert(names::GENERATION.to_owned(), applied::generation(meta).0.to_string());
+        annotations.insert(names::INTENDED.to_owned(), Intended::Zero.as_str().to_owned());
         annotations.insert(names::WRITTEN.to_owned(), "0".to_owned());
         let version = meta.resource_version.as_deref().unwrap_or_default();
-        self.patch_set(json!([
+        let patch = json!([
             operation("test", "/metadata/resourceVersion", version),
             operation("add", "/metadata/labels", json!(labels)),
             operation("add", "/metadata/annotations", json!(annotations)),
             operation("replace", "/spec/replicas", 0),
-        ]))
-        .await
-    }
-
-    /// A way in for what sleeps, and none for what is suspended: before it is told to be that.
-    async fn keep_routes(&self, objects: &Objects, space: &Space, intended: Intended) -> Result<()> {
-        match intended {
-            Intended::Suspended => self.drop_routes_but(&[]).await,
-            _ => self.apply_all(&objects.routes, Some(space)).await,
-        }
+        ]);
+        self.patch_set(patch).await?;
+        Err(self.overtaken().with_message("its stateful set had lost its labels, and has them again"))
     }
 }
 

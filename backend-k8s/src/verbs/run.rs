@@ -1,6 +1,9 @@
 //! Making an instance, bringing it to its spec, waking it.
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{PersistentVolumeClaim, Pod},
+};
 use provisioner_core::{Error, ErrorKind, Result, types::DataSource};
 use serde_json::json;
 
@@ -43,6 +46,12 @@ impl Work<'_> {
         }
         let set = space.set_of(self.incarnation());
         if let Some(other) = space.sets.iter().find(|set| set.incarnation != self.incarnation()) {
+            // No event takes the word back: it is asked for at the cluster.
+            let there = self.calls.get::<StatefulSet>(Some(self.namespace), &other.name).await;
+            let there = there.map_err(|failure| self.calls.reading(failure))?;
+            if there.is_none_or(|there| there.metadata.deletion_timestamp.is_some()) {
+                return Err(self.overtaken().with_message("another making still ends"));
+            }
             return Err(self.conflict("data", format!("the making {} uses it", other.incarnation)));
         }
         if space.pods.iter().any(|pod| pod.incarnation != self.incarnation()) {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{OVERTAKEN_MAX, Work, resource};
 use crate::{
     applied,
-    cache::{Awaited, Intended, Kind, SetDigest, version_of},
+    cache::{Awaited, Intended, Kind, SetDigest, is_told, version_of},
     client::{operation, path_of},
     error::Failure,
     names,
@@ -23,8 +23,8 @@ impl Work<'_> {
 
     /// Whether watches tell of a set as one of ours.
     pub(super) fn is_told(&self, set: &StatefulSet) -> bool {
-        let owner = set.metadata.labels.as_ref().and_then(|labels| labels.get(names::CONTROL_PLANE));
-        owner.is_some_and(|owner| owner == self.subject.control_plane.as_str()) && SetDigest::of(set).is_some()
+        let is_ours = SetDigest::of(set).is_some_and(|set| set.incarnation == self.incarnation());
+        is_ours && is_told(self.subject.control_plane, &set.metadata, self.namespace)
     }
 
     /// Made, not applied: a call that comes late must not change what a newer one has made meanwhile.

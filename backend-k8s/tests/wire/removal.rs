@@ -31,6 +31,17 @@ async fn until_absent(fixture: &Fixture, target: &Target) {
     panic!("not absent in time: {:?}", fixture.observe(target).await);
 }
 
+/// Waits until what somebody changed is seen.
+async fn until_changed(fixture: &Fixture, target: &Target) {
+    for _ in 0..500 {
+        if fixture.observe(target).await.present().is_some_and(|it| it.generation != target.generation) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("it is not seen");
+}
+
 fn heir(target: &Target) -> Target {
     let (incarnation, data) = (Incarnation::new(2, 8), DataSource::Existing(target.data.id().clone()));
     Target { incarnation, data, ..target.clone() }
@@ -125,12 +136,7 @@ async fn parts_that_lost_their_labels_go_also_where_the_data_is_retained() {
     let (fixture, target) = Fixture::with_instance().await;
     let service = fixture.key_of("services");
     fixture.server.world(|world| world.change(&service, |it| it["metadata"]["labels"] = json!({})));
-    for _ in 0..500 {
-        if fixture.observe(&target).await.present().is_some_and(|it| it.generation != target.generation) {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    until_changed(&fixture, &target).await;
     fixture.backend.destroy(&cx(), &target, DataDisposition::Retain).await.unwrap();
     until_absent(&fixture, &target).await;
     assert!(!fixture.server.world(|world| world.objects.contains_key(&service)));
@@ -146,7 +152,8 @@ async fn data_that_the_watches_do_not_tell_of_is_not_called_deleted() {
     (other.incarnation, other.data) =
         (Incarnation::new(1, 2), DataSource::Fresh(provisioner_core::types::DataId::from_random(2)));
     fixture.another_backend().create(&cx(), &other).await.unwrap();
-    let error = fixture.backend.delete_data(&cx(), other.data.id()).await.unwrap_err();
+    let soon = cx().with_timeout(std::time::Duration::from_secs(1));
+    let error = fixture.backend.delete_data(&soon, other.data.id()).await.unwrap_err();
     assert_eq!((error.kind(), error.retry()), (ErrorKind::Timeout, Retry::Backoff), "{error}");
     assert!(error.to_string().contains("the watches do not tell"), "{error}");
 }
@@ -161,12 +168,7 @@ async fn a_set_without_labels_goes_also_where_its_data_is_retained() {
         }
         let (set, claim) = (fixture.key_of("statefulsets"), fixture.key_of("persistentvolumeclaims"));
         fixture.server.world(|world| world.change(&set, |set| set["metadata"]["labels"] = json!({})));
-        for _ in 0..500 {
-            if fixture.observe(&target).await.present().is_none_or(|it| it.generation != target.generation) {
-                break;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
+        until_changed(&fixture, &target).await;
         fixture.backend.destroy(&cx(), &target, DataDisposition::Retain).await.unwrap();
         until_absent(&fixture, &target).await;
         let there = fixture.server.world(|world| [&set, &claim].map(|key| world.objects.contains_key(key)));
@@ -208,6 +210,20 @@ async fn no_secret_of_the_one_before_is_left_by_a_taking_over_that_was_cut() {
 }
 
 #[tokio::test]
+async fn a_set_that_still_ends_is_waited_for_and_one_that_stays_is_a_conflict() {
+    let (fixture, target) = Fixture::with_instance().await;
+    let error = fixture.backend.create(&cx(), &heir(&target)).await.unwrap_err();
+    assert_eq!((error.kind(), error.field(), error.retry()), (ErrorKind::Conflict, Some("data"), Retry::Never));
+    let set = fixture.key_of("statefulsets");
+    fixture.server.world(|world| {
+        world.told_until = Some(world.version);
+        world.delete(&set, None).unwrap();
+    });
+    let error = fixture.backend.create(&cx(), &heir(&target)).await.unwrap_err();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Conflict, Retry::Backoff), "{error}");
+}
+
+#[tokio::test]
 async fn a_namespace_that_another_making_has_taken_over_is_not_removed() {
     let (fixture, target) = retained().await;
     let namespace = key("namespaces", "", &fixture.namespace());
@@ -235,12 +251,7 @@ async fn nothing_is_made_while_a_pod_of_the_one_before_still_ends() {
         world.orphan(&set);
         world.change(&pod, |pod| pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
     });
-    for _ in 0..500 {
-        if fixture.observe(&target).await.phase() != Some(Phase::Running) {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    until_changed(&fixture, &target).await;
     for _ in 0..50 {
         let done = fixture.backend.create(&cx(), &heir(&target)).await;
         let error = done.expect_err("two would write at once");

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use provisioner_core::{
-    ErrorKind, Provisioner,
-    types::{Generation, Phase, Target},
+    ErrorKind, Provisioner, Retry,
+    types::{DataDisposition, Generation, Phase, Target},
 };
 use serde_json::json;
 
@@ -33,13 +33,23 @@ fn count(fixture: &Fixture, plural: &str) -> usize {
     fixture.server.world(|world| world.list(plural, None, "").len())
 }
 
-/// Takes a set's labels away, and waits until that is seen.
-async fn unlabelled(fixture: &Fixture, target: &Target) -> crate::world::Key {
+/// Takes labels of a set away, and waits until that is seen.
+async fn unlabelled(fixture: &Fixture, target: &Target, lost: &str) -> crate::world::Key {
     let set = fixture.key_of("statefulsets");
-    fixture.server.world(|world| world.change(&set, |set| set["metadata"]["labels"] = json!({})));
+    fixture.server.world(|world| {
+        world.change(&set, |set| {
+            set["metadata"]["labels"].as_object_mut().unwrap().retain(|key, _| !key.contains(lost))
+        });
+    });
+    until_changed(fixture, target).await;
+    set
+}
+
+/// Waits until what somebody changed is seen.
+async fn until_changed(fixture: &Fixture, target: &Target) {
     for _ in 0..500 {
         if fixture.observe(target).await.present().is_some_and(|it| it.generation == Generation(0)) {
-            return set;
+            return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -53,8 +63,10 @@ async fn rest_until(fixture: &Fixture, target: &Target, phase: Phase) {
             Phase::Zero => fixture.backend.scale_to_zero(&cx(), target).await,
             _ => fixture.backend.suspend(&cx(), target).await,
         };
-        if done.is_ok_and(|seen| seen.phase() == Some(phase)) {
-            return;
+        match done {
+            Ok(seen) if seen.phase() == Some(phase) => return,
+            Err(error) => assert_ne!(error.retry(), Retry::Never, "{error}"),
+            Ok(_) => {}
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -63,7 +75,9 @@ async fn rest_until(fixture: &Fixture, target: &Target, phase: Phase) {
 
 async fn wakes(fixture: &Fixture, target: &Target) {
     for _ in 0..500 {
-        let _ = fixture.backend.create(&cx(), target).await;
+        if let Err(error) = fixture.backend.create(&cx(), target).await {
+            assert_ne!(error.retry(), Retry::Never, "{error}");
+        }
         let seen = fixture.observe(target).await;
         if seen.present().is_some_and(|it| it.phase == Phase::Running && it.generation == target.generation) {
             return;
@@ -114,14 +128,15 @@ async fn a_route_that_somebody_took_away_from_a_sleeper_is_made_again() {
 
 #[tokio::test]
 async fn a_set_that_lost_its_labels_is_put_to_rest_and_wakes() {
-    for (sleeps, phase) in
-        [(true, Phase::Zero), (true, Phase::Suspended), (false, Phase::Zero), (false, Phase::Suspended)]
-    {
+    let lost =
+        ["", "provisioner.internal/data", "provisioner.internal/control-plane", "provisioner.internal/incarnation"];
+    let ways = [true, false].into_iter().flat_map(|sleeps| [(sleeps, Phase::Zero), (sleeps, Phase::Suspended)]);
+    for (lost, (sleeps, phase)) in lost.into_iter().flat_map(|lost| ways.clone().map(move |way| (lost, way))) {
         let (fixture, target) = Fixture::with_instance().await;
         if sleeps {
             rest_until(&fixture, &target, Phase::Zero).await;
         }
-        let set = unlabelled(&fixture, &target).await;
+        let set = unlabelled(&fixture, &target, lost).await;
         rest_until(&fixture, &target, phase).await;
         assert_eq!(fixture.server.world(|world| world.objects[&set]["spec"]["replicas"].clone()), 0);
         assert_eq!(count(&fixture, "pods"), 0);
@@ -151,7 +166,7 @@ async fn a_pod_on_a_claim_that_is_being_removed_is_not_stopped_whatever_its_set_
             let set = fixture.key_of("statefulsets");
             fixture.server.world(|world| world.orphan(&set));
         } else {
-            unlabelled(&fixture, &target).await;
+            unlabelled(&fixture, &target, "").await;
         }
         for _ in 0..50 {
             let error = fixture.backend.scale_to_zero(&cx(), &target).await.unwrap_err();
@@ -160,6 +175,42 @@ async fn a_pod_on_a_claim_that_is_being_removed_is_not_stopped_whatever_its_set_
         }
         assert_eq!(count(&fixture, "pods"), 1);
     }
+}
+
+#[tokio::test]
+async fn a_claim_that_is_being_removed_is_looked_for_at_the_cluster() {
+    let (fixture, target) = Fixture::with_instance().await;
+    let claim = fixture.key_of("persistentvolumeclaims");
+    fixture.server.world(|world| {
+        world.change(&claim, |claim| {
+            claim["metadata"]["labels"] = json!({});
+            claim["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        });
+    });
+    until_changed(&fixture, &target).await;
+    for stopped in [
+        fixture.backend.scale_to_zero(&cx(), &target).await,
+        fixture.backend.suspend(&cx(), &target).await,
+        fixture.backend.destroy(&cx(), &target, DataDisposition::Retain).await,
+    ] {
+        let error = stopped.unwrap_err();
+        assert_eq!((error.kind(), error.field()), (ErrorKind::Conflict, Some("data")), "{error}");
+    }
+    assert_eq!(count(&fixture, "pods"), 1);
+}
+
+#[tokio::test]
+async fn a_suspension_does_not_wait_for_what_a_namespace_enforces() {
+    let (fixture, target) = Fixture::with_instance().await;
+    let namespace = crate::world::key("namespaces", "", &fixture.namespace());
+    fixture.server.world(|world| {
+        world.change(&namespace, |it| {
+            it["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] = json!("privileged")
+        });
+    });
+    until_changed(&fixture, &target).await;
+    fixture.backend.suspend(&cx(), &target).await.unwrap();
+    fixture.until(&target, Phase::Suspended).await;
 }
 
 #[tokio::test]
@@ -204,12 +255,8 @@ async fn what_runs_is_stopped_also_where_its_route_cannot_be_made() {
         usize::MAX,
         Answer::refusal(500, "InternalError", "its webhook is away"),
     );
-    for _ in 0..500 {
-        if fixture.backend.scale_to_zero(&cx(), &target).await.is_err() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until_changed(&fixture, &target).await;
+    fixture.backend.scale_to_zero(&cx(), &target).await.unwrap_err();
     assert_eq!(count(&fixture, "pods"), 0);
     assert_ne!(fixture.observe(&target).await.phase(), Some(Phase::Zero), "nobody can wake it");
     fixture.server.clear();
