@@ -44,8 +44,17 @@ async fn run(pods: &Api<Pod>, name: &str) -> Result<String, String> {
         },
     }))
     .expect("a pod");
-    pods.create(&PostParams::default(), &pod).await.map_err(text)?;
     let deadline = Instant::now() + WITHIN;
+    loop {
+        match pods.create(&PostParams::default(), &pod).await {
+            Ok(_) => break,
+            // A cluster before 1.24 makes an account's token a moment after the account, and says when to come back.
+            Err(kube::Error::Api(status)) if status.reason == "ServerTimeout" && Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            Err(error) => return Err(text(error)),
+        }
+    }
     loop {
         let status = pods.get_status(name).await.map_err(text)?.status.unwrap_or_default();
         if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
