@@ -235,10 +235,29 @@ mod tests {
     }
 
     #[test]
-    fn a_dormant_instance_takes_300_bytes() {
+    fn a_dormant_instance_takes_some_300_bytes_and_a_running_one_some_400() {
         let home = names::numbered(0x6f1e_d002_ab5f_4b43_9c52_0d2f_1a7f_7d10);
-        let spaces = known(&home, &dormant(&home));
-        assert!(spaces.bytes() <= 300, "{} bytes", spaces.bytes());
+        let mut space = dormant(&home);
+        // As where it lives is noted beside it.
+        let weigh = |space: &Space| known(&home, space).bytes() + size_of::<(u128, u128)>();
+        let asleep = weigh(&space);
+        let uid = "c1b0a8f2-53a1-4d0e-8a6f-2f8d1f0b7c44";
+        space.pods.push(PodDigest {
+            uid: uid.into(),
+            name: "customer-0042-6b1f0a9d3c-0".into(),
+            incarnation: space.sets[0].incarnation,
+            revision: space.sets[0].revision.clone(),
+            is_ready: true,
+            is_ending: false,
+            made_at: 1_790_000_000,
+            is_starting: false,
+            held: None,
+            trouble: None,
+        });
+        space.served.push(Served { slice: "customer-0042-6b1f0a9d3c-x7k2p".into(), pod: uid.into() });
+        let awake = weigh(&space);
+        println!("asleep: {asleep} bytes, awake: {awake} bytes");
+        assert!(asleep <= 330 && awake <= 430, "{asleep} and {awake} bytes");
     }
 
     #[test]

@@ -11,7 +11,10 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -57,6 +60,23 @@ pub fn missing() -> Result<Option<String>, String> {
     }
     Ok(Some(format!("{absent} is missing (Debian: user-mode-linux, e2fsprogs, systemd)")))
 }
+
+/// What lets the kernel boot on processors with more registers than it has room for; see the source. Made here, as it is for this
+/// kernel alone. `None`: there is no compiler, and most processors need none of it.
+static PLAIN_REGISTERS: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
+    let folder = std::env::temp_dir();
+    let (own, library) =
+        (format!("plain-registers-{}", std::process::id()), folder.join("provisioner-plain-registers.so"));
+    let (source, made) = (folder.join(format!("{own}.c")), folder.join(format!("{own}.so")));
+    fs::write(&source, include_str!("plain_registers.c")).ok()?;
+    let compiled =
+        Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&made).arg(&source).arg("-ldl").status();
+    let _ = fs::remove_file(&source);
+    compiled.ok().filter(ExitStatus::success)?;
+    // Others may make it at the same moment.
+    fs::rename(&made, &library).ok()?;
+    Some(library)
+});
 
 fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -151,6 +171,9 @@ impl Hardware {
     fn kernel(&self) -> Command {
         let path = |path: PathBuf| path.to_str().expect("UTF-8").to_owned();
         let mut command = Command::new(program(KERNEL).expect("looked for before"));
+        if let Some(library) = &*PLAIN_REGISTERS {
+            command.env("LD_PRELOAD", library);
+        }
         command
             .arg(format!("mem={}M", MEMORY >> 20))
             .arg(format!("ubd0={}", path(self.disk())))
