@@ -5,7 +5,7 @@ use provisioner_core::{Error, ErrorKind, Result};
 
 use super::Work;
 use crate::{
-    cache::{Kind, Space, incarnation_of},
+    cache::{Kind, incarnation_of},
     error::Failure,
     names,
     render::{self, Objects, Part},
@@ -29,10 +29,9 @@ impl Work<'_> {
 
     /// Whether there is a claim. One that is being removed goes as soon as nothing runs on it any more, so as long as something
     /// does, nothing may stop that. Asked at the cluster: no event would bring the data back.
-    pub(super) async fn expect_lasting_data(&self, space: &Space) -> Result<bool> {
+    pub(super) async fn expect_lasting_data(&self, is_used: bool) -> Result<bool> {
         let claim = self.calls.get::<PersistentVolumeClaim>(Some(self.namespace), names::CLAIM).await;
         let Some(claim) = claim.map_err(|failure| self.calls.reading(failure))? else { return Ok(false) };
-        let is_used = space.pods_of(self.incarnation()).next().is_some();
         if is_used && claim.metadata.deletion_timestamp.is_some() {
             return Err(self.conflict("data", "its claim is being removed: without its pod, its data would be gone"));
         }

@@ -33,7 +33,9 @@ impl Work<'_> {
         }
         let is_user = namespace.incarnation == self.incarnation();
         // Asked at the cluster: what is not seen may be there all the same, without its labels or a moment ahead of its watch.
-        let keeps_data = data == DataDisposition::Retain && self.expect_lasting_data(&space).await?;
+        let is_to_run = space.set_of(self.incarnation()).is_some_and(|set| set.replicas != 0);
+        let is_used = is_to_run || space.pods_of(self.incarnation()).next().is_some();
+        let keeps_data = data == DataDisposition::Retain && self.expect_lasting_data(is_used).await?;
         if is_user && !keeps_data && space.sets.iter().all(|set| set.incarnation == self.incarnation()) {
             return remove_all(&self.calls, self.cache, self.namespace, namespace, &space).await;
         }

@@ -36,7 +36,7 @@ impl Work<'_> {
 
     async fn rest_set(&self, set: &SetDigest, space: &Space, intended: Intended) -> Result<()> {
         if set.replicas != 0 {
-            self.expect_lasting_data(space).await?;
+            self.expect_lasting_data(true).await?;
         }
         let objects = self.objects();
         // It wakes by itself when a request comes, so there must be a way for one.
@@ -100,7 +100,9 @@ impl Work<'_> {
         let found = self.calls.get::<StatefulSet>(Some(self.namespace), &self.name()).await;
         let found = found.map_err(|failure| self.calls.reading(failure))?;
         let pods: Vec<_> = space.pods_of(self.incarnation()).filter(|pod| !pod.is_ending).collect();
-        let has_claim = self.expect_lasting_data(space).await?;
+        let is_to_run = |set: &StatefulSet| set.spec.as_ref().and_then(|spec| spec.replicas) != Some(0);
+        let is_used = !pods.is_empty() || found.as_ref().is_some_and(is_to_run);
+        let has_claim = self.expect_lasting_data(is_used).await?;
         if let Some(found) = found {
             return match self.is_told(&found) {
                 // Made a moment ago.

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::{
     fixture::{Fixture, cx, target},
+    repairs::create,
     server::Answer,
     world::key,
 };
@@ -119,12 +120,7 @@ async fn nothing_of_the_one_before_is_left_by_a_taking_over_that_was_cut() {
     until_absent(&fixture, &target).await;
     fixture.server.answer("delete", "resourcequotas", 1, Answer::Cut);
     fixture.backend.create(&cx(), &heir(&target)).await.unwrap_err();
-    for _ in 0..100 {
-        if fixture.backend.create(&cx(), &heir(&target)).await.is_ok() {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    create(&fixture, &heir(&target)).await;
     fixture.until(&heir(&target), Phase::Running).await;
     for plural in ["resourcequotas", "limitranges", "networkpolicies", "services", "secrets"] {
         assert_eq!(fixture.server.world(|world| world.list(plural, None, "").len()), 1, "{plural}");
@@ -197,12 +193,7 @@ async fn no_secret_of_the_one_before_is_left_by_a_taking_over_that_was_cut() {
     until_absent(&fixture, &target).await;
     fixture.server.answer("delete", "secrets", 1, Answer::Cut);
     fixture.backend.create(&cx(), &heir(&target)).await.unwrap_err();
-    for _ in 0..100 {
-        if fixture.backend.create(&cx(), &heir(&target)).await.is_ok() {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    create(&fixture, &heir(&target)).await;
     fixture.until(&heir(&target), Phase::Running).await;
     let secrets = fixture.server.world(|world| world.list("secrets", None, ""));
     let of: Vec<_> = secrets.iter().map(|it| &it["metadata"]["labels"]["provisioner.internal/incarnation"]).collect();

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// One that has a host name.
-fn routed(generation: u64) -> Target {
+pub(crate) fn routed(generation: u64) -> Target {
     let mut target = target(generation);
     Arc::make_mut(&mut target.spec).host_names.insert("acme.example.com".parse().unwrap());
     target
@@ -244,7 +244,7 @@ async fn ports_that_others_add_to_a_service_are_left_to_them() {
 }
 
 /// Calls it again when it says so, as the engine does.
-async fn create(fixture: &Fixture, target: &Target) {
+pub(crate) async fn create(fixture: &Fixture, target: &Target) {
     for _ in 0..100 {
         match fixture.backend.create(&cx_after_a_call(), target).await {
             Ok(_) => return,

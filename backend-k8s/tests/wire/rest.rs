@@ -1,6 +1,6 @@
 //! Putting to rest what somebody interfered with, or what a call before left half done.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use provisioner_core::{
     ErrorKind, Provisioner, Retry,
@@ -10,15 +10,9 @@ use serde_json::json;
 
 use crate::{
     fixture::{Fixture, cx, target},
+    repairs::routed,
     server::Answer,
 };
-
-/// One that has a host name.
-fn routed(generation: u64) -> Target {
-    let mut target = target(generation);
-    Arc::make_mut(&mut target.spec).host_names.insert("acme.example.com".parse().unwrap());
-    target
-}
 
 async fn suspended() -> (Fixture, Target) {
     let (fixture, target) = (Fixture::new().await, routed(1));
@@ -197,6 +191,32 @@ async fn a_claim_that_is_being_removed_is_looked_for_at_the_cluster() {
         assert_eq!((error.kind(), error.field()), (ErrorKind::Conflict, Some("data")), "{error}");
     }
     assert_eq!(count(&fixture, "pods"), 1);
+}
+
+#[tokio::test]
+async fn what_is_to_run_on_a_claim_that_is_being_removed_is_not_stopped_though_no_pod_of_it_is_seen() {
+    let (fixture, target) = Fixture::with_instance().await;
+    let (claim, pod) = (fixture.key_of("persistentvolumeclaims"), fixture.key_of("pods"));
+    fixture.server.world(|world| {
+        world.is_uncontrolled = true;
+        world.change(&pod, |pod| pod["metadata"]["labels"] = json!({}));
+        world.change(&claim, |claim| claim["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+    });
+    for _ in 0..500 {
+        if fixture.observe(&target).await.phase() != Some(Phase::Running) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_ne!(fixture.observe(&target).await.phase(), Some(Phase::Running));
+    for stopped in [
+        fixture.backend.scale_to_zero(&cx(), &target).await,
+        fixture.backend.destroy(&cx(), &target, DataDisposition::Retain).await,
+    ] {
+        let error = stopped.unwrap_err();
+        assert_eq!((error.kind(), error.field()), (ErrorKind::Conflict, Some("data")), "{error}");
+    }
+    assert!(fixture.server.world(|world| world.objects.contains_key(&pod)));
 }
 
 #[tokio::test]
