@@ -220,8 +220,8 @@ impl Draft {
     }
 
     /// Ends the live incarnation, if there is one; remnants of it are looked for at the given time.
-    pub(crate) fn end_incarnation(&mut self, look_at: Timestamp) {
-        self.change.incarnations.extend(self.incarnation_row(IncarnationState::Ended, Some(look_at)));
+    pub(crate) fn end_incarnation(&mut self, state: IncarnationState, look_at: Timestamp) {
+        self.change.incarnations.extend(self.incarnation_row(state, Some(look_at)));
         if let Some(live) = self.row.live.take() {
             self.event(EventKind::IncarnationEnded { incarnation: live.incarnation });
         }

@@ -49,7 +49,8 @@ pub(crate) async fn look(engine: &Engine, cell: &CellHandle) {
     }
 }
 
-/// One look: nothing there ends it, something there is removed and looked for again.
+/// One look: nothing there ends it, something there is removed and looked for again. What was to be removed all the same is
+/// over once the verb too says that nothing is there.
 async fn look_for(engine: &Engine, cell: &CellHandle, mut row: IncarnationRow) -> Result<(), StoreError> {
     let target = target(&row);
     let observed = engine
@@ -59,17 +60,14 @@ async fn look_for(engine: &Engine, cell: &CellHandle, mut row: IncarnationRow) -
         })
         .await;
     match observed {
-        Ok(Observed::Absent) => {
-            row.state = IncarnationState::Ended;
-            row.due_at = None;
-            write(engine, row, Vec::new()).await
-        }
         Ok(Observed::Unknown { again }) => later(engine, cell, row, again).await,
+        Ok(Observed::Absent) if row.state == IncarnationState::Ended => end(engine, row).await,
         // Work was frozen while it was looked at.
-        Ok(Observed::Present(_)) if engine.is_frozen() => later(engine, cell, row, engine.config.backoff_min).await,
-        Ok(Observed::Present(_)) => {
+        Ok(_) if engine.is_frozen() => later(engine, cell, row, engine.config.backoff_min).await,
+        Ok(seen) => {
             mark(engine, &mut row).await?;
             let again = match remove(engine, cell, &row, target).await? {
+                Ok(Observed::Absent) if seen == Observed::Absent => return end(engine, row).await,
                 Ok(_) => engine.config.backoff_min * 4,
                 Err(error) => {
                     report(&row, &error);
@@ -147,6 +145,10 @@ async fn later(
     write(engine, row, Vec::new()).await?;
     cell.note_due(due);
     Ok(())
+}
+
+async fn end(engine: &Engine, row: IncarnationRow) -> Result<(), StoreError> {
+    write(engine, IncarnationRow { state: IncarnationState::Ended, due_at: None, ..row }, Vec::new()).await
 }
 
 async fn write(engine: &Engine, row: IncarnationRow, events: Vec<NewEvent>) -> Result<(), StoreError> {

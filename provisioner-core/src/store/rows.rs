@@ -151,7 +151,7 @@ pub struct IncarnationRow {
 pub enum IncarnationState {
     /// It is the instance's making, or will be.
     Live,
-    /// A remnant of it was found and is being removed.
+    /// It is over, and is to be removed: a remnant of it was found, or it was gone before its removal was called for.
     Ending,
     /// It is over. Kept 30 days, so that a remnant is known as one.
     Ended,

@@ -58,6 +58,32 @@ async fn a_remnant_never_takes_the_data_of_its_successor_along() {
     assert!(world.provider.has_data(&plane_id(), &second.data));
 }
 
+/// A look tells of the thing, and parts may be left of it that no look tells of.
+#[tokio::test(start_paused = true)]
+async fn what_an_outsider_deleted_is_removed_by_its_verb_all_the_same() {
+    let destroyed = |world: &World| world.provider.calls().get("destroy").copied().unwrap_or(0);
+    for (asleep, data) in [false, true].into_iter().flat_map(|asleep| {
+        [None, Some(DataDisposition::Retain), Some(DataDisposition::Delete)].map(|data| (asleep, data))
+    }) {
+        let world = World::new().await;
+        let first = world.create("acme").await;
+        if asleep {
+            done(&world.plane.sleep(&id("acme"), by()).await.unwrap()).await;
+        }
+        world.provider.vanish(&plane_id(), &id("acme"));
+        match data {
+            Some(data) => done(&world.plane.destroy(&id("acme"), data, by()).await.unwrap()).await,
+            None => done(&world.plane.wake(&id("acme"), by()).await.unwrap()).await,
+        };
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        assert_eq!(destroyed(&world), 1, "asleep {asleep}, {data:?}");
+        assert_eq!(world.provider.has_data(&plane_id(), &first.data), data != Some(DataDisposition::Delete));
+        assert_eq!(world.things().len(), usize::from(data.is_none()));
+        tokio::time::sleep(Duration::from_secs(1800)).await;
+        assert_eq!(destroyed(&world), 1, "once is enough");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stranger_is_reported_left_alone_and_can_be_adopted_or_forgotten() {
     let world = World::new().await;

@@ -4,7 +4,7 @@ use tracing::{info, warn};
 
 use super::{EXPIRED, Next, Run};
 use crate::{
-    engine::{backoff, plan::Step},
+    engine::backoff,
     error::{Error, ErrorKind, Retry},
     store::{DataState, EventKind, Lane, OperationState, StoreError},
     types::{DataDisposition, Generation, Hold, Observed, Phase, Reason, TargetState},
@@ -60,11 +60,10 @@ impl Run<'_> {
             unreachable!("only what is to be gone is forgotten")
         };
         let row = &self.draft.row;
-        // The verb removes the data of what is there; this removes the data of what was gone before.
-        let verb_was_called = self.called == Some(Step::Destroy) || row.phase == Some(Phase::Destroying);
         // On record is all data that may exist, be it of a making or taken up.
         let on_record = self.engine.store.data_set(&row.data).await?.is_some();
-        if disposition == DataDisposition::Delete && on_record && !verb_was_called {
+        // The verb removes the data of what is there; this removes the data of what was gone before.
+        if disposition == DataDisposition::Delete && on_record && !self.is_removed() {
             let data = row.data.clone();
             let deleted =
                 self.engine.call(self.cell, self.context(), "delete data", &row.id, move |cx, provisioner| {

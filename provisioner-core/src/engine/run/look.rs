@@ -6,10 +6,10 @@ use tracing::warn;
 
 use super::{Flow, LOOK_AGAIN, LOOK_AGAIN_WATCHED, Run};
 use crate::{
-    engine::drift,
+    engine::{drift, plan::Step},
     error::Chain,
-    store::{EventKind, Lane, StoreError},
-    types::{Observed, TargetState, Timestamp},
+    store::{EventKind, IncarnationState, Lane, StoreError},
+    types::{Observed, Phase, TargetState, Timestamp},
 };
 
 /// How often the time between two looks that see nothing doubles.
@@ -145,10 +145,17 @@ impl Run<'_> {
         Some(Observed::Absent)
     }
 
-    /// A making is over. What a late call of it makes is looked for once no call can be under way any more.
+    /// Whether the verb that removes has been called for what is there, or was there last.
+    pub(super) fn is_removed(&self) -> bool {
+        self.called == Some(Step::Destroy) || self.draft.row.phase == Some(Phase::Destroying)
+    }
+
+    /// A making is over. What a late call of it makes is looked for once no call can be under way any more, and what was
+    /// not removed by its verb is removed then: parts may be left that no look tells of.
     pub(super) fn end_incarnation(&mut self, now: Timestamp) {
         let look_at = now.after(self.engine.longest_call(self.cell));
-        self.draft.end_incarnation(look_at);
+        let state = if self.is_removed() { IncarnationState::Ended } else { IncarnationState::Ending };
+        self.draft.end_incarnation(state, look_at);
         self.cell.note_due(look_at);
     }
 }
