@@ -98,9 +98,12 @@ pub(crate) fn observed(space: Option<&Space>, incarnation: Incarnation) -> Obser
                 Observed::Absent
             }
         }
-        // Its service is made after it: somebody took the stateful set away.
-        None if space.has(Kind::Service, incarnation) && space.pods_of(incarnation).next().is_none() => {
-            Observed::Absent
+        // Its service is made after it: somebody took the stateful set away. Its pods follow.
+        None if space.has(Kind::Service, incarnation) && space.pods_of(incarnation).all(|pod| pod.is_ending) => {
+            match space.pods_of(incarnation).next() {
+                Some(_) => leaving(),
+                None => Observed::Absent,
+            }
         }
         None => Present::new(Phase::Provisioning, Generation(0), incarnation).into(),
     }
@@ -143,7 +146,11 @@ fn present(space: &Space, set: &SetDigest) -> Present {
                 // Nobody may come there.
                 (true, Intended::Suspended, 0) => present(Phase::Suspended),
                 // Without an endpoint: on its way to sleep.
-                _ => present(Phase::Running),
+                _ => {
+                    let mut present = present(Phase::Running);
+                    present.reason = space.blocked(incarnation).map(|why| Reason::new("removal-blocked", why));
+                    present
+                }
             }
         }
         _ => running(space, set, present(Phase::Provisioning)),

@@ -13,7 +13,7 @@ use provisioner_core::types::{Observed, Phase, Reason};
 use crate::{
     cache::{PodDigest, SetDigest, Space},
     client::Calls,
-    reasons,
+    names, reasons,
 };
 
 /// How many lines a crash loop's reason quotes.
@@ -33,6 +33,7 @@ pub(crate) async fn explained(calls: &Calls<'_>, namespace: &str, space: &Space,
         let why = match pods.iter().find(|pod| !pod.is_ending) {
             None if pods.is_empty() => why_no_pod(calls, namespace, &set.name).await,
             Some(pod) if is_slow(pod) => why_no_start(calls, namespace, &pod.name).await,
+            Some(pod) if waits_for_volume(space, pod) => why_no_volume(calls, namespace).await,
             _ => None,
         };
         present.reason = why;
@@ -49,7 +50,23 @@ pub(crate) async fn explained(calls: &Calls<'_>, namespace: &str, space: &Space,
 }
 
 fn is_slow(pod: &PodDigest) -> bool {
-    pod.is_starting && Timestamp::now().as_second() - pod.made_at > STARTS_WITHIN_SECONDS
+    pod.is_starting && is_old(pod)
+}
+
+fn is_old(pod: &PodDigest) -> bool {
+    Timestamp::now().as_second() - pod.made_at > STARTS_WITHIN_SECONDS
+}
+
+/// Where volumes are made for the node that a pod is to have, the pod has none until then, and nothing says that it waits.
+fn waits_for_volume(space: &Space, pod: &PodDigest) -> bool {
+    pod.trouble.is_none() && is_old(pod) && space.claim.as_ref().is_some_and(|claim| !claim.is_bound)
+}
+
+/// What the cluster's events say of a claim that has no volume.
+async fn why_no_volume(calls: &Calls<'_>, namespace: &str) -> Option<Reason> {
+    let last = last_warning(calls, namespace, "PersistentVolumeClaim", names::CLAIM).await;
+    let message = last.and_then(|event| event.message);
+    Some(Reason::new("volume-pending", reasons::cut(message.as_deref().unwrap_or("its claim has no volume yet"))))
 }
 
 /// What the cluster's events say of a stateful set without a pod.

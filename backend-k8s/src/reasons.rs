@@ -31,10 +31,17 @@ pub(crate) fn of_pod(pod: &Pod) -> Option<Trouble> {
     let is_unschedulable = |condition: &&PodCondition| condition.type_ == "PodScheduled" && condition.status == "False";
     if let Some(condition) = conditions.find(is_unschedulable) {
         let message = text(condition.message.as_deref());
-        let code = if message.contains("PersistentVolumeClaim") { "volume-pending" } else { "unschedulable" };
+        let code = if is_about_volumes(&message) { "volume-pending" } else { "unschedulable" };
         return Some(waiting(code, message));
     }
     status.container_statuses.iter().flatten().find_map(of_container)
+}
+
+/// Whether a scheduler's message is about volumes: those of a claim that is bound at once, and those that wait for a node. See
+/// <https://github.com/kubernetes/kubernetes/blob/v1.31.0/pkg/scheduler/framework/plugins/volumebinding/binder.go>.
+fn is_about_volumes(message: &str) -> bool {
+    let words = ["PersistentVolumeClaim", "persistent volume", "VolumeBinding", "volume node affinity"];
+    words.iter().any(|word| message.contains(word))
 }
 
 /// Whether its node does not answer: the cluster then says of its pods that they are not ready, in the place of their
@@ -157,6 +164,13 @@ mod tests {
             (lost, "node-lost", false),
             (unschedulable("0/3 nodes are available: 3 Insufficient cpu."), "unschedulable", false),
             (unschedulable("pod has unbound immediate PersistentVolumeClaims"), "volume-pending", false),
+            (unschedulable("1 node(s) didn't find available persistent volumes to bind"), "volume-pending", false),
+            (unschedulable("2 node(s) had volume node affinity conflict"), "volume-pending", false),
+            (
+                unschedulable("running PreBind plugin VolumeBinding: binding volumes: timed out"),
+                "volume-pending",
+                false,
+            ),
         ] {
             assert_eq!(code_of(&status), Some((code.to_owned(), is_failure)), "{status}");
         }

@@ -3,7 +3,7 @@
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
-        core::v1::{Namespace, PersistentVolumeClaim, Pod},
+        core::v1::{Namespace, NamespaceCondition, PersistentVolumeClaim, Pod},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -170,7 +170,7 @@ fn uid_of(meta: &ObjectMeta) -> Box<str> {
 
 /// What keeps a thing that is to end from that: finalizers, but for those by which the cluster itself removes what belongs to
 /// it first; see <https://kubernetes.io/docs/concepts/architecture/garbage-collection/#foreground-deletion>.
-fn held(meta: &ObjectMeta) -> Option<Box<str>> {
+pub(super) fn held(meta: &ObjectMeta) -> Option<Box<str>> {
     meta.deletion_timestamp.as_ref()?;
     let finalizers =
         meta.finalizers.iter().flatten().filter(|it| !["foregroundDeletion", "orphan"].contains(&it.as_str()));
@@ -183,7 +183,9 @@ impl NamespaceDigest {
     pub(crate) fn of(namespace: &Namespace) -> Option<Self> {
         let meta = &namespace.metadata;
         let conditions = namespace.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        let blocked = conditions.filter(|condition| condition.status == "True").filter_map(|condition| {
+        // That something is left is so of every removal for a while, and says nothing of why.
+        let tells = |it: &&NamespaceCondition| it.status == "True" && it.type_ != "NamespaceContentRemaining";
+        let blocked = conditions.filter(tells).filter_map(|condition| {
             let message = condition.message.as_deref().unwrap_or_default();
             (!message.is_empty()).then(|| format!("{}: {message}", condition.type_))
         });

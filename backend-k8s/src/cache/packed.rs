@@ -182,6 +182,7 @@ mod tests {
             version,
             generation: Generation(7),
             is_foreign: false,
+            held: None,
         };
         Space {
             namespace: Some(NamespaceDigest {

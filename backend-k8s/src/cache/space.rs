@@ -35,6 +35,8 @@ pub(super) struct PartDigest {
     pub(super) generation: Generation,
     /// Whether somebody else changed what we said.
     pub(super) is_foreign: bool,
+    /// What keeps it from ending.
+    pub(super) held: Option<Box<str>>,
 }
 
 /// A pod that a slice of the service's endpoints names as ready.
@@ -71,8 +73,10 @@ impl Space {
         let namespace = self.namespace.as_ref().and_then(|namespace| namespace.blocked.as_deref()).map(String::from);
         let set = self.set_of(incarnation).and_then(|set| Some(("stateful set", &set.name, set.held.as_ref()?)));
         let mut pods = self.pods_of(incarnation).filter_map(|pod| Some(("pod", &pod.name, pod.held.as_ref()?)));
-        let held = |(kind, name, held): (&str, &str, &str)| format!("the finalizers of the {kind} {name}: {held}");
-        namespace.or_else(|| set.or_else(|| pods.next()).map(|(kind, name, by)| held((kind, name, by))))
+        let own = self.parts.iter().filter(|part| part.incarnation == incarnation);
+        let mut parts = own.filter_map(|part| Some(("object", &part.name, part.held.as_ref()?)));
+        let held = set.or_else(|| pods.next()).or_else(|| parts.next());
+        namespace.or_else(|| held.map(|(kind, name, by)| format!("the finalizers of the {kind} {name}: {by}")))
     }
 
     /// Whether the service leads to a pod.
@@ -97,6 +101,11 @@ impl Space {
     pub(crate) fn part(&self, kind: Kind, name: &str) -> Option<(Generation, u64)> {
         let part = self.parts.iter().find(|part| part.kind == kind && *part.name == *name)?;
         Some((part.generation, part.version))
+    }
+
+    /// Whose an object is.
+    pub(crate) fn maker_of(&self, kind: Kind, name: &str) -> Option<Incarnation> {
+        self.parts.iter().find(|part| part.kind == kind && *part.name == *name).map(|part| part.incarnation)
     }
 
     /// How many routes lead to the making.

@@ -20,7 +20,7 @@ use tracing::debug;
 
 use super::{
     Kind, Shared, State,
-    digest::{self, ClaimDigest, NamespaceDigest, PodDigest, SetDigest, incarnation_of, version_of},
+    digest::{self, ClaimDigest, NamespaceDigest, PodDigest, SetDigest, held, incarnation_of, version_of},
     listen::listening,
     slices::{Slice, V1, V1Beta1, Version},
     space::{PartDigest, Served, Space},
@@ -431,6 +431,7 @@ macro_rules! watched_parts {
                     version: version_of(self.meta()),
                     generation: applied::generation(self.meta()),
                     is_foreign: !applied::is_intact(self.meta(), self, $lists),
+                    held: held(self.meta()),
                 });
             }
 

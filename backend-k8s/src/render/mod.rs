@@ -84,6 +84,12 @@ impl Part {
 /// Decides which objects an instance is made of.
 pub trait Layout: fmt::Debug + Send + Sync + 'static {
     /// The objects of an instance. The same for the same subject, whatever is there already.
+    ///
+    /// Also asked for what is to be removed and whose spec is forgotten ([`InstanceSpec::forgotten`]): kinds and names are the
+    /// same for every spec of a making then, but for kinds that this crate makes itself, which are watched. Each object gets the
+    /// labels of its making, and only that making removes it: a name may be the same in each.
+    ///
+    /// [`InstanceSpec::forgotten`]: provisioner_core::types::InstanceSpec::forgotten
     fn objects(&self, subject: &Subject<'_>) -> Objects;
 
     /// The names of the routes of an instance, with their kinds, whatever its spec is: what is removed when it is suspended

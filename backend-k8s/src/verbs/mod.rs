@@ -68,13 +68,13 @@ impl Work<'_> {
         let mut objects = self.layout.objects(&self.subject);
         let generation = self.subject.target.generation;
         let labels = objects.set.metadata.labels.clone().unwrap_or_default();
-        let is_watched = |part: &&mut Part| Kind::of(&part.resource).is_some();
-        let parts = objects.before.iter_mut().chain(&mut objects.after).chain(&mut objects.routes);
-        for part in parts.filter(is_watched) {
+        for part in objects.before.iter_mut().chain(&mut objects.after).chain(&mut objects.routes) {
             for (key, value) in &labels {
                 part.body["metadata"]["labels"][key] = Value::String(value.clone());
             }
-            applied::note(part, generation);
+            if Kind::of(&part.resource).is_some() {
+                applied::note(part, generation);
+            }
         }
         let watched = |parts: &[Part]| parts.iter().filter(|part| Kind::of(&part.resource).is_some()).count();
         let parts = watched(&objects.before) + watched(&objects.after);

@@ -83,7 +83,9 @@ impl Work<'_> {
     /// Removes the environments of other generations, also those that a call before did not come to.
     pub(super) async fn drop_environments(&self) -> Result<()> {
         let generation = self.subject.target.generation.0;
-        let labels = format!("{}={},{}!={generation}", names::INCARNATION, self.incarnation(), names::GENERATION);
+        let (making, generations) = (names::INCARNATION, names::GENERATION);
+        // Of the secrets of a making, environments alone have a generation.
+        let labels = format!("{making}={},{generations},{generations}!={generation}", self.incarnation());
         let done = self.calls.delete_all::<Secret>(self.namespace, &labels).await;
         done.map_err(|failure| self.calls.writing(failure))
     }

@@ -15,10 +15,10 @@ use tokio::time::Instant;
 
 use super::{Work, resource};
 use crate::{
-    cache::{Awaited, Cache, Kind, NamespaceDigest, Space, compare, is_told},
+    cache::{Awaited, Cache, Kind, NamespaceDigest, Space, compare, incarnation_of, is_told},
     client::Calls,
     names,
-    render::{self, Objects},
+    render::{self, Objects, Part},
 };
 
 impl Work<'_> {
@@ -57,11 +57,11 @@ impl Work<'_> {
         let done = self.calls.delete_all::<Secret>(self.namespace, &of_making).await;
         done.map_err(|failure| self.calls.writing(failure))?;
         let Objects { before, after, .. } = self.objects();
+        let is_last_user = space.namespace.as_ref().is_some_and(|it| it.incarnation == self.incarnation());
         for part in before.iter().chain(&after).filter(|part| Kind::of(&part.resource).is_none()) {
-            remove(&part.resource, &part.name).await?;
+            self.remove_own(part, is_last_user).await?;
         }
         self.drop_routes_but(&[]).await?;
-        let is_last_user = space.namespace.as_ref().is_some_and(|it| it.incarnation == self.incarnation());
         if is_last_user && self.subject.config.ingress.as_ref().is_some_and(|ingress| ingress.tls) {
             // Made for a route, by whoever issues certificates.
             remove(&resource::<Secret>(), render::TLS_SECRET).await?;
@@ -81,12 +81,28 @@ impl Work<'_> {
         let seen = space.parts_of(self.incarnation());
         names.extend(seen.iter().map(|(resource, name)| (resource.kind.as_str(), *name)));
         for (kind, name) in names {
-            if let Some(kind) = Kind::PARTS.into_iter().map(Kind::resource).find(|resource| resource.kind == kind) {
-                remove(&kind, name).await?;
+            let of_kind = |it: &Kind| it.resource().kind == kind;
+            let Some(kind) = Kind::PARTS.into_iter().find(of_kind) else { continue };
+            // A layout may give it the same name in each making.
+            if space.maker_of(kind, name).is_none_or(|maker| maker == self.incarnation()) {
+                remove(&kind.resource(), name).await?;
             }
         }
         remove(&resource::<Pod>(), &format!("{}-0", self.name())).await?;
         Ok(())
+    }
+
+    /// An object of a kind that nobody watches, unless it is another making's of the same name.
+    async fn remove_own(&self, part: &Part, is_last_user: bool) -> Result<()> {
+        let found = self.calls.find(&part.resource, self.namespace, &part.name).await;
+        let Some(found) = found.map_err(|failure| self.calls.reading(failure))? else { return Ok(()) };
+        let is_own = incarnation_of(&found.metadata).map_or(is_last_user, |maker| maker == self.incarnation());
+        if !is_own {
+            return Ok(());
+        }
+        let as_seen = Preconditions { uid: found.metadata.uid, resource_version: found.metadata.resource_version };
+        let done = self.calls.delete_as_seen(&part.resource, Some(self.namespace), &part.name, Some(as_seen)).await;
+        done.map(drop).map_err(|failure| self.written(failure))
     }
 
     /// A set that lost its labels, or pods that whoever took the set away has left.

@@ -6,7 +6,7 @@ use k8s_openapi::{
     api::{
         authentication::v1::{TokenRequest, TokenRequestSpec},
         authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
-        core::v1::{Namespace, ServiceAccount},
+        core::v1::{Namespace, Service, ServiceAccount},
         rbac::v1::{ClusterRole, ClusterRoleBinding, RoleRef, Subject},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -21,11 +21,14 @@ use test_peers::kubernetes::{
     self as peer, Image,
     volumes::{CLASS, Volumes},
 };
+use tokio::net::TcpStream;
 
 /// The namespace of the accounts that tests use.
 pub(crate) const ACCOUNTS: &str = "provisioner-tests";
 /// The image of the product, and of what starts it.
 pub(crate) const IMAGE: &str = "localhost/k8s-contract-product:1";
+/// A connection inside of one machine takes no time.
+const REACHED_WITHIN: Duration = Duration::from_secs(5);
 const ROLE: &str = include_str!("../../manifests/cluster-role.yaml");
 
 /// A cluster that answers.
@@ -45,6 +48,7 @@ impl Cluster {
     /// The one that tests use, with all on it that they need; or why there is none.
     pub(crate) async fn ready() -> Result<Self, String> {
         let cluster = Self::found().await?;
+        cluster.expect_addresses().await?;
         cluster.peer.load(&image())?;
         Ok(cluster)
     }
@@ -60,6 +64,21 @@ impl Cluster {
         let role: ClusterRole = serde_saphyr::from_str(ROLE).expect("the manifest is a cluster role");
         apply(&admin, &role).await?;
         Ok(Self { peer, config, admin, volumes, class })
+    }
+
+    /// Pods and services have to be reached from here by their addresses: those of a cluster in containers cannot.
+    async fn expect_addresses(&self) -> Result<(), String> {
+        let services = Api::<Service>::namespaced(self.admin.clone(), "default");
+        let service = services.get("kubernetes").await.map_err(|error| error.to_string())?;
+        let address =
+            service.spec.and_then(|spec| spec.cluster_ip).ok_or("the cluster's own service has no address")?;
+        let connected = TcpStream::connect((address.as_str(), 443));
+        match tokio::time::timeout(REACHED_WITHIN, connected).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(format!(
+                "services of this cluster, such as {address}, are not reached from here by their addresses"
+            )),
+        }
     }
 
     /// A client of an account of this name, which may do what the manifest says and nothing else.

@@ -10,7 +10,7 @@ use backend_k8s::{
 use kube::api::{ApiResource, GroupVersionKind};
 use provisioner_core::{
     Provisioner,
-    types::{ControlPlaneId, DataDisposition, Phase, Target},
+    types::{ControlPlaneId, DataDisposition, DataSource, Incarnation, InstanceSpec, Phase, Target},
 };
 use serde_json::json;
 
@@ -55,7 +55,7 @@ impl Layout for GatewayRoutes {
         let hosts: Vec<_> = subject.target.spec.host_names.iter().map(ToString::to_string).collect();
         let spec = json!({"hostnames": hosts, "rules": [{"backendRefs": [{"name": name, "port": 80}]}]});
         objects.routes = vec![part(route_kind(), &name, spec)];
-        objects.endpoint = format!("https://{}", hosts.first().expect("a host name"));
+        objects.endpoint = hosts.first().map(|host| format!("https://{host}")).unwrap_or_default();
         // What this layout does without.
         objects.before.retain(|part| part.resource.kind != "LimitRange");
         let mut registry = part(secret_kind(), "registry", json!(null));
@@ -115,4 +115,35 @@ async fn routes_of_another_kind_come_and_go_as_an_ingress_would() {
     fixture.backend.destroy(&cx(), &target, DataDisposition::Retain).await.unwrap();
     let left = ["httproutes", "poddisruptionbudgets", "caliconetworkpolicies", "secrets"].map(count);
     assert_eq!((left, count("persistentvolumeclaims")), ([0; 4], 1));
+}
+
+#[tokio::test]
+async fn a_late_removal_takes_nothing_from_another_making_whose_objects_have_the_same_names() {
+    let fixture = Fixture::new().await;
+    let config = KubernetesConfig { connection: fixture.connection(), ..KubernetesConfig::default() };
+    let fixture = fixture.with_backend(config.build_with(None, GatewayRoutes).unwrap());
+    let first = target(1);
+    fixture.backend.create(&cx(), &first).await.unwrap();
+    fixture.until(&first, Phase::Running).await;
+    fixture.backend.destroy(&cx(), &first, DataDisposition::Retain).await.unwrap();
+    crate::server::until("its pod is gone", || fixture.server.world(|world| world.list("pods", None, "").is_empty()))
+        .await;
+    let data = DataSource::Existing(first.data.id().clone());
+    let second = Target { incarnation: Incarnation::new(2, 22), data, ..first.clone() };
+    fixture.backend.create(&cx(), &second).await.unwrap();
+    fixture.until(&second, Phase::Running).await;
+    // As the engine calls it when nobody knows the spec any more.
+    let late = Target { spec: Arc::new(InstanceSpec::forgotten()), ..first.clone() };
+    fixture.backend.destroy(&cx(), &late, DataDisposition::Retain).await.unwrap();
+    let secrets = fixture.server.world(|world| world.list("secrets", None, ""));
+    let named = |name: &str| secrets.iter().filter(|secret| secret["metadata"]["name"] == name).count();
+    assert_eq!((named("registry"), secrets.len()), (1, 2), "{secrets:?}");
+    assert_eq!(fixture.observe(&second).await.phase(), Some(Phase::Running));
+    // An update leaves what has no generation.
+    let newer = Target { generation: second.generation.next(), ..second };
+    fixture.backend.create(&cx(), &newer).await.unwrap();
+    fixture.until(&newer, Phase::Running).await;
+    fixture.backend.destroy(&cx(), &newer, DataDisposition::Retain).await.unwrap();
+    let count = |plural: &str| fixture.server.world(|world| world.list(plural, None, "").len());
+    assert_eq!(["poddisruptionbudgets", "caliconetworkpolicies", "secrets"].map(count), [0; 3]);
 }

@@ -68,7 +68,7 @@ async fn what_an_outsider_deleted_is_removed_by_its_verb_all_the_same() {
         let world = World::new().await;
         let first = world.create("acme").await;
         if asleep {
-            done(&world.plane.sleep(&id("acme"), by()).await.unwrap()).await;
+            world.sleep("acme").await;
         }
         world.provider.vanish(&plane_id(), &id("acme"));
         match data {
@@ -81,6 +81,21 @@ async fn what_an_outsider_deleted_is_removed_by_its_verb_all_the_same() {
         assert_eq!(world.things().len(), usize::from(data.is_none()));
         tokio::time::sleep(Duration::from_secs(1800)).await;
         assert_eq!(destroyed(&world), 1, "once is enough");
+    }
+}
+
+/// Also where that takes several looks.
+#[tokio::test(start_paused = true)]
+async fn what_was_removed_by_its_verb_is_not_removed_once_more() {
+    for data in [DataDisposition::Retain, DataDisposition::Delete] {
+        let world =
+            World::with(MemoryConfig { stop: Duration::from_secs(20), ..MemoryConfig::default() }, config()).await;
+        world.create("acme").await;
+        done(&world.plane.destroy(&id("acme"), data, by()).await.unwrap()).await;
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let calls = world.provider.calls();
+        let of = |call| calls.get(call).copied().unwrap_or(0);
+        assert_eq!((of("destroy"), of("delete data")), (1, 0), "{data:?}: {calls:?}");
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     engine::{drift, plan::Step},
     error::Chain,
     store::{EventKind, IncarnationState, Lane, StoreError},
-    types::{Observed, Phase, TargetState, Timestamp},
+    types::{Observed, TargetState, Timestamp},
 };
 
 /// How often the time between two looks that see nothing doubles.
@@ -145,9 +145,14 @@ impl Run<'_> {
         Some(Observed::Absent)
     }
 
-    /// Whether the verb that removes has been called for what is there, or was there last.
+    /// Whether the verb that removes has been called for what is there, or was there last. Nothing else is called for what is
+    /// to be gone.
     pub(super) fn is_removed(&self) -> bool {
-        self.called == Some(Step::Destroy) || self.draft.row.phase == Some(Phase::Destroying)
+        let row = &self.draft.row;
+        let last_call = row.live.as_ref().and_then(|live| live.last_call);
+        let is_to_go = matches!(self.target_state(), TargetState::Gone(_));
+        let was_called = is_to_go && self.was_leaving && last_call.is_some() && last_call >= row.moving_since;
+        self.called == Some(Step::Destroy) || was_called
     }
 
     /// A making is over. What a late call of it makes is looked for once no call can be under way any more, and what was

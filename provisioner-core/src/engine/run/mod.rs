@@ -65,6 +65,8 @@ struct Run<'a> {
     cell: &'a CellHandle,
     draft: Draft,
     known: Observed,
+    /// Whether it was on its way out when this run began.
+    was_leaving: bool,
     /// The mutating step called last in this run. A step that the planner wants twice in a row is under way.
     called: Option<Step>,
 }
@@ -102,7 +104,8 @@ impl<'a> Run<'a> {
         if let Some(live) = &mut draft.row.live {
             live.last_call = live.last_call.max(cell.unrecorded_call(&record.row.id));
         }
-        Self { engine, cell, draft, known, called: None }
+        let was_leaving = record.row.phase == Some(Phase::Destroying);
+        Self { engine, cell, draft, known, was_leaving, called: None }
     }
 
     async fn finish(mut self) -> Result<Next, StoreError> {
