@@ -62,6 +62,19 @@ fn check_change(wanted: &InstanceSpec, applied: &InstanceSpec, config: &Kubernet
     Err(Error::new(ErrorKind::Conflict, "validate").with_field("data.size_mib").with_message(problem))
 }
 
+/// That a pod which is to end is on a node that does not answer.
+fn lost(space: &Space, incarnation: Incarnation) -> Option<Reason> {
+    let troubles = space.pods_of(incarnation).filter(|pod| pod.is_ending).filter_map(|pod| pod.trouble.as_ref());
+    let mut reasons = troubles.map(|trouble| &trouble.reason);
+    reasons.find(|reason| reason.code == reasons::NODE_LOST).cloned()
+}
+
+/// Why a making, or what is left of its compute, does not end.
+fn why_not_gone(space: &Space, incarnation: Incarnation) -> Option<Reason> {
+    let blocked = space.blocked(incarnation).map(|why| Reason::new("removal-blocked", why));
+    lost(space, incarnation).or(blocked)
+}
+
 /// What is seen of a making.
 pub(crate) fn observed(space: Option<&Space>, incarnation: Incarnation) -> Observed {
     let Some(space) = space else { return Observed::Absent };
@@ -81,7 +94,7 @@ pub(crate) fn observed(space: Option<&Space>, incarnation: Incarnation) -> Obser
     let is_user = namespace.incarnation == incarnation;
     let leaving = || {
         let mut present = Present::new(Phase::Destroying, generation(space, incarnation), incarnation);
-        present.reason = space.blocked(incarnation).map(|why| Reason::new("removal-blocked", why));
+        present.reason = why_not_gone(space, incarnation);
         present.into()
     };
     if namespace.is_ending {
@@ -99,7 +112,11 @@ pub(crate) fn observed(space: Option<&Space>, incarnation: Incarnation) -> Obser
             }
         }
         // Its service is made after it: somebody took the stateful set away. Its pods follow.
-        None if space.has(Kind::Service, incarnation) && space.pods_of(incarnation).all(|pod| pod.is_ending) => {
+        // But nobody knows when one on a lost node does: whoever makes the set again has its pod come then.
+        None if space.has(Kind::Service, incarnation)
+            && lost(space, incarnation).is_none()
+            && space.pods_of(incarnation).all(|pod| pod.is_ending) =>
+        {
             match space.pods_of(incarnation).next() {
                 Some(_) => leaving(),
                 None => Observed::Absent,
@@ -148,7 +165,7 @@ fn present(space: &Space, set: &SetDigest) -> Present {
                 // Without an endpoint: on its way to sleep.
                 _ => {
                     let mut present = present(Phase::Running);
-                    present.reason = space.blocked(incarnation).map(|why| Reason::new("removal-blocked", why));
+                    present.reason = why_not_gone(space, incarnation);
                     present
                 }
             }
@@ -169,8 +186,7 @@ fn running(space: &Space, set: &SetDigest, mut present: Present) -> Present {
     }
     let Some(pod) = pod.filter(|_| set.is_seen && set.replicas > 0) else {
         // Nothing takes the place of a pod that nobody knows to have ended.
-        let lost = space.pods_of(set.incarnation).filter(|pod| pod.is_ending).find_map(|pod| pod.trouble.as_ref());
-        present.reason = lost.filter(|trouble| trouble.reason.code == reasons::NODE_LOST).map(|it| it.reason.clone());
+        present.reason = lost(space, set.incarnation);
         return present;
     };
     if serving.is_some() {

@@ -32,8 +32,9 @@ pub(crate) async fn explained(calls: &Calls<'_>, namespace: &str, space: &Space,
     if wants_pod && present.reason.is_none() {
         let why = match pods.iter().find(|pod| !pod.is_ending) {
             None if pods.is_empty() => why_no_pod(calls, namespace, &set.name).await,
-            Some(pod) if is_slow(pod) => why_no_start(calls, namespace, &pod.name).await,
             Some(pod) if waits_for_volume(space, pod) => why_no_volume(calls, namespace).await,
+            // Its node does not start it, or it runs and is not ready for the first time yet.
+            Some(pod) if is_old(pod) && pod.trouble.is_none() => why_no_start(calls, namespace, &pod.name).await,
             _ => None,
         };
         present.reason = why;
@@ -47,10 +48,6 @@ pub(crate) async fn explained(calls: &Calls<'_>, namespace: &str, space: &Space,
         reason.message = reasons::cut(&format!("{}; its last words: {lines}", reason.message));
     }
     present.into()
-}
-
-fn is_slow(pod: &PodDigest) -> bool {
-    pod.is_starting && is_old(pod)
 }
 
 fn is_old(pod: &PodDigest) -> bool {
@@ -77,12 +74,13 @@ async fn why_no_pod(calls: &Calls<'_>, namespace: &str, set: &str) -> Option<Rea
     Some(Reason::new(code, message))
 }
 
-/// What the cluster's events say of a pod that has a node and does not start there.
+/// What the cluster's events say of a pod that has a node and does not get ready there.
 async fn why_no_start(calls: &Calls<'_>, namespace: &str, pod: &str) -> Option<Reason> {
     let last = last_warning(calls, namespace, "Pod", pod).await?;
     let code = match last.reason.as_deref()? {
         "FailedMount" | "FailedAttachVolume" | "FailedMapVolume" => "volume-pending",
         "FailedCreatePodSandBox" | "FailedCreatePodContainer" => "container-start",
+        "Unhealthy" => "probe-failing",
         _ => return None,
     };
     Some(Reason::new(code, reasons::cut(last.message.as_deref()?)))

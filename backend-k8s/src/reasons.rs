@@ -37,11 +37,14 @@ pub(crate) fn of_pod(pod: &Pod) -> Option<Trouble> {
     status.container_statuses.iter().flatten().find_map(of_container)
 }
 
-/// Whether a scheduler's message is about volumes: those of a claim that is bound at once, and those that wait for a node. See
+/// Whether a scheduler's message is about volumes alone: those of a claim that is bound at once, and those that wait for a node.
+/// It counts the nodes by what is in the way on each: where one of them only lacks room, room is what is missing. See
 /// <https://github.com/kubernetes/kubernetes/blob/v1.31.0/pkg/scheduler/framework/plugins/volumebinding/binder.go>.
 fn is_about_volumes(message: &str) -> bool {
+    let counted = message.split_once("nodes are available: ").map_or(message, |(_, counted)| counted);
+    let causes = counted.split(". ").next().unwrap_or_default();
     let words = ["PersistentVolumeClaim", "persistent volume", "VolumeBinding", "volume node affinity"];
-    words.iter().any(|word| message.contains(word))
+    causes.split(", ").all(|cause| words.iter().any(|word| cause.contains(word)))
 }
 
 /// Whether its node does not answer: the cluster then says of its pods that they are not ready, in the place of their
@@ -166,6 +169,20 @@ mod tests {
             (unschedulable("pod has unbound immediate PersistentVolumeClaims"), "volume-pending", false),
             (unschedulable("1 node(s) didn't find available persistent volumes to bind"), "volume-pending", false),
             (unschedulable("2 node(s) had volume node affinity conflict"), "volume-pending", false),
+            (
+                unschedulable(
+                    "0/6 nodes are available: 2 Insufficient cpu, 4 node(s) had volume node affinity conflict.",
+                ),
+                "unschedulable",
+                false,
+            ),
+            (
+                unschedulable(
+                    "0/2 nodes are available: 2 node(s) had volume node affinity conflict. preemption: none.",
+                ),
+                "volume-pending",
+                false,
+            ),
             (
                 unschedulable("running PreBind plugin VolumeBinding: binding volumes: timed out"),
                 "volume-pending",

@@ -121,6 +121,10 @@ pub enum Retry {
     Backoff,
     /// Yes, but not before this much time has passed.
     After(Duration),
+    /// Yes, at once, as another incarnation: what this one's names and tokens stand for cannot be had, such as a machine in a
+    /// place that is full. Only of a [`create`](crate::Provisioner::create) that had [no effect](Effect::None), and by a backend
+    /// that knows the same of the calls before it.
+    Anew,
 }
 
 /// Whether the request may have acted.

@@ -183,8 +183,7 @@ impl NamespaceDigest {
     pub(crate) fn of(namespace: &Namespace) -> Option<Self> {
         let meta = &namespace.metadata;
         let conditions = namespace.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        // That something is left is so of every removal for a while, and says nothing of why.
-        let tells = |it: &&NamespaceCondition| it.status == "True" && it.type_ != "NamespaceContentRemaining";
+        let tells = |it: &&NamespaceCondition| it.status == "True" && !is_usual(it);
         let blocked = conditions.filter(tells).filter_map(|condition| {
             let message = condition.message.as_deref().unwrap_or_default();
             (!message.is_empty()).then(|| format!("{}: {message}", condition.type_))
@@ -202,6 +201,15 @@ impl NamespaceDigest {
             blocked: (!blocked.is_empty()).then(|| blocked.join("; ").into()),
         })
     }
+}
+
+/// Whether it is so of every removal for a while: something is left, and its claim waits for its pod.
+fn is_usual(condition: &NamespaceCondition) -> bool {
+    let message = condition.message.as_deref().unwrap_or_default();
+    let mut held = message.rsplit(": ").next().unwrap_or_default().split(", ");
+    condition.type_ == "NamespaceContentRemaining"
+        || condition.type_ == "NamespaceFinalizersRemaining"
+            && held.all(|held| held.starts_with("kubernetes.io/pvc-protection "))
 }
 
 impl SetDigest {

@@ -60,6 +60,23 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// What an operator calls it.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Namespace => "namespace",
+            Self::Quota => "resource quota",
+            Self::Limits => "limit range",
+            Self::Policy => "network policy",
+            Self::Account => "service account",
+            Self::Claim => "claim",
+            Self::Set => "stateful set",
+            Self::Pod => "pod",
+            Self::Service => "service",
+            Self::Slice => "endpoint slice",
+            Self::Ingress => "ingress",
+        }
+    }
+
     pub(crate) const ALL: [Self; 11] = [
         Self::Namespace,
         Self::Quota,

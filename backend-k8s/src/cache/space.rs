@@ -74,7 +74,7 @@ impl Space {
         let set = self.set_of(incarnation).and_then(|set| Some(("stateful set", &set.name, set.held.as_ref()?)));
         let mut pods = self.pods_of(incarnation).filter_map(|pod| Some(("pod", &pod.name, pod.held.as_ref()?)));
         let own = self.parts.iter().filter(|part| part.incarnation == incarnation);
-        let mut parts = own.filter_map(|part| Some(("object", &part.name, part.held.as_ref()?)));
+        let mut parts = own.filter_map(|part| Some((part.kind.word(), &part.name, part.held.as_ref()?)));
         let held = set.or_else(|| pods.next()).or_else(|| parts.next());
         namespace.or_else(|| held.map(|(kind, name, by)| format!("the finalizers of the {kind} {name}: {by}")))
     }

@@ -87,7 +87,8 @@ pub trait Layout: fmt::Debug + Send + Sync + 'static {
     ///
     /// Also asked for what is to be removed and whose spec is forgotten ([`InstanceSpec::forgotten`]): kinds and names are the
     /// same for every spec of a making then, but for kinds that this crate makes itself, which are watched. Each object gets the
-    /// labels of its making, and only that making removes it: a name may be the same in each.
+    /// labels of its making, and only that making removes it: a name may be the same in each. Of kinds that are not watched that
+    /// is read first, so that the control plane needs the right to `get` them, too.
     ///
     /// [`InstanceSpec::forgotten`]: provisioner_core::types::InstanceSpec::forgotten
     fn objects(&self, subject: &Subject<'_>) -> Objects;

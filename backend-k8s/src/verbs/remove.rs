@@ -18,7 +18,7 @@ use crate::{
     cache::{Awaited, Cache, Kind, NamespaceDigest, Space, compare, incarnation_of, is_told},
     client::Calls,
     names,
-    render::{self, Objects, Part},
+    render::{self, Objects},
 };
 
 impl Work<'_> {
@@ -59,9 +59,17 @@ impl Work<'_> {
         let Objects { before, after, .. } = self.objects();
         let is_last_user = space.namespace.as_ref().is_some_and(|it| it.incarnation == self.incarnation());
         for part in before.iter().chain(&after).filter(|part| Kind::of(&part.resource).is_none()) {
-            self.remove_own(part, is_last_user).await?;
+            self.remove_own(&part.resource, &part.name, is_last_user).await?;
         }
-        self.drop_routes_but(&[]).await?;
+        for (resource, name) in self.layout.routes(self.subject.control_plane, self.subject.target) {
+            match Kind::of(&resource).map(|kind| space.maker_of(kind, &name)) {
+                Some(maker) if maker.is_none_or(|maker| maker == self.incarnation()) => {
+                    remove(&resource, &name).await?;
+                }
+                Some(_) => {}
+                None => self.remove_own(&resource, &name, is_last_user).await?,
+            }
+        }
         if is_last_user && self.subject.config.ingress.as_ref().is_some_and(|ingress| ingress.tls) {
             // Made for a route, by whoever issues certificates.
             remove(&resource::<Secret>(), render::TLS_SECRET).await?;
@@ -93,15 +101,15 @@ impl Work<'_> {
     }
 
     /// An object of a kind that nobody watches, unless it is another making's of the same name.
-    async fn remove_own(&self, part: &Part, is_last_user: bool) -> Result<()> {
-        let found = self.calls.find(&part.resource, self.namespace, &part.name).await;
+    async fn remove_own(&self, resource: &ApiResource, name: &str, is_last_user: bool) -> Result<()> {
+        let found = self.calls.find(resource, self.namespace, name).await;
         let Some(found) = found.map_err(|failure| self.calls.reading(failure))? else { return Ok(()) };
         let is_own = incarnation_of(&found.metadata).map_or(is_last_user, |maker| maker == self.incarnation());
         if !is_own {
             return Ok(());
         }
         let as_seen = Preconditions { uid: found.metadata.uid, resource_version: found.metadata.resource_version };
-        let done = self.calls.delete_as_seen(&part.resource, Some(self.namespace), &part.name, Some(as_seen)).await;
+        let done = self.calls.delete_as_seen(resource, Some(self.namespace), name, Some(as_seen)).await;
         done.map(drop).map_err(|failure| self.written(failure))
     }
 

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
             runtime.spawn(cluster.clone().make_volumes());
             Suite::new().with(Kubernetes { cluster, runtime: Arc::new(runtime) }).main()
         }
+        Err(reason) if test_peers::kubernetes::is_required() => Suite::new().failed("k8s", &reason).main(),
         Err(reason) => Suite::new().without("k8s", &reason).main(),
     }
 }

@@ -54,7 +54,8 @@ impl Layout for GatewayRoutes {
         let name = objects.set.metadata.name.clone().expect("a name");
         let hosts: Vec<_> = subject.target.spec.host_names.iter().map(ToString::to_string).collect();
         let spec = json!({"hostnames": hosts, "rules": [{"backendRefs": [{"name": name, "port": 80}]}]});
-        objects.routes = vec![part(route_kind(), &name, spec)];
+        // The same in each making.
+        objects.routes = vec![part(route_kind(), "web", spec)];
         objects.endpoint = hosts.first().map(|host| format!("https://{host}")).unwrap_or_default();
         // What this layout does without.
         objects.before.retain(|part| part.resource.kind != "LimitRange");
@@ -66,9 +67,8 @@ impl Layout for GatewayRoutes {
         objects
     }
 
-    fn routes(&self, control_plane: &ControlPlaneId, target: &Target) -> Vec<(ApiResource, String)> {
-        let ingresses = NamespaceEach.routes(control_plane, target);
-        ingresses.into_iter().map(|(_, name)| (route_kind(), name)).collect()
+    fn routes(&self, _: &ControlPlaneId, _: &Target) -> Vec<(ApiResource, String)> {
+        vec![(route_kind(), "web".to_owned())]
     }
 
     fn takes_host_names(&self, _: &KubernetesConfig) -> bool {
@@ -138,6 +138,7 @@ async fn a_late_removal_takes_nothing_from_another_making_whose_objects_have_the
     let secrets = fixture.server.world(|world| world.list("secrets", None, ""));
     let named = |name: &str| secrets.iter().filter(|secret| secret["metadata"]["name"] == name).count();
     assert_eq!((named("registry"), secrets.len()), (1, 2), "{secrets:?}");
+    assert_eq!(fixture.server.world(|world| world.list("httproutes", None, "").len()), 1);
     assert_eq!(fixture.observe(&second).await.phase(), Some(Phase::Running));
     // An update leaves what has no generation.
     let newer = Target { generation: second.generation.next(), ..second };

@@ -18,6 +18,7 @@ pub(crate) fn delay(config: &EngineConfig, random: &Random, attempts: u32, error
         // asked for again and again.
         Some(Retry::After(asked)) => asked
             .saturating_add(jittered.min(asked.saturating_mul(4).saturating_add(config.backoff_min.saturating_mul(8)))),
+        Some(Retry::Anew) => random.up_to(config.backoff_min),
         _ => jittered.max(config.backoff_min / 2),
     }
 }

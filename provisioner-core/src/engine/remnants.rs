@@ -73,7 +73,7 @@ async fn look_for(engine: &Engine, cell: &CellHandle, mut row: IncarnationRow) -
                     report(&row, &error);
                     match error.retry() {
                         Retry::After(after) => engine.config.backoff_max.max(after),
-                        Retry::Backoff | Retry::Never => engine.config.backoff_max,
+                        Retry::Backoff | Retry::Never | Retry::Anew => engine.config.backoff_max,
                     }
                 }
             };

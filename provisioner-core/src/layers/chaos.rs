@@ -152,7 +152,9 @@ impl<P: Provisioner> Chaos<P> {
         let send = |cx: OpContext| call(Arc::clone(&self.0.backend), cx);
         match self.take(operation, cx) {
             None => send(cx.clone()).await,
-            Some(fault @ (Fault::BeforeSend(_) | Fault::Throttled { .. })) => Err(fault.to_error(operation)),
+            Some(fault @ (Fault::BeforeSend(_) | Fault::Throttled { .. } | Fault::NoRoomHere)) => {
+                Err(fault.to_error(operation))
+            }
             Some(Fault::Hang) => Err(given_up(cx, operation).await),
             Some(fault @ (Fault::AfterApply | Fault::HalfWay)) => {
                 // Lost is whatever it was, an error too.
@@ -314,7 +316,9 @@ impl<P: Provisioner> Provisioner for Chaos<P> {
             let failed = |error: Error| stream::once(async move { Err(error) }).boxed();
             match this.take(OPERATION, &cx) {
                 None => this.0.backend.list(&cx),
-                Some(fault @ (Fault::BeforeSend(_) | Fault::Throttled { .. })) => failed(fault.to_error(OPERATION)),
+                Some(fault @ (Fault::BeforeSend(_) | Fault::Throttled { .. } | Fault::NoRoomHere)) => {
+                    failed(fault.to_error(OPERATION))
+                }
                 Some(fault @ (Fault::AfterApply | Fault::HalfWay)) => {
                     let items = this.0.backend.list(&cx).take(this.listed_before_cut());
                     items.chain(failed(fault.to_error(OPERATION))).boxed()

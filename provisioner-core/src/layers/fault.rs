@@ -39,6 +39,8 @@ pub enum Fault {
         /// When to come back.
         after_ms: u64,
     },
+    /// There is no room in the place that the incarnation stands for, and another may be had ([`Retry::Anew`]). Without effect.
+    NoRoomHere,
 }
 
 impl Fault {
@@ -49,6 +51,7 @@ impl Fault {
             Self::AfterApply | Self::HalfWay | Self::Hang | Self::Late { .. } | Self::LateEffect { .. } => {
                 Error::new(ErrorKind::Timeout, operation).with_effect(Effect::Unknown)
             }
+            Self::NoRoomHere => Error::new(ErrorKind::CapacityExhausted, operation).with_retry(Retry::Anew),
             Self::Throttled { after_ms } => {
                 Error::new(ErrorKind::Throttled, operation).with_retry(Retry::After(Duration::from_millis(after_ms)))
             }

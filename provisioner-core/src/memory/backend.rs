@@ -128,7 +128,9 @@ impl MemoryProvisioner {
                 }
                 Err(fault.to_error(operation))
             }
-            Some(fault @ (Fault::BeforeSend(_) | Fault::Throttled { .. })) => Err(fault.to_error(operation)),
+            Some(fault @ (Fault::BeforeSend(_) | Fault::Throttled { .. } | Fault::NoRoomHere)) => {
+                Err(fault.to_error(operation))
+            }
         }
     }
 

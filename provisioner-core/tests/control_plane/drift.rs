@@ -84,6 +84,35 @@ async fn what_an_outsider_deleted_is_removed_by_its_verb_all_the_same() {
     }
 }
 
+/// Where a removal takes its time, it is seen to go before it is seen to be gone.
+#[tokio::test(start_paused = true)]
+async fn what_goes_at_once_without_being_asked_to_counts_as_vanished_too() {
+    let mut cautious = config();
+    cautious.vanished_max = 3;
+    let world = World::with(MemoryConfig { stop: Duration::from_secs(20), ..MemoryConfig::default() }, cautious).await;
+    let mut made = Vec::new();
+    for n in 0..8 {
+        made.push(world.create(&format!("i{n}")).await);
+    }
+    for (n, before) in made.iter().enumerate() {
+        let target = Target {
+            data: DataSource::Existing(before.data.clone()),
+            generation: before.generation,
+            ..made_behind_our_back(&format!("i{n}"), before.incarnation.unwrap(), &world)
+        };
+        let cx = OpContext::new(plane_id());
+        world.provider.destroy(&cx, &target, DataDisposition::Retain).await.unwrap();
+    }
+    world.plane.check_drift(&cell()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let mut made_again = 0;
+    for (n, before) in made.iter().enumerate() {
+        made_again += usize::from(world.get(&format!("i{n}")).await.incarnation != before.incarnation);
+    }
+    assert!(made_again <= 3, "{made_again} were made again");
+    assert!(world.plane.check_drift(&cell()).await.unwrap().frozen);
+}
+
 /// Also where that takes several looks.
 #[tokio::test(start_paused = true)]
 async fn what_was_removed_by_its_verb_is_not_removed_once_more() {

@@ -114,6 +114,27 @@ async fn a_fifth_of_all_calls_failing_loses_and_doubles_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_a_place_has_no_room_another_incarnation_goes_elsewhere_at_once() {
+    let world = World::new().await;
+    for _ in 0..2 {
+        world.provider.script("create", Fault::NoRoomHere);
+    }
+    let began = tokio::time::Instant::now();
+    let made = world.create("acme").await;
+    assert!(began.elapsed() <= config().backoff_min * 2, "{:?}", began.elapsed());
+    assert_eq!((made.incarnation.unwrap().number(), world.things().len()), (3, 1));
+    // An answer that was lost may have been that it was made: the same is called for again.
+    world.provider.script("create", Fault::AfterApply);
+    world.provider.script("create", Fault::NoRoomHere);
+    let made = world.create("other").await;
+    assert_eq!((made.incarnation.unwrap().number(), world.things().len()), (1, 2));
+    // What was there before is no reason to make another.
+    world.provider.script("create", Fault::NoRoomHere);
+    done(&world.update("acme", "2.0").await).await;
+    assert_eq!((world.get("acme").await.incarnation.unwrap().number(), world.things().len()), (3, 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_vanished_is_made_again_on_the_same_data() {
     let world = World::new().await;
     let before = world.create("acme").await;

@@ -63,6 +63,15 @@ impl Suite {
         self
     }
 
+    /// The same and a backend of this name that could not be tried and has to be: that fails, for this reason.
+    #[must_use]
+    pub fn failed(mut self, name: &str, reason: &str) -> Self {
+        let reason = reason.to_owned();
+        self.trials
+            .push(Trial::test(format!("{name}::00::there_is_a_provider_to_try_it_on"), move || Err(reason.into())));
+        self
+    }
+
     /// The same and this backend, by itself and behind every wrapper of [`LAYERS`].
     #[must_use]
     pub fn with_layers(self, setup: impl Setup) -> Self {

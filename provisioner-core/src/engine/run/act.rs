@@ -8,7 +8,7 @@ use super::{Flow, Run, describe};
 use crate::{
     context::OpContext,
     engine::plan::Step,
-    error::{Chain, Effect, Result},
+    error::{Chain, Effect, Error, Result, Retry},
     store::{EventKind, Lane, StoreError},
     types::{DataDisposition, DataSource, Incarnation, Observed, Target, TargetState},
 };
@@ -78,8 +78,18 @@ impl Run<'_> {
                 {
                     self.end_incarnation(self.engine.now());
                 }
+                self.begin_anew(step, &error);
                 self.fail(error.to_reason(), Some(&error)).await.map(Flow::End)
             }
+        }
+    }
+
+    /// What its names stand for cannot be had: the next call is for another incarnation. Nothing was made of this one, as far as
+    /// anybody knows.
+    fn begin_anew(&mut self, step: Step, error: &Error) {
+        let is_new = self.draft.row.live.as_ref().is_some_and(|live| !live.seen);
+        if step == Step::Create && error.retry() == Retry::Anew && error.effect() == Effect::None && is_new {
+            self.end_incarnation(self.engine.now());
         }
     }
 

@@ -16,6 +16,7 @@ use super::{
     Engine,
     cells::CellHandle,
     draft::Draft,
+    drift,
     plan::{Step, plan},
     queue::Work,
 };
@@ -174,8 +175,13 @@ impl<'a> Run<'a> {
     /// Something is on its way by itself.
     async fn wait(&mut self) -> Result<Next, StoreError> {
         // Somebody else has set it in motion: from here on a deadline counts, as for any move.
-        if self.draft.row.settled && !self.take_up_drift() {
-            return self.leave().await;
+        if self.draft.row.settled {
+            if self.known.phase() == Some(Phase::Destroying) {
+                drift::note_vanished(self.engine, self.cell).await;
+            }
+            if !self.take_up_drift() {
+                return self.leave().await;
+            }
         }
         let again = self.known.present().and_then(|present| present.again);
         // Who is told of changes need not look every moment: each look is a durable write.
