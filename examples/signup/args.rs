@@ -29,6 +29,8 @@ pub(crate) struct Args {
     pub(crate) control_plane: ControlPlaneId,
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
+    #[command(flatten)]
+    pub(crate) account: AccountArgs,
     /// Offers two versions of the product that do not work, to see what happens then.
     #[arg(long)]
     pub(crate) demo_faults: bool,
@@ -47,6 +49,8 @@ pub(crate) enum BackendKind {
     Process,
     /// Each is a pod on a Kubernetes cluster: that of KUBECONFIG. Needs the feature k8s of this package.
     K8s,
+    /// Each is an EC2 virtual machine. Needs the feature vm of this package.
+    Vm,
 }
 
 /// Which Kubernetes cluster, and how it is used.
@@ -68,6 +72,40 @@ pub(crate) struct ClusterArgs {
     /// With an ingress class: each instance answers at its id in this domain, which must lead to the ingress controller.
     #[arg(long, value_name = "DOMAIN", default_value = "localhost")]
     pub(crate) domain: String,
+}
+
+/// Which AWS account and region, and how it is used. Credentials are found as the AWS command line finds them.
+#[derive(Debug, clap::Args)]
+#[cfg_attr(not(feature = "vm"), allow(dead_code, reason = "only the EC2 backend reads all of them"))]
+pub(crate) struct AccountArgs {
+    /// With vm: the region.
+    #[arg(long, value_name = "NAME", required_if_eq("backend", "vm"))]
+    pub(crate) region: Option<String>,
+    /// With vm: a subnet and its zone, such as subnet-0a:eu-central-1a. Given more than once: where there is no room in one, the
+    /// next is tried.
+    #[arg(long, value_name = "SUBNET:ZONE", required_if_eq("backend", "vm"), value_parser = place)]
+    pub(crate) place: Vec<(String, String)>,
+    /// With vm: the machine image that has the product, as ami-..., OWNER/PATTERN or lt-...
+    #[arg(long, value_name = "IMAGE", required_if_eq("backend", "vm"))]
+    pub(crate) vm_image: Option<String>,
+    /// With vm: where that image has the product.
+    #[arg(long, value_name = "PATH", default_value = "/usr/local/bin/product")]
+    pub(crate) vm_product: String,
+    /// With vm: a security group by id. Can be given more than once.
+    #[arg(long, value_name = "ID")]
+    pub(crate) security_group: Vec<String>,
+    /// With vm: this machine is in the machines' network, and asks the product itself whether it is ready.
+    #[arg(long)]
+    pub(crate) probes: bool,
+    /// With vm: where the service is, instead of the region's own address.
+    #[arg(long, value_name = "URL")]
+    pub(crate) endpoint: Option<String>,
+}
+
+fn place(text: &str) -> Result<(String, String), String> {
+    let (subnet, zone) =
+        text.split_once(':').ok_or("expected a subnet and its zone, such as subnet-0a:eu-central-1a")?;
+    Ok((subnet.to_owned(), zone.to_owned()))
 }
 
 fn control_plane(text: &str) -> Result<ControlPlaneId, String> {
@@ -100,6 +138,16 @@ mod tests {
         assert_eq!(parse("--backend k8s --image localhost/product:1").unwrap().backend, BackendKind::K8s);
         assert!(parse("--product /bin/product --image localhost/product:1").is_err());
         assert!(parse("--control-plane Not/One").is_err());
+    }
+
+    #[test]
+    fn an_account_needs_a_region_a_place_and_an_image() {
+        let parse = |arguments: &str| Args::try_parse_from(format!("signup {arguments}").split_whitespace());
+        let error = parse("--backend vm").unwrap_err().to_string();
+        assert!(["--region", "--place", "--vm-image"].iter().all(|flag| error.contains(flag)), "{error}");
+        let full = "--backend vm --region eu-central-1 --place subnet-1:eu-central-1a --vm-image self/product-*";
+        assert_eq!(parse(full).unwrap().account.place, [("subnet-1".to_owned(), "eu-central-1a".to_owned())]);
+        assert!(parse("--backend vm --region x --vm-image y --place subnet-1").is_err());
     }
 
     #[test]

@@ -6,13 +6,14 @@ use anyhow::anyhow;
 use backend_process::ProcessConfig;
 use provisioner_core::{Chain, Provisioner, Result};
 
-use crate::args::{Args, BackendKind, ClusterArgs};
+use crate::args::{AccountArgs, Args, BackendKind, ClusterArgs};
 
 /// The cell of this kind of backend, by its name, keeping what it needs to keep on this machine under `root`.
 pub(crate) fn backend(args: &Args, root: &Path) -> anyhow::Result<(&'static str, Arc<dyn Provisioner>)> {
     let (name, backend) = match args.backend {
         BackendKind::Process => ("this-machine", processes(root)),
         BackendKind::K8s => ("cluster", cluster(&args.cluster)?),
+        BackendKind::Vm => ("account", account(&args.account)?),
     };
     let unusable = |error| anyhow!("the instances' backend cannot be used: {}", Chain(&error));
     Ok((name, backend.map_err(unusable)?))
@@ -52,5 +53,26 @@ fn cluster(_args: &ClusterArgs) -> anyhow::Result<Result<Arc<dyn Provisioner>>> 
     Err(anyhow!(
         "this was built without the Kubernetes backend: build it with the feature k8s, as in `cargo run --release \
          --package examples --features k8s --example signup -- --backend k8s ...`"
+    ))
+}
+
+#[cfg(feature = "vm")]
+fn account(args: &AccountArgs) -> anyhow::Result<Result<Arc<dyn Provisioner>>> {
+    use backend_vm::{Place, VmConfig};
+
+    let place = |(subnet, zone): &(String, String)| Place { subnet: subnet.clone(), zone: zone.clone() };
+    let region = args.region.clone().unwrap_or_default();
+    let mut config = VmConfig::new(region, args.place.iter().map(place).collect());
+    config.endpoint.clone_from(&args.endpoint);
+    config.security_groups.clone_from(&args.security_group);
+    config.probes = args.probes;
+    Ok(config.build().map(|backend| Arc::new(backend) as Arc<dyn Provisioner>))
+}
+
+#[cfg(not(feature = "vm"))]
+fn account(_args: &AccountArgs) -> anyhow::Result<Result<Arc<dyn Provisioner>>> {
+    Err(anyhow!(
+        "this was built without the EC2 backend: build it with the feature vm, as in `cargo run --release --package \
+         examples --features vm --example signup -- --backend vm ...`"
     ))
 }

@@ -27,10 +27,16 @@ pub(crate) enum Product {
         /// Each instance answers at its id in this domain. `None`: inside the cluster alone.
         domain: Option<String>,
     },
+    /// A machine image.
+    Machine {
+        image: String,
+        /// Where it has the product.
+        program: String,
+    },
 }
 
-/// The port that the product listens on in a container.
-const CONTAINER_PORT: u16 = 8080;
+/// The port that the product listens on where it has an address of its own.
+const OWN_PORT: u16 = 8080;
 
 /// One plan. Its prices are made up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -181,7 +187,7 @@ impl Product {
             Self::Binary(path) => spec.workload.command = vec![path.clone()],
             Self::Image { image, domain } => {
                 spec.workload.image = Some(image.clone());
-                spec.workload.port = Some(CONTAINER_PORT);
+                spec.workload.port = Some(OWN_PORT);
                 // Nobody but the cluster reaches the address of a pod.
                 let address = VariableName::new("ADDRESS").expect("it is one");
                 spec.environment.insert(address, "0.0.0.0".to_owned());
@@ -191,6 +197,13 @@ impl Product {
                     let host = host.map_err(|_| InvalidSpec::new("id", format!("{name} is no host name")))?;
                     spec.host_names.insert(host);
                 }
+            }
+            Self::Machine { image, program } => {
+                spec.workload.vm_image = Some(image.clone());
+                spec.workload.port = Some(OWN_PORT);
+                let start =
+                    format!("export ADDRESS=\"${{ADDRESS:-0.0.0.0}}\"\nexec '{}'\n", program.replace('\'', r"'\''"));
+                spec.workload.boot_script = Some(start);
             }
         }
         Ok(())
@@ -221,6 +234,15 @@ mod tests {
             let hosts: Vec<_> = spec.host_names.iter().map(ToString::to_string).collect();
             assert_eq!(hosts, domain.map(|domain| format!("acme.{domain}")).into_iter().collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn a_machine_starts_what_its_image_has() {
+        let machine = Product::Machine { image: "self/product-*".into(), program: "/opt/it's".into() };
+        let spec = Catalog::new(machine, false).spec(&acme(), &TenantId::new("Acme").unwrap(), "trial", "1.1").unwrap();
+        spec.check().unwrap();
+        assert_eq!((spec.workload.vm_image.as_deref(), spec.workload.port), (Some("self/product-*"), Some(8080)));
+        assert!(spec.workload.boot_script.unwrap().ends_with("exec '/opt/it'\\''s'\n"));
     }
 
     #[test]

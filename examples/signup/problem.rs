@@ -69,7 +69,7 @@ impl From<Error> for Problem {
         }
         let retry_after_seconds = (status == StatusCode::SERVICE_UNAVAILABLE).then(|| match error.retry() {
             Retry::After(delay) => delay.as_secs().max(1),
-            Retry::Backoff | Retry::Never => 2,
+            Retry::Backoff | Retry::Never | Retry::Anew => 2,
         });
         Self {
             status,

@@ -124,6 +124,10 @@ async fn product(args: &Args) -> anyhow::Result<Product> {
         let domain = args.cluster.ingress_class.is_some().then(|| args.cluster.domain.clone());
         return Ok(Product::Image { image, domain });
     }
+    if args.backend == BackendKind::Vm {
+        let image = args.account.vm_image.clone().context("name the machine image with --vm-image")?;
+        return Ok(Product::Machine { image, program: args.account.vm_product.clone() });
+    }
     let binary = binary(args.product.as_deref()).await?.into_os_string().into_string();
     let binary = binary
         .map_err(|path| anyhow!("the product's path {} is not UTF-8: move it elsewhere", path.to_string_lossy()))?;

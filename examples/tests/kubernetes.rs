@@ -57,7 +57,7 @@ fn cluster() -> Result<Cluster, String> {
 }
 
 async fn live(cluster: Kubernetes) {
-    let binaries = support::build(&["--features", "examples/k8s"]).await;
+    let binaries = support::build(support::CLOUDS).await;
     // Other tests build the service without the feature, to the same place.
     let own = tempfile::tempdir().unwrap();
     let service = own.path().join("signup");

@@ -18,6 +18,7 @@ const BACKENDS: &[Backend] = &[
     Backend { name: "memory", package: SUITE, target: "memory", peers: &[] },
     Backend { name: "process", package: SUITE, target: "process", peers: &[] },
     Backend { name: "k8s", package: "backend-k8s", target: "contract", peers: &["kubernetes"] },
+    Backend { name: "vm", package: "backend-vm", target: "contract", peers: &["moto"] },
 ];
 
 /// A backend, and how its rules are run.
@@ -126,9 +127,9 @@ mod tests {
     #[test]
     fn an_unknown_backend_is_refused_naming_those_that_there_are() {
         assert_eq!(find("process").unwrap().target, "process");
-        let error = find("vm").unwrap_err();
-        assert!(error.contains("\"vm\"") && error.contains("memory, process, k8s"), "{error}");
-        assert_eq!(list(), "memory\nprocess\nk8s\n");
+        let error = find("x").unwrap_err();
+        assert!(error.contains("\"x\"") && error.contains("memory, process, k8s, vm"), "{error}");
+        assert_eq!(list(), "memory\nprocess\nk8s\nvm\n");
     }
 
     #[test]

@@ -15,6 +15,9 @@ use clap::{Parser, Subcommand};
 use peers::Effort;
 use test::report::Report;
 
+/// The features by which the signup service has backends whose client libraries take minutes to compile.
+const CLOUDS: &str = "examples/k8s,examples/vm";
+
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "Developer commands of this workspace")]
 struct Arguments {

@@ -52,6 +52,16 @@ const PEERS: &[Peer] = &[
         wanted_by: &["tests, target products: the same"],
     },
     Peer {
+        name: "moto",
+        programs: &["python3"],
+        packages: &["python3", "python3-venv"],
+        made: Some(Made::Environment(Environment {
+            name: "moto",
+            requirements: include_str!("../../tests/peers/moto.txt"),
+        })),
+        wanted_by: &["backend-vm, target contract, and test-ec2, target stand: an EC2 API server"],
+    },
+    Peer {
         name: kubernetes::NAME,
         programs: &["kubectl"],
         packages: &["kubernetes-client"],

@@ -39,6 +39,14 @@ pub async fn binaries() -> &'static Binaries {
     BUILT.get_or_init(|| build(&[])).await
 }
 
+/// Builds the service with the backends that this was built with, so that nothing is built twice.
+pub const CLOUDS: &[&str] = match (cfg!(feature = "k8s"), cfg!(feature = "vm")) {
+    (true, true) => &["--features", "examples/k8s,examples/vm"],
+    (true, false) => &["--features", "examples/k8s"],
+    (false, true) => &["--features", "examples/vm"],
+    (false, false) => &[],
+};
+
 /// Builds them with these arguments too.
 pub async fn build(more: &[&str]) -> Binaries {
     let arguments = ["-p", "product", "-p", "examples", "--bin", "product", "--example", "signup"];

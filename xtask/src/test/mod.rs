@@ -14,7 +14,7 @@ use std::{
 };
 
 use crate::{
-    command,
+    CLOUDS, command,
     peers::{self, Effort},
 };
 use report::Report;
@@ -34,8 +34,7 @@ pub(crate) fn run(plain: bool, arguments: &[String]) -> Result<Report, String> {
 
 /// Runs every test, or only those that the arguments choose, and nothing but `cargo test` with `plain`.
 pub(crate) fn run_prepared(plain: bool, arguments: &[String]) -> Result<Report, String> {
-    // With the feature that the test of the signup service on a cluster needs.
-    let everything = ["--workspace", "--features", "examples/k8s"].map(str::to_owned);
+    let everything = ["--workspace", "--features", CLOUDS].map(str::to_owned);
     let chosen = if arguments.is_empty() { &everything } else { arguments };
     if arguments.is_empty() {
         command::run(&mut command::cargo(&BINARIES))?;

@@ -1,0 +1,190 @@
+//! One call for many callers: what is asked for within a short time is asked in one request, and each gets its own part of the
+//! answer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use provisioner_core::{ErrorKind, OpContext, Priority};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::error::Failure;
+
+/// How long a batch waits for more callers.
+const WINDOW: Duration = Duration::from_millis(10);
+
+/// How many requests of a kind are under way at once. More of them would tell nothing sooner: those who come meanwhile share the
+/// next one.
+const AT_ONCE: usize = 4;
+
+type Answers<K, V> = Arc<BTreeMap<K, Result<V, Failure>>>;
+type Running<K, V> = Pin<Box<dyn Future<Output = BTreeMap<K, Result<V, Failure>>> + Send>>;
+/// Asks for all of these at once.
+type Ask<K, V> = Arc<dyn Fn(BTreeSet<K>, Priority) -> Running<K, V> + Send + Sync>;
+
+/// Those who wait for one request that was not sent yet.
+struct Open<K, V> {
+    keys: Arc<Mutex<BTreeSet<K>>>,
+    answers: watch::Receiver<Option<Answers<K, V>>>,
+}
+
+/// What gathers callers.
+pub(crate) struct Batches<K, V> {
+    open: Arc<Mutex<BTreeMap<Priority, Open<K, V>>>>,
+    ask: Ask<K, V>,
+    keys_max: usize,
+    turns: Arc<Semaphore>,
+    tasks: TaskTracker,
+}
+
+impl<K, V> fmt::Debug for Batches<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batches").field("keys_max", &self.keys_max).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<K, V> Batches<K, V>
+where
+    K: Clone + Ord + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    /// No request names more than `keys_max`. Requests run as tasks: a caller that gives up takes nothing from the others.
+    pub(crate) fn new<F>(
+        keys_max: usize,
+        tasks: &TaskTracker,
+        ask: impl Fn(BTreeSet<K>, Priority) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = BTreeMap<K, Result<V, Failure>>> + Send + 'static,
+    {
+        let ask: Ask<K, V> = Arc::new(move |keys, priority| Box::pin(ask(keys, priority)));
+        Self { open: Arc::default(), ask, keys_max, turns: Arc::new(Semaphore::new(AT_ONCE)), tasks: tasks.clone() }
+    }
+
+    /// The answer for one key. People and background never share a request, as they do not wait for the same turn.
+    pub(crate) async fn get(&self, key: K, cx: &OpContext) -> Result<V, Failure> {
+        let mut answers = self.join(key.clone(), cx.priority);
+        let deadline = async {
+            match cx.deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        let given_up = |kind| Failure::new(kind, "no answer yet").in_doubt();
+        tokio::select! {
+            answered = answers.wait_for(Option::is_some) => {
+                let answers = answered.ok().and_then(|answers| answers.clone());
+                let answer = answers.and_then(|answers| answers.get(&key).cloned());
+                answer.unwrap_or_else(|| Err(given_up(ErrorKind::Internal)))
+            }
+            () = deadline => Err(given_up(ErrorKind::Timeout)),
+            () = cx.cancel.cancelled() => Err(given_up(ErrorKind::Cancelled)),
+        }
+    }
+
+    fn join(&self, key: K, priority: Priority) -> watch::Receiver<Option<Answers<K, V>>> {
+        let mut all = lock(&self.open);
+        if let Some(open) = all.get(&priority) {
+            let mut keys = lock(&open.keys);
+            keys.insert(key.clone());
+            let answers = open.answers.clone();
+            let is_full = keys.len() >= self.keys_max;
+            drop(keys);
+            if is_full {
+                all.remove(&priority);
+            }
+            return answers;
+        }
+        let (keys, (sender, answers)) = (Arc::new(Mutex::new(BTreeSet::from([key]))), watch::channel(None));
+        if self.keys_max > 1 {
+            all.insert(priority, Open { keys: Arc::clone(&keys), answers: answers.clone() });
+        }
+        let (all, ask) = (Arc::clone(&self.open), Arc::clone(&self.ask));
+        let turns = Arc::clone(&self.turns);
+        self.tasks.spawn(async move {
+            tokio::time::sleep(WINDOW).await;
+            // Never closed. Until it is this one's turn, others can join.
+            let _turn = turns.acquire().await;
+            {
+                let mut all = lock(&all);
+                // Unless it was full before, and another one is open by now.
+                if all.get(&priority).is_some_and(|open| Arc::ptr_eq(&open.keys, &keys)) {
+                    all.remove(&priority);
+                }
+            }
+            let keys = std::mem::take(&mut *lock(&keys));
+            let answered = ask(keys, priority).await;
+            // Everybody may have given up.
+            let _ = sender.send(Some(Arc::new(answered)));
+        });
+        answers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::join_all;
+    use provisioner_core::types::ControlPlaneId;
+
+    use super::*;
+
+    fn cx(priority: Priority) -> OpContext {
+        let mut cx = OpContext::new(ControlPlaneId::new("p").unwrap());
+        cx.priority = priority;
+        cx
+    }
+
+    type Noted = Arc<Mutex<Vec<Vec<u32>>>>;
+
+    /// Doubles numbers, and notes what was asked at once.
+    fn doubling(keys_max: usize) -> (Batches<u32, u32>, Noted) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&asked);
+        let batches = Batches::new(keys_max, &TaskTracker::new(), move |keys: BTreeSet<u32>, _| {
+            noted.lock().unwrap().push(keys.iter().copied().collect::<Vec<_>>());
+            async move { keys.into_iter().map(|key| (key, Ok(key * 2))).collect() }
+        });
+        (batches, asked)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_at_the_same_time_shares_a_request_of_bounded_size() {
+        let (batches, asked) = doubling(4);
+        let cx = cx(Priority::Interactive);
+        let answers = join_all((0..10).map(|key| batches.get(key, &cx))).await;
+        assert_eq!(
+            answers.into_iter().map(Result::unwrap).collect::<Vec<_>>(),
+            (0..10).map(|n| n * 2).collect::<Vec<_>>()
+        );
+        assert_eq!(*asked.lock().unwrap(), [vec![0, 1, 2, 3], vec![4, 5, 6, 7], vec![8, 9]]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn people_do_not_wait_for_the_background() {
+        let (batches, asked) = doubling(100);
+        let (people, background) = (cx(Priority::Interactive), cx(Priority::Background));
+        let both = tokio::join!(batches.get(1, &people), batches.get(2, &background));
+        assert!(both.0.is_ok() && both.1.is_ok());
+        assert_eq!(asked.lock().unwrap().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_gives_up_takes_nothing_from_the_others() {
+        let (batches, asked) = doubling(100);
+        let (patient, hasty) = (cx(Priority::Interactive), cx(Priority::Interactive).with_timeout(Duration::ZERO));
+        let (first, second) = tokio::join!(batches.get(1, &hasty), batches.get(2, &patient));
+        assert_eq!(first.unwrap_err().kind, ErrorKind::Timeout);
+        assert_eq!(second.unwrap(), 4);
+        assert_eq!(*asked.lock().unwrap(), [vec![1, 2]]);
+    }
+}

@@ -1,0 +1,241 @@
+//! What the backend is told, checked before anything is touched.
+
+use std::time::Duration;
+
+use provisioner_core::{
+    Error, ErrorKind, Result,
+    types::{Size, SizeMax},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    backend::VmBackend,
+    calls::Clients,
+    pace::{Bucket, Buckets},
+};
+
+/// What the backend is told about one account and region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmConfig {
+    /// The region, such as `eu-central-1`.
+    pub region: String,
+    /// Where the service is instead of the region's own address: LocalStack, moto, a private cloud.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    /// Where machines go, in this order: the next one is tried where the one before has no room. Never empty.
+    pub places: Vec<Place>,
+    /// The types of machines, from the cheapest. An instance gets the first one that has room for its size.
+    #[serde(default = "MachineType::usual")]
+    pub types: Vec<MachineType>,
+    /// Security groups by id. Empty: those of the network by default.
+    #[serde(default)]
+    pub security_groups: Vec<String>,
+    /// The instance profile by name: what a machine may do by itself, such as fetching its secrets.
+    #[serde(default)]
+    pub instance_profile: Option<String>,
+    /// Whether machines get a public address. `None`: as their subnet says.
+    #[serde(default)]
+    pub public_address: Option<bool>,
+    /// The key by which disks are encrypted. `None`: the account's own for its block store.
+    #[serde(default)]
+    pub kms_key: Option<String>,
+    /// Whether readiness is asked of the product itself, at its health path: for a control plane in the same network.
+    #[serde(default)]
+    pub probes: bool,
+    /// How many calls the account may make.
+    #[serde(default)]
+    pub buckets: Buckets,
+    /// How long the service's answers may lag behind what was done.
+    #[serde(default = "settling")]
+    pub settling: Duration,
+    /// The largest size of one instance.
+    #[serde(default)]
+    pub size_max: SizeMax,
+}
+
+/// Where a machine may be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// The subnet by id, which names the zone too.
+    pub subnet: String,
+    /// Its zone, such as `eu-central-1a`: data that is there already has to be in the same.
+    pub zone: String,
+}
+
+/// A type of machine, and what it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineType {
+    /// Its name, such as `t3.medium`.
+    pub name: String,
+    /// Thousandths of a CPU.
+    pub cpu_millis: u32,
+    /// Mebibytes of memory.
+    pub memory_mib: u32,
+}
+
+impl MachineType {
+    /// The smaller ones of the `t3` family; see <https://aws.amazon.com/ec2/instance-types/t3/>.
+    #[must_use]
+    pub fn usual() -> Vec<Self> {
+        let named = |name: &str, cpu_millis, memory_mib| Self { name: name.into(), cpu_millis, memory_mib };
+        vec![
+            named("t3.micro", 2_000, 1_024),
+            named("t3.small", 2_000, 2_048),
+            named("t3.medium", 2_000, 4_096),
+            named("t3.large", 2_000, 8_192),
+            named("t3.xlarge", 4_000, 16_384),
+            named("t3.2xlarge", 8_000, 32_768),
+        ]
+    }
+
+    fn holds(&self, size: Size) -> bool {
+        self.cpu_millis >= size.cpu_millis && self.memory_mib >= size.memory_mib
+    }
+}
+
+/// Longer than answers have been seen to lag.
+fn settling() -> Duration {
+    Duration::from_secs(60)
+}
+
+impl VmConfig {
+    /// One with the defaults for all but this.
+    pub fn new(region: impl Into<String>, places: Vec<Place>) -> Self {
+        Self {
+            region: region.into(),
+            endpoint: None,
+            places,
+            types: MachineType::usual(),
+            security_groups: Vec::new(),
+            instance_profile: None,
+            public_address: None,
+            kms_key: None,
+            probes: false,
+            buckets: Buckets::default(),
+            settling: settling(),
+            size_max: SizeMax::NONE,
+        }
+    }
+
+    /// The same at another address.
+    #[must_use]
+    pub fn with_endpoint(mut self, endpoint: impl Into<String>) -> Self {
+        self.endpoint = Some(endpoint.into());
+        self
+    }
+
+    /// Checks everything and makes the backend of it, with credentials as the AWS command line finds them. Touches nothing.
+    ///
+    /// # Errors
+    /// [`InvalidSpec`](ErrorKind::InvalidSpec) naming the first field that is wrong and what was expected.
+    pub fn build(self) -> Result<VmBackend> {
+        self.check()?;
+        Ok(VmBackend::new(self, None))
+    }
+
+    /// The same with the caller's own clients, which say where the services are and how they are signed in to. Let them not
+    /// retry by themselves: the engine does.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    pub fn build_with(self, ec2: aws_sdk_ec2::Client, sts: aws_sdk_sts::Client) -> Result<VmBackend> {
+        self.check()?;
+        Ok(VmBackend::new(self, Some(Clients { ec2, sts })))
+    }
+
+    /// The types that have room for a size, from the cheapest.
+    pub(crate) fn types_for(&self, size: Size) -> impl Iterator<Item = &MachineType> {
+        self.types.iter().filter(move |machine| machine.holds(size))
+    }
+
+    /// The most that one machine has.
+    pub(crate) fn size_max(&self) -> SizeMax {
+        let most = |of: fn(&MachineType) -> u32| self.types.iter().map(of).max().unwrap_or(0);
+        SizeMax {
+            cpu_millis: most(|machine| machine.cpu_millis).min(self.size_max.cpu_millis),
+            memory_mib: most(|machine| machine.memory_mib).min(self.size_max.memory_mib),
+            // Of gp3: <https://docs.aws.amazon.com/ebs/latest/userguide/general-purpose.html>.
+            data_mib: (64 << 20).min(self.size_max.data_mib),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.region.is_empty() {
+            return Err(wrong("region", "empty: expected a region such as eu-central-1"));
+        }
+        if self.places.is_empty() {
+            return Err(wrong("places", "empty: expected at least one subnet and its zone"));
+        }
+        for (i, place) in self.places.iter().enumerate() {
+            if !place.subnet.starts_with("subnet-") {
+                return Err(wrong(&format!("places[{i}].subnet"), "expected the id of a subnet, subnet-..."));
+            }
+            if place.zone.is_empty() {
+                return Err(wrong(&format!("places[{i}].zone"), "empty: expected a zone such as eu-central-1a"));
+            }
+        }
+        if self.types.is_empty() {
+            return Err(wrong("types", "empty: expected at least one type of machine"));
+        }
+        if let Some(i) = self.types.iter().position(|machine| machine.name.is_empty()) {
+            return Err(wrong(&format!("types[{i}].name"), "empty: expected a type such as t3.medium"));
+        }
+        if let Some(i) = self.security_groups.iter().position(|group| !group.starts_with("sg-")) {
+            return Err(wrong(&format!("security_groups[{i}]"), "expected the id of a security group, sg-..."));
+        }
+        for (_, name, Bucket { size, refill }) in self.buckets.all() {
+            if size == 0 || refill == 0 {
+                return Err(wrong(&format!("buckets.{name}"), "expected a size and a refill of 1 or more"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn wrong(field: &str, problem: &str) -> Error {
+    Error::new(ErrorKind::InvalidSpec, "configure").with_field(field).with_message(problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> VmConfig {
+        VmConfig::new("us-east-1", vec![Place { subnet: "subnet-1".into(), zone: "us-east-1a".into() }])
+    }
+
+    #[track_caller]
+    fn assert_refused(change: impl FnOnce(&mut VmConfig), field: &str) {
+        let mut config = config();
+        change(&mut config);
+        let error = config.build().unwrap_err();
+        assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidSpec, Some(field)));
+    }
+
+    #[test]
+    fn each_wrong_field_is_named() {
+        assert_refused(|c| c.region = String::new(), "region");
+        assert_refused(|c| c.places.clear(), "places");
+        assert_refused(|c| c.places[0].subnet = "vpc-1".into(), "places[0].subnet");
+        assert_refused(|c| c.places[0].zone = String::new(), "places[0].zone");
+        assert_refused(|c| c.types.clear(), "types");
+        assert_refused(|c| c.security_groups = vec!["default".into()], "security_groups[0]");
+        assert_refused(|c| c.buckets.run.refill = 0, "buckets.run");
+    }
+
+    #[test]
+    fn an_instance_gets_the_cheapest_machine_that_has_room() {
+        let config = config();
+        let first = |cpu_millis, memory_mib| {
+            config.types_for(Size { cpu_millis, memory_mib }).next().map(|machine| machine.name.as_str())
+        };
+        assert_eq!(first(250, 256), Some("t3.micro"));
+        assert_eq!(first(250, 3_000), Some("t3.medium"));
+        assert_eq!(first(3_000, 256), Some("t3.xlarge"));
+        assert_eq!(first(9_000, 256), None);
+        assert_eq!((config.size_max().cpu_millis, config.size_max().memory_mib), (8_000, 32_768));
+    }
+}

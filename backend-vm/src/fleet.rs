@@ -1,0 +1,248 @@
+//! What is asked for by many at once, in one request: machines and volumes by whose they are, and machines started, stopped and
+//! ended.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use aws_sdk_ec2::types::{EventCode, Filter, InstanceStatus, InstanceStatusSummary, SummaryStatus};
+use futures::{FutureExt, future::BoxFuture};
+use provisioner_core::{
+    OpContext, Priority,
+    types::{ControlPlaneId, DataId, Incarnation, Reason},
+};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    batch::Batches,
+    calls::{Account, Calls, by, by_tag},
+    digest::{Machine, Volume},
+    error::Failure,
+    names,
+};
+
+/// How many values a filter takes: <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstances.html>.
+const FILTER_MAX: usize = 200;
+/// How many ids a request takes that names machines. The service takes more; a bad one among them costs a request each.
+const IDS_MAX: usize = 100;
+/// The longest that a request for many may take.
+const REQUEST_MAX: Duration = Duration::from_secs(30);
+
+/// What the service says of a machine that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Checks {
+    Passed,
+    /// Not yet known.
+    Pending,
+    Failed(Reason),
+}
+
+type Machines = Arc<Vec<Machine>>;
+type Volumes = Arc<Vec<Volume>>;
+type Id = Box<str>;
+
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    account: Arc<Account>,
+    machines: Batches<Incarnation, Machines>,
+    volumes: Batches<Incarnation, Volumes>,
+    data: Batches<DataId, Volumes>,
+    checks: Batches<Id, Checks>,
+    starts: Batches<Id, ()>,
+    stops: Batches<Id, ()>,
+    ends: Batches<Id, ()>,
+}
+
+impl Fleet {
+    pub(crate) fn new(account: &Arc<Account>, tasks: &TaskTracker) -> Self {
+        Self {
+            account: Arc::clone(account),
+            machines: reads(account, tasks, names::INCARNATION, machines, |machine| machine.owner.incarnation),
+            volumes: reads(account, tasks, names::INCARNATION, volumes, |volume| volume.owner.incarnation),
+            data: reads(account, tasks, names::DATA, volumes, |volume| volume.owner.data.clone()),
+            checks: checks(account, tasks),
+            starts: writes(account, tasks, |account, cx, ids| {
+                async move { account.during(&cx).start(ids).await }.boxed()
+            }),
+            stops: writes(account, tasks, |account, cx, ids| {
+                async move { account.during(&cx).stop(ids).await }.boxed()
+            }),
+            ends: writes(account, tasks, |account, cx, ids| {
+                async move { account.during(&cx).terminate(ids).await }.boxed()
+            }),
+        }
+    }
+
+    pub(crate) fn during<'a>(&'a self, cx: &'a OpContext) -> Calls<'a> {
+        self.account.during(cx)
+    }
+
+    /// The machines of a making, also ended ones that the service shows still.
+    pub(crate) async fn machines(&self, cx: &OpContext, of: Incarnation) -> Result<Vec<Machine>, Failure> {
+        let all = self.machines.get(of, cx).await?;
+        Ok(all.iter().filter(|machine| machine.owner.control_plane == cx.control_plane).cloned().collect())
+    }
+
+    /// The data volumes that a making was the last to use.
+    pub(crate) async fn volumes(&self, cx: &OpContext, of: Incarnation) -> Result<Vec<Volume>, Failure> {
+        let all = self.volumes.get(of, cx).await?;
+        Ok(all.iter().filter(|volume| volume.owner.control_plane == cx.control_plane).cloned().collect())
+    }
+
+    /// The volumes with this data.
+    pub(crate) async fn data(&self, cx: &OpContext, data: &DataId) -> Result<Vec<Volume>, Failure> {
+        let all = self.data.get(data.clone(), cx).await?;
+        Ok(all.iter().filter(|volume| volume.owner.control_plane == cx.control_plane).cloned().collect())
+    }
+
+    pub(crate) async fn checks(&self, cx: &OpContext, machine: &str) -> Result<Checks, Failure> {
+        self.checks.get(machine.into(), cx).await
+    }
+
+    pub(crate) async fn start(&self, cx: &OpContext, machine: &str) -> Result<(), Failure> {
+        self.starts.get(machine.into(), cx).await
+    }
+
+    pub(crate) async fn stop(&self, cx: &OpContext, machine: &str) -> Result<(), Failure> {
+        self.stops.get(machine.into(), cx).await
+    }
+
+    pub(crate) async fn end(&self, cx: &OpContext, machine: &str) -> Result<(), Failure> {
+        self.ends.get(machine.into(), cx).await
+    }
+
+    /// One machine by its id, whosever it is.
+    pub(crate) async fn machine(&self, cx: &OpContext, id: &str) -> Result<Option<Machine>, Failure> {
+        // A filter, as an id that is not there fails a request.
+        let found = self.during(cx).all_machines(&by("instance-id", [id.to_owned()])).await?;
+        Ok(found.iter().find_map(Machine::of))
+    }
+}
+
+/// Who asks on behalf of many is none of them.
+pub(crate) fn cx(priority: Priority) -> OpContext {
+    let mut cx = OpContext::new(ControlPlaneId::new("fleet").expect("a DNS label")).with_timeout(REQUEST_MAX);
+    cx.priority = priority;
+    cx
+}
+
+type Read<T> = fn(Arc<Account>, OpContext, Filter) -> BoxFuture<'static, Result<Vec<T>, Failure>>;
+
+fn machines(account: Arc<Account>, cx: OpContext, filter: Filter) -> BoxFuture<'static, Result<Vec<Machine>, Failure>> {
+    async move { Ok(account.during(&cx).all_machines(&filter).await?.iter().filter_map(Machine::of).collect()) }.boxed()
+}
+
+fn volumes(account: Arc<Account>, cx: OpContext, filter: Filter) -> BoxFuture<'static, Result<Vec<Volume>, Failure>> {
+    async move { Ok(account.during(&cx).all_volumes(&filter).await?.iter().filter_map(Volume::of).collect()) }.boxed()
+}
+
+/// Reads things by a tag, and gives each caller those with its own value.
+fn reads<K, T>(
+    account: &Arc<Account>,
+    tasks: &TaskTracker,
+    tag: &'static str,
+    read: Read<T>,
+    key: fn(&T) -> K,
+) -> Batches<K, Arc<Vec<T>>>
+where
+    K: Clone + Ord + ToString + Send + Sync + 'static,
+    T: Send + Sync + 'static,
+{
+    let account = Arc::clone(account);
+    Batches::new(FILTER_MAX, tasks, move |keys: BTreeSet<K>, priority| {
+        let read = read(Arc::clone(&account), cx(priority), by_tag(tag, keys.iter().map(ToString::to_string)));
+        async move {
+            let found = match read.await {
+                Ok(found) => found,
+                Err(failure) => return keys.into_iter().map(|key| (key, Err(failure.clone()))).collect(),
+            };
+            let mut of_each: BTreeMap<K, Vec<T>> = keys.into_iter().map(|key| (key, Vec::new())).collect();
+            for thing in found {
+                if let Some(own) = of_each.get_mut(&key(&thing)) {
+                    own.push(thing);
+                }
+            }
+            of_each.into_iter().map(|(key, own)| (key, Ok(Arc::new(own)))).collect()
+        }
+    })
+}
+
+/// What a request for many asks of one or several machines.
+type Ask<T> = fn(Arc<Account>, OpContext, Vec<String>) -> BoxFuture<'static, Result<T, Failure>>;
+
+/// Asks for all at once. One bad machine fails a request: then for each by itself.
+async fn ask_all<T>(
+    account: Arc<Account>,
+    priority: Priority,
+    ids: &BTreeSet<Id>,
+    ask: Ask<T>,
+) -> BTreeMap<Id, Result<T, Failure>>
+where
+    T: Clone,
+{
+    let named = |ids: &[&Id]| ids.iter().map(|id| id.to_string()).collect();
+    let all: Vec<_> = ids.iter().collect();
+    let answer = ask(Arc::clone(&account), cx(priority), named(&all)).await;
+    let is_one_of_many = answer.as_ref().is_err_and(|failure| failure.is_about_one()) && all.len() > 1;
+    let mut answers = BTreeMap::new();
+    for id in all {
+        let own = match is_one_of_many {
+            true => ask(Arc::clone(&account), cx(priority), named(&[id])).await,
+            false => answer.clone(),
+        };
+        answers.insert(id.clone(), own);
+    }
+    answers
+}
+
+fn checks(account: &Arc<Account>, tasks: &TaskTracker) -> Batches<Id, Checks> {
+    let account = Arc::clone(account);
+    Batches::new(IDS_MAX, tasks, move |ids: BTreeSet<Id>, priority| {
+        let account = Arc::clone(&account);
+        async move {
+            let ask: Ask<Vec<InstanceStatus>> =
+                |account, cx, ids| async move { account.during(&cx).statuses(ids).await }.boxed();
+            let answers = ask_all(account, priority, &ids, ask).await;
+            let checked = answers.into_iter().map(|(id, answer)| {
+                let told = answer.map(|all| {
+                    all.iter().find(|one| one.instance_id() == Some(&*id)).map_or(Checks::Pending, Checks::of)
+                });
+                (id, told)
+            });
+            checked.collect()
+        }
+    })
+}
+
+fn writes(account: &Arc<Account>, tasks: &TaskTracker, ask: Ask<()>) -> Batches<Id, ()> {
+    let account = Arc::clone(account);
+    Batches::new(IDS_MAX, tasks, move |ids: BTreeSet<Id>, priority| {
+        let account = Arc::clone(&account);
+        async move { ask_all(account, priority, &ids, ask).await }
+    })
+}
+
+impl Checks {
+    fn of(status: &InstanceStatus) -> Self {
+        // What is planned for a machine that will end: it is done earlier, by us. What only reboots it passes.
+        let mut events = status.events().iter().filter_map(|event| event.code().zip(event.description()));
+        let ends = |code: &EventCode| matches!(code, EventCode::InstanceRetirement | EventCode::InstanceStop);
+        let is_over = |text: &str| text.starts_with("[Completed]") || text.starts_with("[Canceled]");
+        if let Some((code, text)) = events.find(|(code, text)| ends(code) && !is_over(text)) {
+            return Self::Failed(Reason::new("retirement", format!("{}: {text}", code.as_str())));
+        }
+        let of = |summary: Option<&InstanceStatusSummary>| summary.and_then(InstanceStatusSummary::status).cloned();
+        let (system, machine) = (of(status.system_status()), of(status.instance_status()));
+        for (which, status) in [("the system", &system), ("the machine", &machine)] {
+            if *status == Some(SummaryStatus::Impaired) {
+                return Self::Failed(Reason::new("status-check", format!("the status check of {which} fails")));
+            }
+        }
+        match (system, machine) {
+            (Some(SummaryStatus::Ok), Some(SummaryStatus::Ok)) => Self::Passed,
+            _ => Self::Pending,
+        }
+    }
+}

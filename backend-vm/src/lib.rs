@@ -1,0 +1,24 @@
+#![doc = include_str!("../README.md")]
+
+mod backend;
+mod batch;
+mod boot;
+mod calls;
+mod check;
+mod config;
+mod digest;
+mod error;
+mod fleet;
+mod health;
+mod images;
+mod launch;
+mod names;
+mod pace;
+mod places;
+mod seen;
+mod verbs;
+mod writes;
+
+pub use backend::VmBackend;
+pub use config::{MachineType, Place, VmConfig};
+pub use pace::{Bucket, Buckets};

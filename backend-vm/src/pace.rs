@@ -1,0 +1,322 @@
+//! How many calls of each kind the account may make: token buckets, one for each kind that the service counts by itself.
+//!
+//! People come first. The background gets every fourth turn, so that neither starves the other.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use provisioner_core::{OpContext, Priority};
+use serde::{Deserialize, Serialize};
+use tokio::{sync::Notify, time::Instant};
+
+/// Every so many turns is the background's.
+const BACKGROUND_TURN: u64 = 4;
+
+/// What the service counts by itself; see
+/// <https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html>.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Family {
+    /// RunInstances, by requests.
+    Run,
+    /// StartInstances, by requests.
+    Start,
+    /// StopInstances, by requests.
+    Stop,
+    /// TerminateInstances, by requests.
+    Terminate,
+    /// Describe calls that are filtered or paged.
+    Describe,
+    /// CreateTags and DeleteTags.
+    Tag,
+    /// Everything else that changes something.
+    Change,
+    /// Who the account is: another service, which counts by itself.
+    Identity,
+}
+
+/// How many requests may come at once, and how many more each second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bucket {
+    /// How many at once.
+    pub size: u32,
+    /// How many more each second.
+    pub refill: u32,
+}
+
+/// The buckets of an account and region. The defaults are those that are documented; accounts can have others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Buckets {
+    /// RunInstances.
+    pub run: Bucket,
+    /// StartInstances.
+    pub start: Bucket,
+    /// StopInstances.
+    pub stop: Bucket,
+    /// TerminateInstances.
+    pub terminate: Bucket,
+    /// Describe calls.
+    pub describe: Bucket,
+    /// CreateTags and DeleteTags.
+    pub tag: Bucket,
+    /// Everything else that changes something.
+    pub change: Bucket,
+}
+
+impl Default for Buckets {
+    fn default() -> Self {
+        let bucket = |size, refill| Bucket { size, refill };
+        Self {
+            run: bucket(5, 2),
+            start: bucket(5, 2),
+            stop: bucket(50, 5),
+            terminate: bucket(100, 5),
+            describe: bucket(100, 20),
+            tag: bucket(100, 10),
+            change: bucket(50, 5),
+        }
+    }
+}
+
+impl Buckets {
+    /// Each with the name of its field.
+    pub(crate) fn all(&self) -> [(Family, &'static str, Bucket); 8] {
+        [
+            (Family::Run, "run", self.run),
+            (Family::Start, "start", self.start),
+            (Family::Stop, "stop", self.stop),
+            (Family::Terminate, "terminate", self.terminate),
+            (Family::Describe, "describe", self.describe),
+            (Family::Tag, "tag", self.tag),
+            (Family::Change, "change", self.change),
+            (Family::Identity, "identity", Bucket { size: 10, refill: 10 }),
+        ]
+    }
+}
+
+/// Who waits, in the order in which they are served.
+type Key = (Priority, u64);
+
+#[derive(Debug)]
+struct State {
+    bucket: Bucket,
+    tokens: f64,
+    counted: Instant,
+    /// The service has refused one: nothing is sent before then.
+    closed_until: Option<Instant>,
+    waiting: BTreeSet<Key>,
+    next: u64,
+    turns: u64,
+}
+
+impl State {
+    fn refill(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.counted).as_secs_f64();
+        self.tokens = (self.tokens + passed * f64::from(self.bucket.refill)).min(f64::from(self.bucket.size));
+        self.counted = now;
+    }
+
+    /// Whose turn it is.
+    fn first(&self) -> Option<Key> {
+        let of_background = || self.waiting.range((Priority::Background, 0)..).next();
+        let is_its_turn = self.turns % BACKGROUND_TURN == BACKGROUND_TURN - 1;
+        is_its_turn.then(of_background).flatten().or_else(|| self.waiting.first()).copied()
+    }
+
+    /// When the next one may be sent. `None`: now.
+    fn opens(&self, now: Instant) -> Option<Instant> {
+        let closed = self.closed_until.filter(|until| *until > now);
+        let lacking = 1.0 - self.tokens;
+        let filled = (lacking > 0.0).then(|| now + Duration::from_secs_f64(lacking / f64::from(self.bucket.refill)));
+        closed.max(filled)
+    }
+}
+
+/// The buckets of one account and region, shared by all that call there.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    families: BTreeMap<Family, Queue>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    state: Mutex<State>,
+    moved: Notify,
+}
+
+impl Queue {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A call was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotSent {
+    /// The deadline came first.
+    TooLate,
+    /// The caller gave up.
+    Cancelled,
+}
+
+/// A place among those who wait. Dropping it gives it up.
+struct Ticket<'a> {
+    queue: &'a Queue,
+    key: Key,
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.queue.state().waiting.remove(&self.key);
+        // Whoever is next may have waited for this one.
+        self.queue.moved.notify_waiters();
+    }
+}
+
+impl Pace {
+    pub(crate) fn new(buckets: &Buckets) -> Arc<Self> {
+        let queue = |bucket: Bucket| Queue {
+            state: Mutex::new(State {
+                bucket,
+                tokens: f64::from(bucket.size),
+                counted: Instant::now(),
+                closed_until: None,
+                waiting: BTreeSet::new(),
+                next: 0,
+                turns: 0,
+            }),
+            moved: Notify::new(),
+        };
+        Arc::new(Self { families: buckets.all().map(|(family, _, bucket)| (family, queue(bucket))).into() })
+    }
+
+    /// Waits until a request of this family may be sent.
+    pub(crate) async fn take(&self, family: Family, cx: &OpContext) -> Result<(), NotSent> {
+        let queue = &self.families[&family];
+        let ticket = {
+            let mut state = queue.state();
+            let key = (cx.priority, state.next);
+            state.next += 1;
+            state.waiting.insert(key);
+            Ticket { queue, key }
+        };
+        loop {
+            let moved = queue.moved.notified();
+            let opens = {
+                let (mut state, now) = (queue.state(), Instant::now());
+                state.refill(now);
+                match (state.first() == Some(ticket.key), state.opens(now)) {
+                    (true, None) => {
+                        state.tokens -= 1.0;
+                        state.turns += 1;
+                        return Ok(());
+                    }
+                    (true, opens) => opens,
+                    // Whoever is first says when that changes.
+                    (false, _) => None,
+                }
+            };
+            tokio::select! {
+                () = moved => {}
+                () = until(opens) => {}
+                () = until(cx.deadline) => return Err(NotSent::TooLate),
+                () = cx.cancel.cancelled() => return Err(NotSent::Cancelled),
+            }
+        }
+    }
+
+    /// The service has refused a request of this family: what it counts is less than what is counted here.
+    pub(crate) fn refused(&self, family: Family, pause: Duration) {
+        let mut state = self.families[&family].state();
+        state.tokens = 0.0;
+        state.counted = Instant::now();
+        state.closed_until = state.closed_until.max(Some(Instant::now() + pause));
+    }
+}
+
+async fn until(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{FutureExt, future::join_all};
+    use provisioner_core::types::ControlPlaneId;
+
+    use super::*;
+
+    fn cx(priority: Priority) -> OpContext {
+        let mut cx = OpContext::new(ControlPlaneId::new("p").unwrap());
+        cx.priority = priority;
+        cx
+    }
+
+    fn pace(size: u32, refill: u32) -> Arc<Pace> {
+        Pace::new(&Buckets { run: Bucket { size, refill }, ..Buckets::default() })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_at_once_and_then_so_many_a_second() {
+        let (pace, began) = (pace(5, 2), Instant::now());
+        let mut times = Vec::new();
+        for _ in 0..9 {
+            pace.take(Family::Run, &cx(Priority::Interactive)).await.unwrap();
+            times.push(began.elapsed().as_millis());
+        }
+        assert_eq!(times[..5], [0; 5]);
+        assert!(times[5..].iter().zip([500, 1000, 1500, 2000]).all(|(time, expected)| time.abs_diff(expected) <= 2));
+        // Another family has a bucket of its own.
+        assert_eq!(pace.take(Family::Stop, &cx(Priority::Interactive)).now_or_never(), Some(Ok(())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn people_come_first_and_the_background_gets_every_fourth_turn() {
+        let pace = pace(1, 10);
+        let order = Arc::new(Mutex::new(Vec::new()));
+        pace.take(Family::Run, &cx(Priority::Interactive)).await.unwrap();
+        let callers = [Priority::Background, Priority::Interactive].into_iter().flat_map(|priority| [priority; 6]);
+        join_all(callers.map(|priority| {
+            let (pace, order) = (&pace, Arc::clone(&order));
+            async move {
+                pace.take(Family::Run, &cx(priority)).await.unwrap();
+                order.lock().unwrap().push(priority == Priority::Interactive);
+            }
+        }))
+        .await;
+        let order = order.lock().unwrap();
+        assert_eq!(order[..8], [true, true, false, true, true, true, false, true]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_or_is_too_late_holds_nobody_up() {
+        let pace = pace(1, 1);
+        pace.take(Family::Run, &cx(Priority::Interactive)).await.unwrap();
+        let late = cx(Priority::Interactive).with_timeout(Duration::from_millis(10));
+        let (cancelled, patient) = (cx(Priority::Interactive), cx(Priority::Background));
+        cancelled.cancel.cancel();
+        let began = Instant::now();
+        let answers = tokio::join!(
+            pace.take(Family::Run, &late),
+            pace.take(Family::Run, &cancelled),
+            pace.take(Family::Run, &patient)
+        );
+        assert_eq!(answers, (Err(NotSent::TooLate), Err(NotSent::Cancelled), Ok(())));
+        assert!(began.elapsed() <= Duration::from_millis(1010), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_refusal_nothing_is_sent_for_a_while() {
+        let pace = pace(5, 2);
+        pace.refused(Family::Run, Duration::from_secs(3));
+        let began = Instant::now();
+        pace.take(Family::Run, &cx(Priority::Interactive)).await.unwrap();
+        assert!(began.elapsed() >= Duration::from_secs(3));
+    }
+}

@@ -1,0 +1,127 @@
+//! What is seen of a making, and what follows from it. Pure.
+
+use std::time::Duration;
+
+use provisioner_core::types::{Generation, Incarnation, Observed, Phase, Present, Reason};
+
+use crate::digest::{Intended, Machine, State, Volume};
+
+/// How soon to look again at what moves. A machine takes seconds for each of its states.
+pub(crate) const MOVING: Duration = Duration::from_secs(1);
+
+/// The machines and volumes of one making.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) machines: Vec<Machine>,
+    pub(crate) volumes: Vec<Volume>,
+}
+
+/// How a machine that runs does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Health {
+    Answers,
+    /// It has time left.
+    Starting(Option<Reason>),
+    /// It does not answer, and has had its time.
+    Silent(Reason),
+    /// The machine itself is in trouble: it is replaced.
+    Unfit(Reason),
+}
+
+impl Seen {
+    /// The machine that is there: of several, the one with the volume, and then the oldest.
+    pub(crate) fn living(&self) -> Option<&Machine> {
+        let living = self.machines.iter().filter(|machine| machine.is_living());
+        living.min_by_key(|machine| (machine.volume.is_none(), machine.started_at, machine.id.clone()))
+    }
+
+    /// Others of the same making, of which there should be none.
+    pub(crate) fn beside<'a>(&'a self, living: &'a Machine) -> impl Iterator<Item = &'a Machine> {
+        self.machines.iter().filter(|machine| machine.is_living() && machine.id != living.id)
+    }
+
+    /// Says of a machine what was just done to it.
+    pub(crate) fn change(&mut self, id: &str, change: impl FnOnce(&mut Machine)) {
+        if let Some(machine) = self.machines.iter_mut().find(|machine| *machine.id == *id) {
+            change(machine);
+        }
+    }
+
+    /// One that is on its way out.
+    pub(crate) fn leaving(&self) -> Option<&Machine> {
+        self.machines.iter().find(|machine| machine.state == State::ShuttingDown)
+    }
+
+    /// The last one that is out.
+    pub(crate) fn ended(&self) -> Option<&Machine> {
+        let ended = self.machines.iter().filter(|machine| machine.state == State::Terminated);
+        ended.max_by_key(|machine| (machine.started_at, machine.id.clone()))
+    }
+
+    /// Whether a machine runs, so that its health counts.
+    pub(crate) fn to_check(&self) -> Option<&Machine> {
+        self.living().filter(|machine| {
+            machine.state == State::Running && machine.intended == Intended::Running && machine.volume.is_some()
+        })
+    }
+
+    /// What is seen of the making. `health` is that of [`to_check`](Self::to_check).
+    pub(crate) fn observed(&self, incarnation: Incarnation, health: Option<Health>) -> Observed {
+        let Some(machine) = self.living() else {
+            if let Some(machine) = self.leaving() {
+                return Present::new(Phase::Destroying, machine.generation, incarnation).look_again(MOVING).into();
+            }
+            // It follows its machine.
+            let mut volumes = self.volumes.iter();
+            return match volumes.find(|volume| volume.is_ending() && volume.owner.incarnation == incarnation) {
+                Some(volume) => {
+                    let reason = Reason::new("volume-left", format!("its volume {} is to go yet", volume.id));
+                    let present = Present::new(Phase::Destroying, Generation(0), incarnation).look_again(MOVING);
+                    present.with_reason(reason).into()
+                }
+                None => Observed::Absent,
+            };
+        };
+        let present = |phase| Present::new(phase, generation(machine), incarnation);
+        // Without an endpoint: on its way to sleep.
+        let falls_asleep = || present(Phase::Running).look_again(MOVING);
+        let present = match (machine.state, machine.intended) {
+            (State::Stopped, Intended::Zero) => present(Phase::Zero),
+            (State::Stopped, Intended::Suspended) => present(Phase::Suspended),
+            (_, Intended::Zero | Intended::Suspended) => falls_asleep(),
+            (State::Stopped, Intended::Running) => present(Phase::Failed).with_reason(stopped(machine)),
+            (State::Running, Intended::Running) => {
+                let moving = present(Phase::Provisioning).look_again(MOVING);
+                match health {
+                    Some(Health::Answers) => match endpoint(machine) {
+                        Some(endpoint) => present(Phase::Running).with_endpoint(endpoint),
+                        None => moving,
+                    },
+                    Some(Health::Starting(Some(why))) => moving.with_reason(why),
+                    Some(Health::Silent(why) | Health::Unfit(why)) => present(Phase::Failed).with_reason(why),
+                    Some(Health::Starting(None)) | None => moving,
+                }
+            }
+            _ => present(Phase::Provisioning).look_again(MOVING),
+        };
+        present.into()
+    }
+}
+
+/// What is half done is of no generation: whoever called for it calls again.
+fn generation(machine: &Machine) -> Generation {
+    match machine.state {
+        State::Running | State::Stopped if machine.volume.is_none() => Generation(0),
+        _ => machine.generation,
+    }
+}
+
+fn endpoint(machine: &Machine) -> Option<String> {
+    let (address, product) = (machine.address.as_deref()?, machine.product.as_ref()?);
+    Some(format!("http://{address}:{}", product.port))
+}
+
+fn stopped(machine: &Machine) -> Reason {
+    let why = machine.why.as_deref().unwrap_or("the service does not say why");
+    Reason::new("stopped", format!("the machine {} was stopped: {why}", machine.id))
+}

@@ -1,0 +1,169 @@
+//! Making a machine, on fresh data or on a volume that is there.
+
+use provisioner_core::{
+    Error, ErrorKind, Result, Retry,
+    types::{DataSource, InvalidSpec},
+};
+use tokio::time::Instant;
+
+use super::Work;
+use crate::{
+    boot,
+    digest::{Machine, State, Volume},
+    launch::{self, Launch},
+    names,
+    seen::Seen,
+    writes::{MADE, Write},
+};
+
+/// How many makings of one name in a row may have ended by the time that their token is used.
+const TOKENS_MAX: usize = 4;
+
+impl Work<'_> {
+    pub(super) async fn make(&self, seen: &mut Seen) -> Result<()> {
+        let (target, config) = (self.target, &self.shared.config);
+        // What a removal was cut at.
+        for volume in seen.volumes.clone().iter().filter(|volume| volume.is_ending()) {
+            self.delete(seen, volume).await?;
+        }
+        let volume = self.volume_to_take_up(false).await?;
+        if volume.is_none() && matches!(target.data, DataSource::Existing(_)) {
+            return Err(self.data_missing());
+        }
+        let may_format = volume.is_none();
+        let user_data = boot::user_data(&target.spec, may_format).map_err(|invalid| self.invalid(invalid))?;
+        let calls = self.shared.fleet.during(self.cx);
+        let named = target.spec.workload.vm_image.as_deref().unwrap_or_default();
+        let image = self.shared.images.resolve(self.cx, named).await.map_err(|failure| self.reading(failure))?;
+        let zone = volume.as_ref().map(|volume| &*volume.zone);
+        let Some((place, kind)) = self.shared.places.choose(config, self.incarnation(), target.spec.size, zone) else {
+            let Some(zone) = zone.filter(|_| config.types_for(target.spec.size).next().is_some()) else {
+                return Err(self.no_kind());
+            };
+            return Err(self.conflict("data", format!("its volume is in {zone}, where this cell has no place")));
+        };
+        if let Some(volume) = &volume {
+            self.take_up(volume).await?;
+        }
+        let mut tags = launch::owner_tags(&self.cx.control_plane, target);
+        tags.extend(launch::spec_tags(target));
+        let mut launch = Launch {
+            token: self.token(seen.ended()),
+            image,
+            kind,
+            place,
+            user_data,
+            tags,
+            volume_gib: volume.is_none().then(|| launch::volume_gib(&target.spec)),
+            config: config.clone(),
+        };
+        for _ in 0..TOKENS_MAX {
+            let made = match calls.run(&launch).await {
+                Ok(made) => made,
+                Err(failure) => {
+                    let is_full = failure.kind == ErrorKind::CapacityExhausted && !failure.may_have_acted;
+                    let error = self.writing(failure);
+                    if is_full && self.shared.places.refused(config, self.incarnation(), target.spec.size, zone) {
+                        return Err(error.with_retry(Retry::Anew));
+                    }
+                    return Err(error);
+                }
+            };
+            let made =
+                Machine::of(&made).ok_or_else(|| self.error(ErrorKind::Internal).with_message("it has no tags"))?;
+            if made.state != State::Terminated {
+                self.wrote(Write::State(made.id.clone(), MADE));
+                seen.machines.push(made);
+                return Ok(());
+            }
+            // The token was used before, and what it made has ended.
+            launch.token = self.token(Some(&made));
+        }
+        Err(self.error(ErrorKind::Internal).with_retry(Retry::Backoff).with_message("what its tokens made has ended"))
+    }
+
+    fn token(&self, after: Option<&Machine>) -> String {
+        let after = after.map(|ended| &*ended.id);
+        names::client_token(&self.cx.control_plane, self.instance(), self.incarnation(), after)
+    }
+
+    /// The volume with the target's data, if there is one that it may have. `may_be_own`: its own machine may have it.
+    pub(super) async fn volume_to_take_up(&self, may_be_own: bool) -> Result<Option<Volume>> {
+        let volumes = self.data_volumes(may_be_own).await?;
+        let Some(volume) = volumes.into_iter().find(|volume| !volume.is_ending()) else { return Ok(None) };
+        if *volume.owner.tenant != *self.target.tenant.digest() {
+            return Err(self.conflict("data", "it is another tenant's"));
+        }
+        let Some(user) = volume.machine.as_deref() else {
+            return if self.is_awaited(&volume).await? { Err(self.in_use()) } else { Ok(Some(volume)) };
+        };
+        let user = self.shared.fleet.machine(self.cx, user).await.map_err(|failure| self.reading(failure))?;
+        match user {
+            Some(user) if user.owner.incarnation == self.incarnation() => match may_be_own {
+                true => Ok(Some(volume)),
+                false => Err(self.too_early("its machine is not shown yet")),
+            },
+            Some(user) if user.is_living() => Err(self.in_use()),
+            _ => Err(self.too_early(format!("the machine that had the volume {} has not let go of it yet", volume.id))),
+        }
+    }
+
+    fn in_use(&self) -> Error {
+        self.conflict("data", "another instance uses it")
+    }
+
+    /// Whether a machine of another making, which took the volume up, is about to get it.
+    async fn is_awaited(&self, volume: &Volume) -> Result<bool> {
+        let user = volume.owner.incarnation;
+        if user == self.incarnation() || volume.is_released() {
+            return Ok(false);
+        }
+        let machines = self.shared.fleet.machines(self.cx, user).await.map_err(|failure| self.reading(failure))?;
+        Ok(machines.iter().any(Machine::is_living))
+    }
+
+    /// The volumes with the target's data. When there have to be some, they may not be shown yet.
+    async fn data_volumes(&self, must_be_there: bool) -> Result<Vec<Volume>> {
+        let settling = self.shared.config.settling;
+        let since = self.cx.since_last_call.unwrap_or(settling);
+        let until = Instant::now() + settling.saturating_sub(since);
+        let must_be_there = must_be_there || matches!(self.target.data, DataSource::Existing(_));
+        loop {
+            let volumes = self.shared.fleet.data(self.cx, self.target.data.id()).await;
+            let volumes = volumes.map_err(|failure| self.reading(failure))?;
+            if !volumes.is_empty() || !must_be_there || Instant::now() >= until {
+                return Ok(volumes);
+            }
+            self.pause().await?;
+        }
+    }
+
+    /// From here on the volume is this making's: whoever destroys it comes back for the volume.
+    async fn take_up(&self, volume: &Volume) -> Result<()> {
+        if volume.owner.incarnation == self.incarnation() && !volume.is_released() {
+            return Ok(());
+        }
+        let calls = self.shared.fleet.during(self.cx);
+        calls.tag(&volume.id, &self.owner_of_volume()).await.map_err(|failure| self.writing(failure))?;
+        if volume.released == Some(self.incarnation()) {
+            let marks = vec![names::RELEASED.to_owned()];
+            calls.untag(&volume.id, marks).await.map_err(|failure| self.writing(failure))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn data_missing(&self) -> Error {
+        let message = format!("no volume holds the data {}", self.target.data.id());
+        self.error(ErrorKind::DataMissing).with_field("data").with_message(message)
+    }
+
+    pub(super) fn invalid(&self, invalid: InvalidSpec) -> Error {
+        let error = Error::from(invalid);
+        let (field, message) = (error.field().unwrap_or_default().to_owned(), error.to_string());
+        self.error(ErrorKind::InvalidSpec).with_field(field).with_message(message)
+    }
+
+    pub(super) fn no_kind(&self) -> Error {
+        self.error(ErrorKind::InvalidSpec).with_field("size").with_message("no type of machine has room for it")
+    }
+}

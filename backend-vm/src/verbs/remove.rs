@@ -1,0 +1,150 @@
+//! Removing an instance, and data that nobody uses.
+
+use std::{
+    sync::{Arc, PoisonError, Weak},
+    time::Duration,
+};
+
+use provisioner_core::{
+    ErrorKind, OpContext, Priority, Result, Retry,
+    types::{ControlPlaneId, DataDisposition, DataId, Incarnation, Observed},
+};
+use tokio::time::Instant;
+
+use super::Work;
+use crate::{
+    backend::Shared,
+    calls::by_tag,
+    digest::{Machine, Volume},
+    error::During,
+    names,
+    seen::{MOVING, Seen},
+    writes::Write,
+};
+
+/// Longer than a machine takes to end.
+const FOLLOWED_FOR: Duration = Duration::from_secs(600);
+
+impl Work<'_> {
+    pub(crate) async fn destroy(&self, data: DataDisposition) -> Result<Observed> {
+        let mut seen = self.look().await?;
+        let volumes = self.shared.fleet.volumes(self.cx, self.incarnation()).await;
+        seen.volumes = volumes.map_err(|failure| self.reading(failure))?;
+        // First what is to become of the data: when the machine is gone nothing else would tell.
+        let mut volumes = std::mem::take(&mut seen.volumes);
+        for volume in &mut volumes {
+            self.mark(volume, data).await?;
+        }
+        seen.volumes = volumes;
+        for machine in seen.machines.clone().iter().filter(|machine| machine.is_living()) {
+            self.end(&mut seen, machine).await?;
+        }
+        self.shared.places.forget(self.incarnation());
+        let ending: Vec<_> = seen.volumes.iter().filter(|volume| volume.is_ending()).cloned().collect();
+        if seen.leaving().is_some() {
+            // Volumes can be deleted when their machine is gone, and nothing but a look would tell.
+            let mut followed = self.shared.followed.lock().unwrap_or_else(PoisonError::into_inner);
+            if !ending.is_empty() && followed.insert(self.incarnation()) {
+                tokio::spawn(follow(Arc::downgrade(self.shared), self.cx.control_plane.clone(), self.incarnation()));
+            }
+        } else {
+            for volume in &ending {
+                self.delete(&mut seen, volume).await?;
+            }
+        }
+        self.answer(&seen).await
+    }
+
+    /// What was to be deleted is not retained any more: it may be half gone.
+    async fn mark(&self, volume: &mut Volume, data: DataDisposition) -> Result<()> {
+        if volume.is_ending() || (data == DataDisposition::Retain && volume.is_released()) {
+            return Ok(());
+        }
+        let (key, mark) = match data {
+            DataDisposition::Delete => (names::ENDING, &mut volume.ending),
+            DataDisposition::Retain => (names::RELEASED, &mut volume.released),
+        };
+        let tags = [(key.to_owned(), self.incarnation().to_string())].into();
+        let done = self.shared.fleet.during(self.cx).tag(&volume.id, &tags).await;
+        done.map_err(|failure| self.writing(failure))?;
+        *mark = Some(self.incarnation());
+        self.wrote(Write::Marked(volume.id.clone()));
+        Ok(())
+    }
+
+    /// Deletes a volume that no machine has.
+    pub(super) async fn delete(&self, seen: &mut Seen, volume: &Volume) -> Result<()> {
+        match self.shared.fleet.during(self.cx).delete_volume(&volume.id).await {
+            Err(failure) if failure.kind == ErrorKind::NotFound => {}
+            // Its machine is gone, and has not let go of it yet.
+            Err(failure) if failure.kind == ErrorKind::Conflict => return Ok(()),
+            done => done.map_err(|failure| self.writing(failure))?,
+        }
+        self.wrote(Write::Gone(volume.id.clone()));
+        seen.volumes.retain(|other| other.id != volume.id);
+        Ok(())
+    }
+}
+
+/// Deletes the volumes that are to go with a machine, once it is gone. Where this process ends before, or this takes too long,
+/// `destroy` is called again.
+async fn follow(shared: Weak<Shared>, control_plane: ControlPlaneId, incarnation: Incarnation) {
+    follow_to_the_end(&shared, control_plane, incarnation).await;
+    if let Some(shared) = shared.upgrade() {
+        shared.followed.lock().unwrap_or_else(PoisonError::into_inner).remove(&incarnation);
+    }
+}
+
+async fn follow_to_the_end(shared: &Weak<Shared>, control_plane: ControlPlaneId, incarnation: Incarnation) {
+    let until = Instant::now() + FOLLOWED_FOR;
+    while Instant::now() < until {
+        tokio::time::sleep(MOVING).await;
+        let Some(shared) = shared.upgrade() else { return };
+        let mut cx = OpContext::new(control_plane.clone()).with_timeout(FOLLOWED_FOR);
+        cx.priority = Priority::Background;
+        // What cannot be seen or deleted now is tried again: whoever destroys it is told when it does not come to an end.
+        let Ok(seen) = shared.seen(&cx, incarnation).await else { continue };
+        let ending: Vec<_> = seen.volumes.iter().filter(|volume| volume.is_ending()).collect();
+        if ending.is_empty() {
+            return;
+        }
+        if seen.living().is_some() || seen.leaving().is_some() {
+            continue;
+        }
+        for volume in ending {
+            if let Err(failure) = shared.fleet.during(&cx).delete_volume(&volume.id).await {
+                tracing::debug!(volume = &*volume.id, ?failure, "a volume is not deleted yet");
+            }
+        }
+    }
+}
+
+/// Deletes retained data.
+pub(crate) async fn delete_data(shared: &Shared, cx: &OpContext, data: &DataId) -> Result<()> {
+    let during = During { operation: "delete data", instance: None };
+    let reading = |failure: crate::error::Failure| failure.during(during, false);
+    let volumes = shared.fleet.data(cx, data).await.map_err(reading)?;
+    if volumes.is_empty() {
+        return Ok(());
+    }
+    let calls = shared.fleet.during(cx);
+    // Also of one that is about to get it.
+    let users = calls.all_machines(&by_tag(names::DATA, [data.to_string()])).await.map_err(reading)?;
+    let users = users.iter().filter_map(Machine::of);
+    let user = users.into_iter().find(|user| user.is_living() && user.owner.control_plane == cx.control_plane);
+    if let Some(user) = user {
+        let error = during.error(ErrorKind::Conflict).with_field("data");
+        return Err(error.with_message(format!("the machine {} uses it", user.id)));
+    }
+    for volume in volumes {
+        match calls.delete_volume(&volume.id).await {
+            Err(failure) if failure.kind == ErrorKind::NotFound => {}
+            Err(failure) if failure.kind == ErrorKind::Conflict => {
+                let error = failure.during(during, true).with_field("data");
+                return Err(error.with_retry(Retry::Backoff));
+            }
+            done => done.map_err(|failure| failure.during(during, true))?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,204 @@
+//! Having an instance run, at its target's generation: what is there is brought to it, step by step, as machines let it.
+
+use std::sync::atomic::Ordering;
+
+use provisioner_core::{ErrorKind, Result, types::Observed};
+
+use super::Work;
+use crate::{
+    boot,
+    calls::Tags,
+    digest::{Intended, Machine, State},
+    launch, names,
+    seen::{Health, Seen},
+    writes::{STARTED, Write},
+};
+
+/// What a verb that wakes may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wake {
+    /// Make it, where nothing is there.
+    Create,
+    /// Only what is there.
+    Resume,
+}
+
+impl Work<'_> {
+    pub(crate) async fn run(&self, wake: Wake) -> Result<Observed> {
+        let mut seen = self.look().await?;
+        match seen.living().cloned() {
+            Some(machine) => self.bring(&mut seen, &machine).await?,
+            None if wake == Wake::Create && seen.leaving().is_none() => self.make(&mut seen).await?,
+            None => {}
+        }
+        self.answer(&seen).await
+    }
+
+    /// Brings a machine to the target, as far as its state lets it be brought.
+    async fn bring(&self, seen: &mut Seen, machine: &Machine) -> Result<()> {
+        let target = self.target;
+        if machine.owner.data != *target.data.id() {
+            return Err(self.conflict("data", "a machine keeps the data that it was made with"));
+        }
+        if machine.generation > target.generation {
+            let message = format!("{}: it is at {} already", target.generation, machine.generation);
+            return Err(self.conflict("generation", message));
+        }
+        for extra in seen.clone().beside(machine) {
+            self.end(seen, extra).await?;
+        }
+        if machine.state == State::Stopping {
+            return Ok(());
+        }
+        let is_newer = machine.generation < target.generation;
+        if is_newer && *machine.image != *launch::image_digest(&target.spec) {
+            // Its data is kept. What takes its place is another incarnation, made when this one is seen to be gone.
+            return self.end(seen, machine).await;
+        }
+        if machine.volume.is_none() && machine.state != State::Pending {
+            self.attach(seen, machine).await?;
+        }
+        let change = Change {
+            kind: is_newer && *machine.size != *launch::size(&target.spec),
+            boot: is_newer && *machine.boot != *launch::boot_digest(&target.spec),
+        };
+        if is_newer {
+            self.grow(machine).await?;
+        }
+        match machine.state {
+            State::Running if change.needs_stop() => {
+                self.intend(seen, machine, Intended::Updating).await?;
+                self.stop(seen, machine).await
+            }
+            State::Running => self.run_on(seen, machine, is_newer).await,
+            State::Stopped => self.start(seen, machine, is_newer, change).await,
+            // It has to come up before it can be stopped.
+            State::Pending if change.needs_stop() => Ok(()),
+            State::Pending => self.tell(seen, machine, is_newer).await,
+            State::Stopping | State::ShuttingDown | State::Terminated => Ok(()),
+        }
+    }
+
+    /// A machine that runs, and may be in trouble.
+    async fn run_on(&self, seen: &mut Seen, machine: &Machine, is_newer: bool) -> Result<()> {
+        // Asleep it was to be, and is not yet: it stays awake.
+        self.tell(seen, machine, is_newer).await?;
+        let health = self.shared.health(self.cx, seen).await.map_err(|failure| self.reading(failure))?;
+        match health {
+            // Its data is kept, and another machine takes its place.
+            Some(Health::Unfit(_)) => self.end(seen, machine).await,
+            Some(Health::Silent(_)) if machine.intended == Intended::Running => {
+                let done = self.shared.fleet.during(self.cx).reboot(&machine.id).await;
+                done.map_err(|failure| self.writing(failure))?;
+                self.acted.store(true, Ordering::Relaxed);
+                if let Some(prober) = self.shared.prober() {
+                    prober.begin_again(machine, self.cx.now);
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn start(&self, seen: &mut Seen, machine: &Machine, is_newer: bool, change: Change) -> Result<()> {
+        let calls = self.shared.fleet.during(self.cx);
+        let spec = &self.target.spec;
+        if change.needs_stop() && !machine.boot.is_empty() {
+            // From here on nobody knows what it would do at its boot, and nothing of that can be seen.
+            let unknown = [(names::BOOT.to_owned(), String::new())].into();
+            calls.tag(&machine.id, &unknown).await.map_err(|failure| self.writing(failure))?;
+        }
+        if change.kind {
+            let kind = self.shared.config.types_for(spec.size).next().ok_or_else(|| self.no_kind())?;
+            calls.set_type(&machine.id, &kind.name).await.map_err(|failure| self.writing(failure))?;
+        }
+        if change.boot {
+            let script = boot::user_data(spec, false).map_err(|invalid| self.invalid(invalid))?;
+            calls.set_user_data(&machine.id, script).await.map_err(|failure| self.writing(failure))?;
+        }
+        let done = self.shared.fleet.start(self.cx, &machine.id).await;
+        done.map_err(|failure| self.writing(failure))?;
+        self.wrote(Write::State(machine.id.clone(), STARTED));
+        seen.change(&machine.id, |machine| machine.state = State::Pending);
+        self.tell(seen, machine, is_newer).await
+    }
+
+    /// Has the machine say what it is now.
+    async fn tell(&self, seen: &mut Seen, machine: &Machine, is_newer: bool) -> Result<()> {
+        if !is_newer {
+            return self.intend(seen, machine, Intended::Running).await;
+        }
+        let calls = self.shared.fleet.during(self.cx);
+        let tags = launch::spec_tags(self.target);
+        calls.tag(&machine.id, &tags).await.map_err(|failure| self.writing(failure))?;
+        self.wrote(Write::Generation(machine.id.clone(), self.target.generation));
+        self.wrote(Write::Intended(machine.id.clone(), Intended::Running));
+        seen.change(&machine.id, |machine| {
+            (machine.generation, machine.intended) = (self.target.generation, Intended::Running);
+        });
+        let label = |key: &str| format!("{}{key}", names::LABEL);
+        let dropped = machine.labels.iter().map(|(key, _)| label(key)).filter(|key| !tags.contains_key(key));
+        let dropped: Vec<_> = dropped.collect();
+        if !dropped.is_empty() {
+            calls.untag(&machine.id, dropped).await.map_err(|failure| self.writing(failure))?;
+        }
+        Ok(())
+    }
+
+    /// Gives a machine its volume: one that is taken up is attached when the machine runs.
+    async fn attach(&self, seen: &mut Seen, machine: &Machine) -> Result<()> {
+        let volume = self.volume_to_take_up(true).await?;
+        let Some(volume) = volume else { return Err(self.data_missing()) };
+        let attached = volume.id.clone();
+        if volume.machine.as_deref() == Some(&*machine.id) {
+            seen.change(&machine.id, |machine| machine.volume = Some(attached));
+            return Ok(());
+        }
+        let done = self.shared.fleet.during(self.cx).attach(&volume.id, &machine.id).await;
+        match done {
+            Err(failure) if failure.kind == ErrorKind::Conflict => {
+                return Err(self.too_early(format!("the volume {} cannot be attached yet", volume.id)));
+            }
+            done => done.map_err(|failure| self.writing(failure))?,
+        }
+        self.wrote(Write::Attached(machine.id.clone(), volume.id));
+        seen.change(&machine.id, |machine| machine.volume = Some(attached));
+        Ok(())
+    }
+
+    /// Volumes grow while they are used, and never shrink.
+    async fn grow(&self, machine: &Machine) -> Result<()> {
+        let wanted = launch::volume_gib(&self.target.spec);
+        let volumes = self.shared.fleet.data(self.cx, self.target.data.id()).await;
+        let volumes = volumes.map_err(|failure| self.reading(failure))?;
+        let Some(volume) = volumes.iter().find(|volume| Some(&volume.id) == machine.volume.as_ref()) else {
+            return Ok(());
+        };
+        if wanted > volume.size_gib {
+            let done = self.shared.fleet.during(self.cx).grow(&volume.id, wanted).await;
+            done.map_err(|failure| self.writing(failure))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn owner_of_volume(&self) -> Tags {
+        let mut tags = launch::owner_tags(&self.cx.control_plane, self.target);
+        for (key, value) in &self.target.spec.labels {
+            tags.insert(format!("{}{key}", names::LABEL), value.to_string());
+        }
+        tags
+    }
+}
+
+/// What differs that a running machine cannot have changed.
+#[derive(Debug, Clone, Copy)]
+struct Change {
+    kind: bool,
+    boot: bool,
+}
+
+impl Change {
+    const fn needs_stop(self) -> bool {
+        self.kind || self.boot
+    }
+}

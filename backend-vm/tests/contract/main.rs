@@ -1,0 +1,151 @@
+//! The contract on an EC2 API server that nobody here wrote, behind a proxy that adds what real EC2 does and it lacks, with
+//! machines that boot for real.
+#![allow(missing_docs)]
+
+mod outsider;
+
+use std::{collections::BTreeSet, path::Path, process::ExitCode, sync::Arc, time::Duration};
+
+use aws_sdk_ec2::config::{BehaviorVersion, Credentials, Region, retry::RetryConfig};
+use backend_vm::{Bucket, Buckets, Place, VmConfig};
+use provisioner_contract::{Profile, Setup, Suite};
+use provisioner_core::types::{InstanceSpec, SizeMax, VariableName, Workload};
+use serde_json::Value;
+use test_ec2::{Ec2, Options};
+use tokio::runtime::Runtime;
+
+use crate::outsider::Ec2Outsider;
+
+/// How long the slow product takes to be ready.
+const SLOW: Duration = Duration::from_secs(3);
+/// Longer than the stand lags.
+const SETTLING: Duration = Duration::from_secs(1);
+const POLICY: &str = include_str!("../../policies/control-plane.json");
+const LAG: Duration = Duration::from_millis(50);
+
+fn main() -> ExitCode {
+    let runtime = Runtime::new().expect("a runtime");
+    match test_ec2::is_here() {
+        Ok(()) => {
+            let product = benches::product();
+            Suite::new().with(Machines { runtime, product: product.display().to_string() }).main()
+        }
+        Err(reason) if test_ec2::is_required() => Suite::new().failed("vm", &reason).main(),
+        Err(reason) => Suite::new().without("vm", &reason).main(),
+    }
+}
+
+struct Machines {
+    runtime: Runtime,
+    product: String,
+}
+
+impl Setup for Machines {
+    fn name(&self) -> String {
+        "vm".to_owned()
+    }
+
+    fn profile(&self) -> Profile {
+        let options = Options { lag: LAG, actions: Some(policy()), ..Options::default() };
+        let ready = async {
+            let stand = Ec2::start(options).await?;
+            let (places, image) = (stand.subnets(), stand.image().await);
+            Ok::<_, String>((stand, places, image))
+        };
+        let (stand, places, image) = std::thread::scope(|scope| {
+            let ready = scope.spawn(|| self.runtime.block_on(ready));
+            ready.join().expect("nobody panics there").expect("a stand")
+        });
+        let place = |(subnet, zone): (String, String)| Place { subnet, zone };
+        let mut config = VmConfig::new(test_ec2::REGION, places.into_iter().take(2).map(place).collect());
+        config.probes = true;
+        config.settling = SETTLING;
+        config.size_max = SizeMax { cpu_millis: 2_000, memory_mib: 4_096, data_mib: 10 << 10 };
+        // What is tried here is not how fast an account may call.
+        let bucket = Bucket { size: 10_000, refill: 10_000 };
+        config.buckets = Buckets {
+            run: bucket,
+            start: bucket,
+            stop: bucket,
+            terminate: bucket,
+            describe: bucket,
+            tag: bucket,
+            change: bucket,
+        };
+        let endpoint = stand.endpoint().to_owned();
+        let build = move || Arc::new(backend(&config, &endpoint));
+        let product = self.product.clone();
+        let spec_of = move |version: &str| spec(&image, &product, version);
+        let with = |name: &str, value: &str| {
+            let mut spec = spec_of("1.0");
+            spec.environment.insert(VariableName::new(name).expect("a name"), value.to_owned());
+            spec
+        };
+        let (slow, broken) = (with("READY_AFTER_SECONDS", &SLOW.as_secs().to_string()), with("EXIT_AT_ONCE", "1"));
+        let mut profile = Profile::new(build(), spec_of).with_outsider(Ec2Outsider { stand: stand.clone() });
+        profile.reopen = Some(Box::new(move || build()));
+        profile.deadline = Duration::from_secs(60);
+        profile.many = 30;
+        // Each life is one of machines that boot, there are hundreds, and the server gets slower with each machine that ever was.
+        (profile.cuts_at_once, profile.cuts_apart, profile.pairs_apart) = (2, 60, 3);
+        profile.slow = Some((slow, SLOW));
+        profile.broken = Some(broken);
+        profile.keep = Some(Box::new(stand));
+        profile
+    }
+}
+
+/// The actions that the policy in the crate allows: the rules have no more.
+fn policy() -> BTreeSet<String> {
+    let policy: Value = serde_json::from_str(POLICY).expect("the policy is JSON");
+    let statements = policy["Statement"].as_array().expect("statements").iter();
+    let actions = statements.flat_map(|statement| match &statement["Action"] {
+        Value::Array(actions) => actions.clone(),
+        action => vec![action.clone()],
+    });
+    actions.filter_map(|action| Some(action.as_str()?.strip_prefix("ec2:")?.to_owned())).collect()
+}
+
+fn backend(config: &VmConfig, endpoint: &str) -> backend_vm::VmBackend {
+    let credentials = || Credentials::new("test", "test", None, None, "tests");
+    let ec2 = aws_sdk_ec2::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(test_ec2::REGION))
+        .endpoint_url(endpoint)
+        .credentials_provider(credentials())
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .retry_config(RetryConfig::disabled())
+        .build();
+    let sts = aws_sdk_sts::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(test_ec2::REGION))
+        .endpoint_url(endpoint)
+        .credentials_provider(credentials())
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .retry_config(RetryConfig::disabled())
+        .build();
+    let clients = (aws_sdk_ec2::Client::from_conf(ec2), aws_sdk_sts::Client::from_conf(sts));
+    config.clone().build_with(clients.0, clients.1).expect("a good configuration")
+}
+
+fn spec(image: &str, product: &str, version: &str) -> InstanceSpec {
+    let mut workload = Workload::new(version);
+    workload.vm_image = Some(image.to_owned());
+    workload.boot_script = Some(format!(
+        r#"if [ -n "${{EXIT_AT_ONCE:-}}" ]; then exit 3; fi
+sleep "${{READY_AFTER_SECONDS:-0}}"
+export TENANT=contract PRODUCT_VERSION=1
+# The machine's root is a folder here.
+export DATA_PATH="$PROVISIONER_ROOT$DATA_PATH"
+exec {}
+"#,
+        Path::new(product).display()
+    ));
+    workload.port = Some(8080);
+    workload.health_path = "/healthz".into();
+    workload.start_timeout_seconds = 8;
+    workload.stop_grace_seconds = 1;
+    let mut spec = InstanceSpec::new(workload);
+    spec.data.size_mib = 1024;
+    spec
+}

@@ -1,0 +1,295 @@
+//! What is asked of the service, and what is made of answers that a healthy service does not give.
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
+
+mod server;
+
+use std::{sync::Arc, time::Duration};
+
+use backend_vm::{Place, VmBackend, VmConfig};
+use provisioner_core::{
+    Effect, ErrorKind, OpContext, Provisioner, Retry,
+    types::{
+        ControlPlaneId, DataDisposition, DataId, DataSource, Generation, Incarnation, InstanceId, InstanceSpec,
+        Observed, Phase, Target, TenantId, Workload,
+    },
+};
+
+use crate::server::{Asked, Server, empty, machine, ok, refusal};
+
+const SETTLING: Duration = Duration::from_millis(400);
+
+fn config() -> VmConfig {
+    let place = |n: &str| Place { subnet: format!("subnet-{n}"), zone: format!("us-east-1{n}") };
+    let mut config = VmConfig::new("us-east-1", vec![place("a"), place("b")]);
+    config.types.truncate(2);
+    config.settling = SETTLING;
+    config
+}
+
+fn target(n: u128) -> Target {
+    let mut workload = Workload::new("1.0").with_command(["/usr/local/bin/product"]);
+    workload.vm_image = Some("ami-1".into());
+    workload.port = Some(8080);
+    Target {
+        id: InstanceId::new(format!("acme-{n}")).unwrap(),
+        tenant: TenantId::new("Acme").unwrap(),
+        incarnation: Incarnation::new(1, n),
+        generation: Generation::FIRST,
+        spec: Arc::new(InstanceSpec::new(workload)),
+        data: DataSource::Fresh(DataId::from_random(n)),
+    }
+}
+
+fn cx() -> OpContext {
+    OpContext::new(ControlPlaneId::new("plane").unwrap()).with_timeout(Duration::from_secs(10))
+}
+
+fn after_a_call() -> OpContext {
+    let mut cx = cx();
+    cx.since_last_call = Some(Duration::ZERO);
+    cx
+}
+
+fn actions(asked: &[Asked], action: &str) -> usize {
+    asked.iter().filter(|asked| asked.action == action).count()
+}
+
+/// An account where machines are made, and which then shows nothing of them.
+fn forgetful(asked: &Asked) -> server::Answer {
+    match asked.action.as_str() {
+        "RunInstances" => ok(asked, &machine(asked, "i-1", "pending")),
+        _ => empty(asked),
+    }
+}
+
+async fn start() -> (Server, VmBackend) {
+    let server = Server::start(forgetful).await;
+    let backend = server.backend(config());
+    (server, backend)
+}
+
+#[tokio::test]
+async fn a_machine_is_asked_for_with_all_that_makes_it_safe() {
+    let (server, backend) = start().await;
+    let seen = backend.create(&cx(), &target(1)).await.unwrap();
+    assert_eq!(seen.phase(), Some(Phase::Provisioning));
+    let asked = server.asked();
+    let run = asked.iter().find(|asked| asked.action == "RunInstances").unwrap();
+    let token = target(1).incarnation.token(&ControlPlaneId::new("plane").unwrap(), &target(1).id);
+    for (name, value) in [
+        ("ClientToken", token.as_str()),
+        ("MinCount", "1"),
+        ("MaxCount", "1"),
+        ("ImageId", "ami-1"),
+        ("InstanceType", "t3.micro"),
+        ("SubnetId", "subnet-a"),
+        ("MetadataOptions.HttpTokens", "required"),
+        ("BlockDeviceMapping.1.DeviceName", "/dev/xvda"),
+        ("BlockDeviceMapping.1.Ebs.Encrypted", "true"),
+        ("BlockDeviceMapping.2.DeviceName", "/dev/sdf"),
+        ("BlockDeviceMapping.2.Ebs.DeleteOnTermination", "false"),
+        ("BlockDeviceMapping.2.Ebs.Encrypted", "true"),
+        ("BlockDeviceMapping.2.Ebs.VolumeSize", "1"),
+        ("BlockDeviceMapping.2.Ebs.VolumeType", "gp3"),
+        ("TagSpecification.1.ResourceType", "instance"),
+        ("TagSpecification.2.ResourceType", "volume"),
+    ] {
+        assert_eq!(run.parameters.get(name).map(String::as_str), Some(value), "{name}");
+    }
+    let tenant = target(1).tenant.digest();
+    assert!(run.parameters.values().any(|value| *value == tenant));
+    assert!(!run.parameters.values().any(|value| value.contains("Acme")), "a tenant is named as a hash alone");
+}
+
+#[tokio::test]
+async fn a_hundred_at_once_share_what_they_ask() {
+    let (server, _) = start().await;
+    let mut config = config();
+    config.buckets.run.size = 100;
+    let backend = server.backend(config);
+    let targets: Vec<_> = (1..=100).map(target).collect();
+    let (cx, backend) = (&cx(), &backend);
+    let made = futures::future::join_all(targets.iter().map(|target| backend.create(cx, target))).await;
+    assert!(made.into_iter().all(|made| made.is_ok()));
+    let asked = server.asked();
+    assert_eq!(actions(&asked, "RunInstances"), 100);
+    assert!(asked.len() <= 106, "{} requests for 100 machines", asked.len());
+}
+
+#[tokio::test]
+async fn what_was_made_and_is_not_shown_is_unknown_until_it_has_had_its_time() {
+    let (_server, backend) = start().await;
+    backend.create(&cx(), &target(1)).await.unwrap();
+    let seen = backend.observe(&after_a_call(), &target(1)).await.unwrap();
+    assert!(matches!(seen, Observed::Unknown { again } if again > Duration::ZERO), "{seen:?}");
+    let mut later = cx();
+    later.since_last_call = Some(SETTLING);
+    assert_eq!(backend.observe(&later, &target(1)).await.unwrap(), Observed::Absent);
+}
+
+#[tokio::test]
+async fn a_throttled_call_says_when_to_come_back_and_the_next_one_waits() {
+    let server = Server::start(|_| refusal(503, "RequestLimitExceeded")).await;
+    let backend = server.backend(config());
+    let error = backend.create(&cx(), &target(1)).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Throttled, Effect::None));
+    assert!(matches!(error.retry(), Retry::After(_)), "{error}");
+    assert_eq!((error.code(), error.request_id()), (Some("RequestLimitExceeded"), Some("request-1")));
+    server.answer(forgetful);
+    server.asked();
+    let hasty = cx().with_timeout(Duration::from_millis(300));
+    assert_eq!(backend.create(&hasty, &target(2)).await.unwrap_err().kind(), ErrorKind::Timeout);
+    assert_eq!(server.asked().len(), 0, "nothing is sent for a while");
+}
+
+#[tokio::test]
+async fn another_answer_to_the_same_token_is_looked_for() {
+    let server = Server::start(|asked| match asked.action.as_str() {
+        "RunInstances" => refusal(400, "IdempotentParameterMismatch"),
+        _ => empty(asked),
+    })
+    .await;
+    let backend = server.backend(config());
+    let error = backend.create(&cx(), &target(1)).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::Unknown));
+    assert_ne!(error.retry(), Retry::Never);
+    let seen = backend.observe(&after_a_call(), &target(1)).await.unwrap();
+    assert!(matches!(seen, Observed::Unknown { .. }), "{seen:?}");
+}
+
+#[tokio::test]
+async fn without_room_every_place_and_type_is_tried_once_each_by_another_incarnation() {
+    let server = Server::start(|asked| match asked.action.as_str() {
+        "RunInstances" => refusal(500, "InsufficientInstanceCapacity"),
+        _ => empty(asked),
+    })
+    .await;
+    let backend = server.backend(config());
+    let mut retries = Vec::new();
+    for n in 1..=4 {
+        let error = backend.create(&cx(), &target(n)).await.unwrap_err();
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::CapacityExhausted, Effect::None), "{error}");
+        retries.push(error.retry());
+    }
+    assert_eq!(retries, [Retry::Anew, Retry::Anew, Retry::Anew, Retry::Backoff]);
+    let runs: Vec<_> = server.asked().into_iter().filter(|asked| asked.action == "RunInstances").collect();
+    let places: Vec<_> =
+        runs.iter().map(|run| (run.parameters["SubnetId"].as_str(), run.parameters["InstanceType"].as_str())).collect();
+    let expected =
+        [("subnet-a", "t3.micro"), ("subnet-b", "t3.micro"), ("subnet-a", "t3.small"), ("subnet-b", "t3.small")];
+    assert_eq!(places, expected);
+}
+
+#[tokio::test]
+async fn a_request_whose_answer_says_nothing_goes_to_the_same_place_again() {
+    let server = Server::start(|asked| match (asked.action.as_str(), &*asked.parameters["Action"]) {
+        ("RunInstances", _) if asked.parameters["SubnetId"] == "subnet-a" => (500, "<html>oh no</html>".into()),
+        _ => forgetful(asked),
+    })
+    .await;
+    let backend = server.backend(config());
+    let error = backend.create(&cx(), &target(1)).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::Unknown), "{error}");
+    // Another making finds that there is no room.
+    server.answer(|asked| match asked.action.as_str() {
+        "RunInstances" => refusal(500, "InsufficientInstanceCapacity"),
+        _ => empty(asked),
+    });
+    assert_eq!(backend.create(&cx(), &target(2)).await.unwrap_err().retry(), Retry::Anew);
+    server.answer(forgetful);
+    server.asked();
+    backend.create(&cx(), &target(1)).await.unwrap();
+    let asked = server.asked();
+    let run = asked.iter().find(|asked| asked.action == "RunInstances").unwrap();
+    assert_eq!(run.parameters["SubnetId"], "subnet-a", "its first request may have been carried out");
+}
+
+#[tokio::test]
+async fn answers_that_cannot_be_read_are_told_as_such() {
+    for (status, body) in [(200, "<unfinished"), (500, "<html>oh no</html>"), (502, "")] {
+        let answer = (status, body.to_owned());
+        let server = Server::start(move |asked| match asked.action.as_str() {
+            "RunInstances" => answer.clone(),
+            _ => empty(asked),
+        })
+        .await;
+        let backend = server.backend(config());
+        let error = backend.create(&cx(), &target(1)).await.unwrap_err();
+        assert_eq!(error.effect(), Effect::Unknown, "{status} {body}: {error}");
+        assert_ne!(error.retry(), Retry::Never, "{status} {body}: {error}");
+        assert!(error.to_string().contains("acme-1") && error.to_string().contains("RunInstances"), "{error}");
+        // Nobody looks, so nobody has acted.
+        let answer = (status, body.to_owned());
+        server.answer(move |_| answer.clone());
+        let error = backend.observe(&cx(), &target(2)).await.unwrap_err();
+        assert_eq!(error.effect(), Effect::None, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_there_is_no_effect() {
+    let (server, _) = start().await;
+    drop(server);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let free = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let backend = Server::at(free).backend(config());
+    let error = backend.create(&cx(), &target(1)).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::None), "{error}");
+}
+
+/// Machines by their ids, which run.
+fn fleet(asked: &Asked) -> server::Answer {
+    let item = |n: u128| {
+        let target = target(n);
+        let tags = [
+            ("provisioner:control-plane", "plane".to_owned()),
+            ("provisioner:instance", target.id.to_string()),
+            ("provisioner:incarnation", target.incarnation.to_string()),
+            ("provisioner:data", target.data.id().to_string()),
+            ("provisioner:tenant", target.tenant.digest()),
+            ("provisioner:generation", "1".to_owned()),
+            ("provisioner:intended", "zero".to_owned()),
+        ];
+        let tags: String =
+            tags.iter().map(|(key, value)| format!("<item><key>{key}</key><value>{value}</value></item>")).collect();
+        format!(
+            "<item><instancesSet><item><instanceId>i-{n}</instanceId><instanceState><code>16</code><name>running</name>\
+             </instanceState><tagSet>{tags}</tagSet></item></instancesSet></item>"
+        )
+    };
+    match asked.action.as_str() {
+        "DescribeInstances" => {
+            ok(asked, &format!("<reservationSet>{}</reservationSet>", (1..=3).map(item).collect::<String>()))
+        }
+        "StopInstances" if asked.parameters.values().any(|value| value == "i-2") => {
+            refusal(400, "IncorrectInstanceState")
+        }
+        _ => empty(asked),
+    }
+}
+
+#[tokio::test]
+async fn one_bad_machine_in_a_batch_fails_no_other() {
+    let server = Server::start(fleet).await;
+    let backend = server.backend(config());
+    let targets: Vec<_> = (1..=3).map(target).collect();
+    let (cx, backend) = (&cx(), &backend);
+    let stopped = futures::future::join_all(targets.iter().map(|target| backend.scale_to_zero(cx, target))).await;
+    let fine: Vec<_> = stopped.iter().map(Result::is_ok).collect();
+    assert_eq!(fine, [true, false, true], "{stopped:?}");
+    let asked = server.asked();
+    assert_eq!(actions(&asked, "StopInstances"), 4, "all of them, and then each by itself");
+}
+
+#[tokio::test]
+async fn a_machine_that_is_protected_is_reported() {
+    let server = Server::start(|asked| match asked.action.as_str() {
+        "TerminateInstances" => refusal(400, "OperationNotPermitted"),
+        _ => fleet(asked),
+    })
+    .await;
+    let backend = server.backend(config());
+    let error = backend.destroy(&cx(), &target(1), DataDisposition::Retain).await.unwrap_err();
+    assert_eq!((error.kind(), error.field(), error.retry()), (ErrorKind::Conflict, Some("protection"), Retry::Backoff));
+}
