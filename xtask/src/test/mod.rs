@@ -37,6 +37,8 @@ pub(crate) fn run_prepared(plain: bool, arguments: &[String]) -> Result<Report, 
     let everything = ["--workspace", "--features", CLOUDS].map(str::to_owned);
     let chosen = if arguments.is_empty() { &everything } else { arguments };
     if arguments.is_empty() {
+        // Both, in this order: the tests of clouds build the service with their backends, and the others without.
+        command::run(&mut command::cargo(&[&BINARIES[..], &["--features", CLOUDS]].concat()))?;
         command::run(&mut command::cargo(&BINARIES))?;
     }
     let mut report = match !plain && command::has_subcommand("nextest") {
