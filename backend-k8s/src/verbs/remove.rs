@@ -1,6 +1,6 @@
 //! Removing an instance, and data that nobody uses.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
@@ -13,13 +13,16 @@ use kube::{
 use provisioner_core::{Effect, ErrorKind, Result, Retry, types::DataDisposition};
 use tokio::time::Instant;
 
-use super::{Work, resource};
+use super::{OVERTAKEN_MAX, Work, resource};
 use crate::{
     cache::{Awaited, Cache, Kind, NamespaceDigest, Space, compare, incarnation_of, is_told},
     client::Calls,
     names,
     render::{self, Objects},
 };
+
+/// How long the watches have to tell of what another call of this process wrote.
+const SHOWN_WITHIN: Duration = Duration::from_secs(2);
 
 impl Work<'_> {
     pub(crate) async fn destroy(&self, space: Option<Space>, data: DataDisposition) -> Result<()> {
@@ -42,7 +45,29 @@ impl Work<'_> {
         if is_user && namespace.released.is_none() {
             self.release().await?;
         }
-        self.remove_making(&space).await
+        self.remove_making(&space).await?;
+        if is_user { self.remove_what_came_between().await } else { Ok(()) }
+    }
+
+    /// A call of the same moment may have taken the namespace back, and made again what was being removed, or some of it: what
+    /// nobody comes back for would be neither there nor gone.
+    async fn remove_what_came_between(&self) -> Result<()> {
+        for _ in 0..OVERTAKEN_MAX {
+            let there = self.calls.get::<Namespace>(None, self.namespace).await;
+            let there = there.map_err(|failure| self.calls.reading(failure))?;
+            let taken_back = there.as_ref().and_then(NamespaceDigest::of).is_some_and(|there| {
+                there.incarnation == self.incarnation() && there.released.is_none() && !there.is_ending
+            });
+            if !taken_back {
+                return Ok(());
+            }
+            self.release().await?;
+            // As new as what the other call wrote, if it was one of this process.
+            self.cache.catch_up(self.namespace, Instant::now() + SHOWN_WITHIN).await;
+            let space = self.cache.space(self.namespace).unwrap_or_default();
+            self.remove_making(&space).await?;
+        }
+        Err(self.overtaken())
     }
 
     /// Everything but namespace and claim.
@@ -177,7 +202,7 @@ async fn hasten(calls: &Calls<'_>, namespace: &str, space: &Space) {
 /// Removes retained data, and waits until it is gone: nothing else would tell.
 pub(crate) async fn delete_data(calls: &Calls<'_>, cache: &Cache, namespace: &str) -> Result<()> {
     compare(calls, cache, namespace).await.map_err(|failure| calls.reading(failure))?;
-    let deadline = calls.cx.deadline.unwrap_or_else(|| Instant::now() + std::time::Duration::from_secs(60));
+    let deadline = calls.cx.deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(60));
     cache.catch_up(namespace, deadline).await;
     let space = cache.space(namespace).unwrap_or_default();
     let is_told = |there: &Namespace| {

@@ -257,3 +257,27 @@ async fn nothing_is_made_while_a_pod_of_the_one_before_still_ends() {
     }
     panic!("it is not made");
 }
+
+/// A create of the same moment takes the namespace back between the two halves of a removal that retains data. Whoever is last wins,
+/// and nothing is left between.
+#[tokio::test]
+async fn a_namespace_that_is_taken_back_during_its_removal_is_released_again() {
+    let (fixture, target) = Fixture::with_instance().await;
+    let taken = key("namespaces", "", &fixture.namespace());
+    fixture.server.before(
+        "delete",
+        "statefulsets",
+        move |world| {
+            world.change(&taken, |it| {
+                let annotations = it["metadata"]["annotations"].as_object_mut().unwrap();
+                assert!(annotations.remove("provisioner.internal/released").is_some(), "it was released before");
+            });
+        },
+        None,
+    );
+    fixture.backend.destroy(&cx(), &target, DataDisposition::Retain).await.unwrap();
+    until_absent(&fixture, &target).await;
+    let namespaces = fixture.server.world(|world| world.list("namespaces", None, ""));
+    let released = &namespaces[0]["metadata"]["annotations"]["provisioner.internal/released"];
+    assert_eq!(released, &json!(target.incarnation.to_string()));
+}
