@@ -18,8 +18,8 @@ use crate::outsider::Ec2Outsider;
 
 /// How long the slow product takes to be ready.
 const SLOW: Duration = Duration::from_secs(3);
-/// Longer than the stand lags.
-const SETTLING: Duration = Duration::from_secs(1);
+/// Longer than the stand lags, and than a request is under way on a busy machine.
+const SETTLING: Duration = Duration::from_secs(4);
 const POLICY: &str = include_str!("../../policies/control-plane.json");
 const LAG: Duration = Duration::from_millis(50);
 
@@ -87,7 +87,7 @@ impl Setup for Machines {
         profile.deadline = Duration::from_secs(60);
         profile.many = 30;
         // Each life is one of machines that boot, there are hundreds, and the server gets slower with each machine that ever was.
-        (profile.cuts_at_once, profile.cuts_apart, profile.pairs_apart) = (2, 60, 3);
+        (profile.cuts_at_once, profile.cuts_apart, profile.pairs_apart) = (2, 200, 5);
         profile.slow = Some((slow, SLOW));
         profile.broken = Some(broken);
         profile.keep = Some(Box::new(stand));
