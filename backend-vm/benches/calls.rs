@@ -2,6 +2,9 @@
 //! after the other, on the same API server: `cargo bench -p backend-vm --bench calls [-- COUNT]`.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark may panic")]
 
+#[path = "../tests/shared/clients.rs"]
+mod clients;
+
 use std::{
     collections::BTreeMap,
     path::Path,
@@ -10,8 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aws_sdk_ec2::config::{BehaviorVersion, Credentials, Region, retry::RetryConfig};
-use backend_vm::{Bucket, Buckets, Place, VmBackend, VmConfig};
+use backend_vm::{Place, VmBackend, VmConfig};
 use provisioner_core::{
     Cell, ControlPlane, OpContext, Provisioner,
     control_plane::{NewInstance, OperationHandle, Request},
@@ -90,35 +92,8 @@ async fn backend(stand: &Ec2) -> VmBackend {
     let places = stand.subnets().into_iter().map(|(subnet, zone)| Place { subnet, zone });
     let mut config = VmConfig::new(test_ec2::REGION, places.collect());
     // The server is not paced, and neither are the scripts.
-    let bucket = Bucket { size: 10_000, refill: 10_000 };
-    config.buckets = Buckets {
-        run: bucket,
-        start: bucket,
-        stop: bucket,
-        terminate: bucket,
-        describe: bucket,
-        tag: bucket,
-        change: bucket,
-    };
-    let http = || aws_smithy_http_client::Builder::new().build_http();
-    let credentials = || Credentials::new("test", "test", None, None, "bench");
-    let ec2 = aws_sdk_ec2::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new(test_ec2::REGION))
-        .endpoint_url(stand.endpoint())
-        .credentials_provider(credentials())
-        .http_client(http())
-        .retry_config(RetryConfig::disabled())
-        .build();
-    let sts = aws_sdk_sts::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new(test_ec2::REGION))
-        .endpoint_url(stand.endpoint())
-        .credentials_provider(credentials())
-        .http_client(http())
-        .retry_config(RetryConfig::disabled())
-        .build();
-    config.build_with(aws_sdk_ec2::Client::from_conf(ec2), aws_sdk_sts::Client::from_conf(sts)).unwrap()
+    config.buckets = clients::unpaced();
+    clients::backend(config, stand.endpoint())
 }
 
 fn spec(image: &str) -> InstanceSpec {

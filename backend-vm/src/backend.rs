@@ -29,6 +29,7 @@ use crate::{
     health::{self, Prober},
     images::Images,
     names,
+    pace::until,
     places::Places,
     seen::{Health, Seen},
     verbs::{self, Wake, Work},
@@ -113,16 +114,10 @@ impl Shared {
             turns.insert(incarnation, Arc::downgrade(&turn));
             turn
         };
-        let deadline = async {
-            match cx.deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             () = cx.cancel.cancelled() => Err(ErrorKind::Cancelled),
-            () = deadline => Err(ErrorKind::Timeout),
+            () = until(cx.deadline) => Err(ErrorKind::Timeout),
             turn = turn.lock_owned() => Ok(turn),
         }
     }

@@ -14,7 +14,7 @@ use provisioner_core::{ErrorKind, OpContext, Priority};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
-use crate::error::Failure;
+use crate::{error::Failure, pace::until};
 
 /// How long a batch waits for more callers.
 const WINDOW: Duration = Duration::from_millis(10);
@@ -74,12 +74,6 @@ where
     /// The answer for one key. People and background never share a request, as they do not wait for the same turn.
     pub(crate) async fn get(&self, key: K, cx: &OpContext) -> Result<V, Failure> {
         let mut answers = self.join(key.clone(), cx.priority);
-        let deadline = async {
-            match cx.deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
         let given_up = |kind| Failure::new(kind, "no answer yet").in_doubt();
         tokio::select! {
             answered = answers.wait_for(Option::is_some) => {
@@ -87,7 +81,7 @@ where
                 let answer = answers.and_then(|answers| answers.get(&key).cloned());
                 answer.unwrap_or_else(|| Err(given_up(ErrorKind::Internal)))
             }
-            () = deadline => Err(given_up(ErrorKind::Timeout)),
+            () = until(cx.deadline) => Err(given_up(ErrorKind::Timeout)),
             () = cx.cancel.cancelled() => Err(given_up(ErrorKind::Cancelled)),
         }
     }

@@ -20,7 +20,7 @@ use crate::{
     config::VmConfig,
     error::{Failure, THROTTLED_PAUSE},
     launch::Launch,
-    pace::{Family, NotSent, Pace},
+    pace::{Family, NotSent, Pace, until},
 };
 
 /// How many things a page has: the most for most calls.
@@ -119,12 +119,6 @@ impl Calls<'_> {
             NotSent::TooLate => Failure::new(ErrorKind::Timeout, format!("{call}: too many wait for their turn")),
             NotSent::Cancelled => Failure::new(ErrorKind::Cancelled, format!("{call}: given up before it was sent")),
         })?;
-        let deadline = async {
-            match self.cx.deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
         let cut = |kind, why| Failure::new(kind, format!("{call}: {why}")).in_doubt();
         let given_up = async {
             // What changes something and was sent is seen through.
@@ -135,7 +129,7 @@ impl Calls<'_> {
         };
         let answer = tokio::select! {
             answer = request => answer,
-            () = deadline => return Err(cut(ErrorKind::Timeout, "no answer in time")),
+            () = until(self.cx.deadline) => return Err(cut(ErrorKind::Timeout, "no answer in time")),
             () = given_up => return Err(cut(ErrorKind::Cancelled, "given up before its answer")),
         };
         answer.map_err(|error| {

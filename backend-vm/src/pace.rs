@@ -238,7 +238,8 @@ impl Pace {
     }
 }
 
-async fn until(when: Option<Instant>) {
+/// Returns then; never, without a time.
+pub(crate) async fn until(when: Option<Instant>) {
     match when {
         Some(when) => tokio::time::sleep_until(when).await,
         None => std::future::pending().await,

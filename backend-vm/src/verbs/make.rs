@@ -84,7 +84,7 @@ impl Work<'_> {
 
     fn token(&self, after: Option<&Machine>) -> String {
         let after = after.map(|ended| &*ended.id);
-        names::client_token(&self.cx.control_plane, self.instance(), self.incarnation(), after)
+        names::client_token(&self.cx.control_plane, &self.target.id, self.incarnation(), after)
     }
 
     /// The volume with the target's data, if there is one that it may have. `may_be_own`: its own machine may have it.

@@ -15,7 +15,7 @@ use std::{
 
 use provisioner_core::{
     Effect, Error, ErrorKind, OpContext, Result, Retry,
-    types::{Incarnation, InstanceId, Observed, Target},
+    types::{Incarnation, Observed, Target},
 };
 use tokio::time::Instant;
 
@@ -142,9 +142,5 @@ impl Work<'_> {
         self.wrote(Write::State(machine.id.clone(), ENDED));
         seen.change(&machine.id, |machine| machine.state = State::ShuttingDown);
         Ok(())
-    }
-
-    fn instance(&self) -> &InstanceId {
-        &self.target.id
     }
 }

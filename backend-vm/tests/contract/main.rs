@@ -2,12 +2,13 @@
 //! machines that boot for real.
 #![allow(missing_docs)]
 
+#[path = "../shared/clients.rs"]
+mod clients;
 mod outsider;
 
 use std::{collections::BTreeSet, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
-use aws_sdk_ec2::config::{BehaviorVersion, Credentials, Region, retry::RetryConfig};
-use backend_vm::{Bucket, Buckets, Place, VmConfig};
+use backend_vm::{Place, VmConfig};
 use provisioner_contract::{Profile, Setup, Suite};
 use provisioner_core::types::{InstanceSpec, SizeMax, VariableName, Workload};
 use serde_json::Value;
@@ -62,18 +63,9 @@ impl Setup for Machines {
         config.settling = SETTLING;
         config.size_max = SizeMax { cpu_millis: 2_000, memory_mib: 4_096, data_mib: 10 << 10 };
         // What is tried here is not how fast an account may call.
-        let bucket = Bucket { size: 10_000, refill: 10_000 };
-        config.buckets = Buckets {
-            run: bucket,
-            start: bucket,
-            stop: bucket,
-            terminate: bucket,
-            describe: bucket,
-            tag: bucket,
-            change: bucket,
-        };
+        config.buckets = clients::unpaced();
         let endpoint = stand.endpoint().to_owned();
-        let build = move || Arc::new(backend(&config, &endpoint));
+        let build = move || Arc::new(clients::backend(config.clone(), &endpoint));
         let product = self.product.clone();
         let spec_of = move |version: &str| spec(&image, &product, version);
         let with = |name: &str, value: &str| {
@@ -104,28 +96,6 @@ fn policy() -> BTreeSet<String> {
         action => vec![action.clone()],
     });
     actions.filter_map(|action| Some(action.as_str()?.strip_prefix("ec2:")?.to_owned())).collect()
-}
-
-fn backend(config: &VmConfig, endpoint: &str) -> backend_vm::VmBackend {
-    let credentials = || Credentials::new("test", "test", None, None, "tests");
-    let ec2 = aws_sdk_ec2::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new(test_ec2::REGION))
-        .endpoint_url(endpoint)
-        .credentials_provider(credentials())
-        .http_client(aws_smithy_http_client::Builder::new().build_http())
-        .retry_config(RetryConfig::disabled())
-        .build();
-    let sts = aws_sdk_sts::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new(test_ec2::REGION))
-        .endpoint_url(endpoint)
-        .credentials_provider(credentials())
-        .http_client(aws_smithy_http_client::Builder::new().build_http())
-        .retry_config(RetryConfig::disabled())
-        .build();
-    let clients = (aws_sdk_ec2::Client::from_conf(ec2), aws_sdk_sts::Client::from_conf(sts));
-    config.clone().build_with(clients.0, clients.1).expect("a good configuration")
 }
 
 fn spec(image: &str, product: &str, version: &str) -> InstanceSpec {

@@ -1,6 +1,8 @@
 //! What is asked of the service, and what is made of answers that a healthy service does not give.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "../shared/clients.rs"]
+mod clients;
 mod server;
 
 use std::{sync::Arc, time::Duration};

@@ -5,7 +5,6 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use aws_sdk_ec2::config::{BehaviorVersion, Credentials, Region, retry::RetryConfig};
 use axum::{Router, body::Bytes, extract::State, http::StatusCode, response::IntoResponse, routing::post};
 use backend_vm::{VmBackend, VmConfig};
 
@@ -59,25 +58,7 @@ impl Server {
 
     /// A backend that asks here.
     pub(crate) fn backend(&self, config: VmConfig) -> VmBackend {
-        let http = || aws_smithy_http_client::Builder::new().build_http();
-        let credentials = || Credentials::new("test", "test", None, None, "tests");
-        let ec2 = aws_sdk_ec2::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("us-east-1"))
-            .endpoint_url(&self.url)
-            .credentials_provider(credentials())
-            .http_client(http())
-            .retry_config(RetryConfig::disabled())
-            .build();
-        let sts = aws_sdk_sts::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("us-east-1"))
-            .endpoint_url(&self.url)
-            .credentials_provider(credentials())
-            .http_client(http())
-            .retry_config(RetryConfig::disabled())
-            .build();
-        config.build_with(aws_sdk_ec2::Client::from_conf(ec2), aws_sdk_sts::Client::from_conf(sts)).unwrap()
+        crate::clients::backend(config, &self.url)
     }
 }
 
