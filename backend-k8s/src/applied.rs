@@ -1,4 +1,4 @@
-//! What was applied, noted on each small object itself: so that whatever somebody else changes of it is seen, and by whom it
+//! What was applied, noted on each object itself: so that whatever somebody else changes of it is seen, and by whom it
 //! was applied when two did so at once.
 //!
 //! The cluster's own record of who set which field tells of what others set, not of what they took away.
@@ -17,6 +17,20 @@ pub(crate) fn note(part: &mut Part, generation: Generation) {
     annotate(part, names::GENERATION, generation.0.to_string());
     let said = said(&part.body).to_string();
     annotate(part, names::APPLIED, said);
+}
+
+/// Notes on a stateful set or a claim the labels and annotations that it has, but for annotations that change without it.
+/// What else is changed of them the cluster counts, or refuses.
+pub(crate) fn note_marks(meta: &mut ObjectMeta, changing: &[&str]) {
+    let mut annotations = meta.annotations.clone().unwrap_or_default();
+    annotations.retain(|key, _| !changing.contains(&key.as_str()));
+    let said = json!({"metadata": {"labels": meta.labels, "annotations": annotations}}).to_string();
+    meta.annotations.get_or_insert_default().insert(names::APPLIED.to_owned(), said);
+}
+
+/// Whether a stateful set or a claim still has the labels and annotations that were noted.
+pub(crate) fn has_marks(meta: &ObjectMeta) -> bool {
+    is_intact(meta, &json!({"metadata": {"labels": meta.labels, "annotations": meta.annotations}}), Lists::Whole)
 }
 
 /// Notes on a namespace the labels that stay as they are, whoever uses the data.

@@ -147,7 +147,8 @@ fn generation(space: &Space, incarnation: Incarnation) -> Generation {
 
 /// Whether namespace and claim are as they were made.
 pub(crate) fn is_kept(space: &Space) -> bool {
-    space.claim.is_some() && space.namespace.as_ref().is_some_and(|namespace| !namespace.is_foreign)
+    space.claim.as_ref().is_some_and(|claim| !claim.is_foreign)
+        && space.namespace.as_ref().is_some_and(|namespace| !namespace.is_foreign)
 }
 
 fn present(space: &Space, set: &SetDigest) -> Present {

@@ -33,6 +33,8 @@ pub(crate) const PARTS: &str = "provisioner.internal/parts";
 pub(crate) const SIZE: &str = "provisioner.internal/size-mib";
 /// On a stateful set: how many routes lead there when it is not suspended.
 pub(crate) const ROUTES: &str = "provisioner.internal/routes";
+/// The annotations of a stateful set that change while it stays what it is: verbs write them anew.
+pub(crate) const CHANGING: [&str; 3] = [WRITTEN, INTENDED, ROUTES];
 /// On a stateful set: where it answers.
 pub(crate) const ENDPOINT: &str = "provisioner.internal/endpoint";
 /// The version of the product.

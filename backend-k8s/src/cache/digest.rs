@@ -130,6 +130,8 @@ pub(crate) struct ClaimDigest {
     pub(crate) is_ending: bool,
     /// Its volume is gone.
     pub(crate) is_lost: bool,
+    /// Whether somebody else changed its labels or annotations.
+    pub(crate) is_foreign: bool,
 }
 
 fn label<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
@@ -230,7 +232,8 @@ impl SetDigest {
             is_ending: meta.deletion_timestamp.is_some(),
             held: held(meta),
             edits: meta.generation.unwrap_or_default(),
-            is_foreign: meta.generation > annotation(meta, names::WRITTEN).and_then(|written| written.parse().ok()),
+            is_foreign: meta.generation > annotation(meta, names::WRITTEN).and_then(|written| written.parse().ok())
+                || !applied::has_marks(meta),
             endpoint: annotation(meta, names::ENDPOINT).unwrap_or_default().into(),
             parts: annotation(meta, names::PARTS).and_then(|parts| parts.parse().ok()).unwrap_or(0),
             routes: annotation(meta, names::ROUTES).and_then(|routes| routes.parse().ok()).unwrap_or(0),
@@ -265,6 +268,7 @@ impl ClaimDigest {
             is_bound: phase == "Bound",
             is_ending: claim.metadata.deletion_timestamp.is_some(),
             is_lost: phase == "Lost",
+            is_foreign: !applied::has_marks(&claim.metadata),
         }
     }
 }

@@ -196,7 +196,7 @@ mod tests {
                 is_ending: false,
                 blocked: None,
             }),
-            claim: Some(ClaimDigest { is_bound: true, is_ending: false, is_lost: false }),
+            claim: Some(ClaimDigest { is_bound: true, is_ending: false, is_lost: false, is_foreign: false }),
             sets: vec![set],
             parts: Kind::PARTS.into_iter().chain([Kind::Ingress]).zip(1_234_567..).map(|(k, v)| part(k, v)).collect(),
             ..Space::default()

@@ -1,10 +1,11 @@
 //! The claim: the data must be there, last, and have the room that is wanted.
 
-use k8s_openapi::{api::core::v1::PersistentVolumeClaim, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use provisioner_core::{Error, ErrorKind, Result};
 
 use super::Work;
 use crate::{
+    applied,
     cache::{Kind, incarnation_of},
     error::Failure,
     names,
@@ -65,10 +66,7 @@ impl Work<'_> {
         let mut claim = objects.claim.clone();
         if let Some(found) = found {
             let grows = size_mib(found).is_some_and(|size| u64::from(self.subject.target.spec.data.size_mib) > size);
-            let labels = |meta: &ObjectMeta| meta.labels.clone().unwrap_or_default();
-            let (has, wants) = (labels(&found.metadata), labels(&claim.metadata));
-            let is_labelled = wants.iter().all(|(key, value)| has.get(key) == Some(value));
-            if !grows && !is_new_making && is_labelled {
+            if !grows && !is_new_making && applied::has_marks(&found.metadata) {
                 return None;
             }
             let (spec, found) = (claim.spec.get_or_insert_default(), found.spec.as_ref());

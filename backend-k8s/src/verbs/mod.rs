@@ -84,8 +84,10 @@ impl Work<'_> {
         annotations.insert(names::PARTS.to_owned(), parts.to_string());
         annotations.insert(names::ROUTES.to_owned(), routes.to_string());
         annotations.insert(names::WRITTEN.to_owned(), "1".to_owned());
+        applied::note_marks(&mut objects.set.metadata, &names::CHANGING);
         let size = self.subject.target.spec.data.size_mib.to_string();
         objects.claim.metadata.annotations.get_or_insert_default().insert(names::SIZE.to_owned(), size);
+        applied::note_marks(&mut objects.claim.metadata, &[]);
         applied::note_labels(&mut objects.namespace);
         objects
     }

@@ -137,14 +137,24 @@ async fn pods_that_lost_their_stateful_set_are_no_absence_and_go_with_their_maki
 async fn assert_put_back(plural: &str, change: impl FnOnce(&mut Value)) {
     let (fixture, target) = with_route().await;
     let key = fixture.key_of(plural);
-    let spec = |fixture: &Fixture| fixture.server.world(|world| world.objects[&key]["spec"].clone());
-    let before = spec(&fixture);
+    let said = |fixture: &Fixture| fixture.server.world(|world| said(&world.objects[&key]));
+    let before = said(&fixture);
     fixture.server.world(|world| world.change(&key, change));
-    assert_ne!(spec(&fixture), before, "{plural}: nothing was changed");
+    assert_ne!(said(&fixture), before, "{plural}: nothing was changed");
     until_generation(&fixture, &target, 0).await;
     fixture.backend.create(&cx(), &target).await.unwrap();
-    assert_eq!(spec(&fixture), before, "{plural}");
+    assert_eq!(said(&fixture), before, "{plural}");
     until_generation(&fixture, &target, 1).await;
+}
+
+/// What an object says that only who means it changes.
+fn said(object: &Value) -> Value {
+    let mut marks = json!({"labels": object["metadata"]["labels"], "annotations": object["metadata"]["annotations"]});
+    if let Some(annotations) = marks["annotations"].as_object_mut() {
+        // How often it was written.
+        annotations.remove("provisioner.internal/written");
+    }
+    json!({"marks": marks, "spec": object["spec"]})
 }
 
 async fn until_generation(fixture: &Fixture, target: &Target, expected: u64) {
@@ -178,6 +188,44 @@ async fn whatever_was_changed_of_the_stateful_set_is_put_back() {
         set["spec"]["template"]["spec"]["containers"][0].as_object_mut().unwrap().remove("livenessProbe");
     })
     .await;
+}
+
+#[tokio::test]
+async fn labels_and_annotations_of_set_and_claim_are_put_back() {
+    for plural in ["statefulsets", "persistentvolumeclaims"] {
+        for key in ["tenant", "instance"] {
+            let label = format!("provisioner.internal/{key}");
+            assert_put_back(plural, |object| object["metadata"]["labels"][&label] = json!("somebody-else")).await;
+            assert_put_back(plural, |object| {
+                object["metadata"]["labels"].as_object_mut().unwrap().remove(&label);
+            })
+            .await;
+        }
+    }
+    for key in ["provisioner.internal/parts", "app.kubernetes.io/version", "provisioner.internal/applied"] {
+        assert_put_back("statefulsets", |set| set["metadata"]["annotations"][key] = json!("0")).await;
+    }
+    let size = "provisioner.internal/size-mib";
+    assert_put_back("persistentvolumeclaims", |claim| claim["metadata"]["annotations"][size] = json!("1")).await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_somebody_else_wrote_is_put_back() {
+    let (fixture, target) = with_route().await;
+    let endpoint = |seen: Observed| seen.present().and_then(|present| present.endpoint.clone());
+    let before = endpoint(fixture.observe(&target).await);
+    let (key, pod) = (fixture.key_of("statefulsets"), fixture.key_of("pods"));
+    let uid = |fixture: &Fixture| fixture.server.world(|world| world.objects[&pod]["metadata"]["uid"].clone());
+    let ran = uid(&fixture);
+    let evil = json!("http://evil.example.com");
+    let change = |set: &mut Value| set["metadata"]["annotations"]["provisioner.internal/endpoint"] = evil;
+    fixture.server.world(|world| world.change(&key, change));
+    until_generation(&fixture, &target, 0).await;
+    fixture.backend.create(&cx(), &target).await.unwrap();
+    until_generation(&fixture, &target, 1).await;
+    assert_eq!(endpoint(fixture.observe(&target).await), before);
+    // It runs on as it was: a mark is no reason to start it anew.
+    assert_eq!(uid(&fixture), ran);
 }
 
 #[tokio::test]
