@@ -16,7 +16,7 @@ use provisioner_core::{
         Observed, Owned, OwnedKind, Phase, Present, SecretSupport, Target,
     },
 };
-use tokio::sync::OwnedMutexGuard;
+use tokio::{sync::OwnedMutexGuard, time::Instant};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -33,6 +33,7 @@ use crate::{
     places::Places,
     seen::{Health, Seen},
     verbs::{self, Wake, Work},
+    watch,
     writes::Writes,
 };
 
@@ -40,6 +41,11 @@ use crate::{
 const CALL_MAX: Duration = Duration::from_secs(60);
 /// The longest pause before looking again while the service may not show what was done.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// How long an absence has to last.
+const CONFIRMED_IN: Duration = Duration::from_secs(10);
+/// Longer than the service shows machines that have ended:
+/// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/terminating-instances.html>.
+const ENDED_SHOWN: Duration = Duration::from_secs(3 * 3600);
 /// How many machines of a listing are asked how they do at once.
 const CHECKS_AT_ONCE: usize = 64;
 /// How many targets are looked at at once. They share requests.
@@ -63,6 +69,10 @@ pub(crate) struct Shared {
     /// The makings whose volumes are followed to their end.
     pub(crate) followed: Mutex<BTreeSet<Incarnation>>,
     prober: Option<Prober>,
+    /// Since when makings are seen to be absent, of which nothing else tells that.
+    absent: Mutex<BTreeMap<Incarnation, Instant>>,
+    /// Since when makings are to be removed. Of one that never came up nothing else tells that.
+    removed: Mutex<BTreeMap<Incarnation, Instant>>,
     turns: Mutex<BTreeMap<Incarnation, Weak<tokio::sync::Mutex<()>>>>,
 }
 
@@ -79,11 +89,29 @@ impl Shared {
 
     /// What is there of a making. A machine that lives tells of its volume.
     pub(crate) async fn seen(&self, cx: &OpContext, incarnation: Incarnation) -> Result<Seen, Failure> {
-        let mut seen = Seen { machines: self.fleet.machines(cx, incarnation).await?, volumes: Vec::new() };
+        let machines = self.fleet.machines(cx, incarnation).await?;
+        let mut seen = Seen { machines, is_removed: self.is_removed(incarnation), ..Seen::default() };
         if seen.living().is_none() {
             seen.volumes = self.fleet.volumes(cx, incarnation).await?;
         }
         Ok(seen)
+    }
+
+    fn is_removed(&self, incarnation: Incarnation) -> bool {
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&incarnation)
+    }
+
+    /// From now on a making is to go.
+    pub(crate) fn removes(&self, incarnation: Incarnation) {
+        let mut removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        removed.retain(|_, since| now.saturating_duration_since(*since) < ENDED_SHOWN);
+        removed.insert(incarnation, now);
+    }
+
+    /// It is there again.
+    pub(crate) fn removes_no_more(&self, incarnation: Incarnation) {
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner).remove(&incarnation);
     }
 
     pub(crate) async fn health(&self, cx: &OpContext, seen: &Seen) -> Result<Option<Health>, Failure> {
@@ -101,7 +129,23 @@ impl Shared {
             return Ok(Observed::Unknown { again: settled_in.min(LOOK_AGAIN).max(Duration::from_millis(1)) });
         }
         let health = self.health(cx, &seen).await?;
-        Ok(seen.observed(incarnation, health))
+        Ok(self.confirmed(incarnation, &seen, seen.observed(incarnation, health)))
+    }
+
+    /// One answer in which nothing is shown may be one that lags: an absence of which nothing tells, not even what has ended, is
+    /// believed when it is seen again a while later.
+    fn confirmed(&self, incarnation: Incarnation, seen: &Seen, observed: Observed) -> Observed {
+        let confirmed_in = CONFIRMED_IN.min(self.config.settling);
+        let now = Instant::now();
+        let mut absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        absent.retain(|_, since| now.saturating_duration_since(*since) < 60 * CONFIRMED_IN);
+        if observed != Observed::Absent || seen.ended().is_some() {
+            absent.remove(&incarnation);
+            return observed;
+        }
+        let since = *absent.entry(incarnation).or_insert(now);
+        let left = confirmed_in.saturating_sub(now.saturating_duration_since(since));
+        if left.is_zero() { Observed::Absent } else { Observed::Unknown { again: left } }
     }
 
     /// One verb at a time is at a making.
@@ -129,7 +173,7 @@ impl VmBackend {
         let tasks = TaskTracker::new();
         let (fleet, images) = (Fleet::new(&account, &tasks), Images::new(&account, &tasks));
         let writes = Writes::new(config.settling);
-        let prober = config.probes.then(|| Prober::new(config.settling));
+        let prober = config.probes.then(|| Prober::new(config.settling, config.boot_time));
         let (places, turns) = (Places::default(), Mutex::default());
         Self {
             shared: Arc::new(Shared {
@@ -139,6 +183,8 @@ impl VmBackend {
                 places,
                 writes,
                 followed: Mutex::default(),
+                absent: Mutex::default(),
+                removed: Mutex::default(),
                 prober,
                 turns,
             }),
@@ -172,6 +218,7 @@ impl Provisioner for VmBackend {
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = Capabilities::PLAIN;
         capabilities.call_max = CALL_MAX;
+        capabilities.watch = true;
         // Its unit starts a product that ended, and the machine starts the unit.
         capabilities.restarts = true;
         capabilities.secrets = SecretSupport::Native;
@@ -233,8 +280,8 @@ impl Provisioner for VmBackend {
         machines.chain(volumes).map_err(listing).boxed()
     }
 
-    fn watch(&self, _: &OpContext) -> BoxStream<'static, InstanceId> {
-        stream::empty().boxed()
+    fn watch(&self, cx: &OpContext) -> BoxStream<'static, InstanceId> {
+        watch::watch(Arc::clone(&self.shared), cx.clone())
     }
 
     async fn delete_data(&self, cx: &OpContext, data: &DataId) -> Result<()> {
@@ -271,7 +318,7 @@ async fn machines_page(
     next: Option<String>,
 ) -> Result<Page<Owned>, Failure> {
     let filter = by_tag(names::CONTROL_PLANE, [cx.control_plane.to_string()]);
-    let (found, next) = shared.fleet.during(&cx).machines(&filter, next).await?;
+    let (found, next) = shared.fleet.during(&cx).machines(&[filter], next).await?;
     let there =
         found.iter().filter_map(Machine::of).filter(|machine| machine.state != crate::digest::State::Terminated);
     let there: Vec<_> = there.collect();
@@ -283,7 +330,7 @@ async fn machines_page(
 
 async fn owned(shared: &Shared, cx: &OpContext, machine: Machine) -> Result<Owned, Failure> {
     let owner = machine.owner.clone();
-    let seen = Seen { machines: vec![machine], volumes: Vec::new() };
+    let seen = Seen { machines: vec![machine], ..Seen::default() };
     let health = shared.health(cx, &seen).await?;
     Ok(Owned {
         id: owner.instance,
@@ -309,7 +356,7 @@ async fn volumes_page(
         let (owner, is_ending) = (volume.owner.clone(), volume.is_ending());
         let kind = if is_ending { OwnedKind::Instance } else { OwnedKind::Data };
         let observed = match is_ending {
-            true => Seen { machines: Vec::new(), volumes: vec![volume] }.observed(owner.incarnation, None),
+            true => Seen { volumes: vec![volume], ..Seen::default() }.observed(owner.incarnation, None),
             false => Present::new(Phase::Zero, Generation(0), owner.incarnation).into(),
         };
         Owned { id: owner.instance, incarnation: owner.incarnation, kind, data: Some(owner.data), observed }

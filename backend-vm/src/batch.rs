@@ -6,7 +6,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -30,7 +30,8 @@ type Ask<K, V> = Arc<dyn Fn(BTreeSet<K>, Priority) -> Running<K, V> + Send + Syn
 
 /// Those who wait for one request that was not sent yet.
 struct Open<K, V> {
-    keys: Arc<Mutex<BTreeSet<K>>>,
+    /// Each with what those hold who wait for it.
+    keys: Arc<Mutex<BTreeMap<K, Vec<Weak<()>>>>>,
     answers: watch::Receiver<Option<Answers<K, V>>>,
 }
 
@@ -73,7 +74,9 @@ where
 
     /// The answer for one key. People and background never share a request, as they do not wait for the same turn.
     pub(crate) async fn get(&self, key: K, cx: &OpContext) -> Result<V, Failure> {
-        let mut answers = self.join(key.clone(), cx.priority);
+        // Held as long as somebody waits: what nobody waits for any more is not asked for.
+        let waits = Arc::new(());
+        let mut answers = self.join(key.clone(), cx.priority, &waits);
         let given_up = |kind| Failure::new(kind, "no answer yet").in_doubt();
         tokio::select! {
             answered = answers.wait_for(Option::is_some) => {
@@ -86,11 +89,11 @@ where
         }
     }
 
-    fn join(&self, key: K, priority: Priority) -> watch::Receiver<Option<Answers<K, V>>> {
+    fn join(&self, key: K, priority: Priority, waits: &Arc<()>) -> watch::Receiver<Option<Answers<K, V>>> {
         let mut all = lock(&self.open);
         if let Some(open) = all.get(&priority) {
             let mut keys = lock(&open.keys);
-            keys.insert(key.clone());
+            keys.entry(key.clone()).or_default().push(Arc::downgrade(waits));
             let answers = open.answers.clone();
             let is_full = keys.len() >= self.keys_max;
             drop(keys);
@@ -99,7 +102,8 @@ where
             }
             return answers;
         }
-        let (keys, (sender, answers)) = (Arc::new(Mutex::new(BTreeSet::from([key]))), watch::channel(None));
+        let (keys, (sender, answers)) =
+            (Arc::new(Mutex::new(BTreeMap::from([(key, vec![Arc::downgrade(waits)])]))), watch::channel(None));
         if self.keys_max > 1 {
             all.insert(priority, Open { keys: Arc::clone(&keys), answers: answers.clone() });
         }
@@ -117,6 +121,12 @@ where
                 }
             }
             let keys = std::mem::take(&mut *lock(&keys));
+            let is_waited_for = |waits: &Vec<Weak<()>>| waits.iter().any(|waits| waits.strong_count() > 0);
+            let keys: BTreeSet<_> =
+                keys.into_iter().filter(|(_, waits)| is_waited_for(waits)).map(|(key, _)| key).collect();
+            if keys.is_empty() {
+                return;
+            }
             let answered = ask(keys, priority).await;
             // Everybody may have given up.
             let _ = sender.send(Some(Arc::new(answered)));
@@ -179,6 +189,6 @@ mod tests {
         let (first, second) = tokio::join!(batches.get(1, &hasty), batches.get(2, &patient));
         assert_eq!(first.unwrap_err().kind, ErrorKind::Timeout);
         assert_eq!(second.unwrap(), 4);
-        assert_eq!(*asked.lock().unwrap(), [vec![1, 2]]);
+        assert_eq!(*asked.lock().unwrap(), [vec![2]], "nobody waits for the other any more");
     }
 }

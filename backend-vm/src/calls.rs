@@ -108,6 +108,15 @@ pub(crate) fn tagged(resource: ResourceType, tags: &Tags) -> TagSpecification {
 }
 
 impl Calls<'_> {
+    /// Waits until so many of a family may be asked for.
+    async fn take(&self, family: Family, count: usize, call: &'static str) -> Result<(), Failure> {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.account.pace.take(family, count, self.cx).await.map_err(|why| match why {
+            NotSent::TooLate => Failure::new(ErrorKind::Timeout, format!("{call}: too many wait for their turn")),
+            NotSent::Cancelled => Failure::new(ErrorKind::Cancelled, format!("{call}: given up before it was sent")),
+        })
+    }
+
     async fn send<T, E: ProvideErrorMetadata>(
         &self,
         family: Family,
@@ -115,10 +124,7 @@ impl Calls<'_> {
         request: impl Future<Output = Result<T, SdkError<E>>> + Send,
     ) -> Result<T, Failure> {
         let pace = &self.account.pace;
-        pace.take(family, self.cx).await.map_err(|why| match why {
-            NotSent::TooLate => Failure::new(ErrorKind::Timeout, format!("{call}: too many wait for their turn")),
-            NotSent::Cancelled => Failure::new(ErrorKind::Cancelled, format!("{call}: given up before it was sent")),
-        })?;
+        self.take(family, 1, call).await?;
         let cut = |kind, why| Failure::new(kind, format!("{call}: {why}")).in_doubt();
         let given_up = async {
             // What changes something and was sent is seen through.
@@ -154,8 +160,9 @@ impl Calls<'_> {
         answer.account.ok_or_else(|| Failure::new(ErrorKind::Internal, "GetCallerIdentity: no account in the answer"))
     }
 
-    pub(crate) async fn machines(&self, filter: &Filter, next: Option<String>) -> Result<Page<Instance>, Failure> {
-        let request = self.ec2().await.describe_instances().filters(filter.clone()).max_results(PAGE);
+    pub(crate) async fn machines(&self, filters: &[Filter], next: Option<String>) -> Result<Page<Instance>, Failure> {
+        let filters = Some(filters.to_vec());
+        let request = self.ec2().await.describe_instances().set_filters(filters).max_results(PAGE);
         let answer = self.send(Family::Describe, "DescribeInstances", request.set_next_token(next).send()).await?;
         let machines = answer.reservations.into_iter().flatten().flat_map(|it| it.instances.unwrap_or_default());
         Ok((machines.collect(), answer.next_token.filter(|next| !next.is_empty())))
@@ -169,9 +176,9 @@ impl Calls<'_> {
 
     /// All pages of machines.
     pub(crate) async fn all_machines(&self, filter: &Filter) -> Result<Vec<Instance>, Failure> {
-        let (mut all, mut next) = self.machines(filter, None).await?;
+        let (mut all, mut next) = self.machines(std::slice::from_ref(filter), None).await?;
         while next.is_some() {
-            let (more, then) = self.machines(filter, next).await?;
+            let (more, then) = self.machines(std::slice::from_ref(filter), next).await?;
             all.extend(more);
             next = then;
         }
@@ -194,6 +201,13 @@ impl Calls<'_> {
         let request = self.ec2().await.describe_instance_status().set_instance_ids(Some(machines));
         let answer = self.send(Family::Describe, "DescribeInstanceStatus", request.send()).await?;
         Ok(answer.instance_statuses.unwrap_or_default())
+    }
+
+    /// The same of all that run in the account and region, by pages.
+    pub(crate) async fn all_statuses(&self, next: Option<String>) -> Result<Page<InstanceStatus>, Failure> {
+        let request = self.ec2().await.describe_instance_status().max_results(PAGE).set_next_token(next);
+        let answer = self.send(Family::Describe, "DescribeInstanceStatus", request.send()).await?;
+        Ok((answer.instance_statuses.unwrap_or_default(), answer.next_token.filter(|next| !next.is_empty())))
     }
 
     pub(crate) async fn images(
@@ -225,16 +239,19 @@ impl Calls<'_> {
     }
 
     pub(crate) async fn start(&self, machines: Vec<String>) -> Result<(), Failure> {
+        self.take(Family::StartMachines, machines.len(), "StartInstances").await?;
         let request = self.ec2().await.start_instances().set_instance_ids(Some(machines));
         self.send(Family::Start, "StartInstances", request.send()).await.map(drop)
     }
 
     pub(crate) async fn stop(&self, machines: Vec<String>) -> Result<(), Failure> {
+        self.take(Family::StopMachines, machines.len(), "StopInstances").await?;
         let request = self.ec2().await.stop_instances().set_instance_ids(Some(machines));
         self.send(Family::Stop, "StopInstances", request.send()).await.map(drop)
     }
 
     pub(crate) async fn terminate(&self, machines: Vec<String>) -> Result<(), Failure> {
+        self.take(Family::TerminateMachines, machines.len(), "TerminateInstances").await?;
         let request = self.ec2().await.terminate_instances().set_instance_ids(Some(machines));
         self.send(Family::Terminate, "TerminateInstances", request.send()).await.map(drop)
     }

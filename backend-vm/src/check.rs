@@ -26,7 +26,11 @@ pub(crate) fn spec(
         let problem = "absent, and so is workload.boot_script: expected one of them to start the product";
         return Err(InvalidSpec::new("workload.command", problem).into());
     }
-    if workload.data_path.as_ref().is_some_and(|path| !path.starts_with('/') || path.trim_end_matches('/').is_empty()) {
+    let is_own_folder = |path: &String| {
+        let mut parts = path.split('/').filter(|part| !part.is_empty()).peekable();
+        path.starts_with('/') && parts.peek().is_some() && parts.all(|part| part != "." && part != "..")
+    };
+    if workload.data_path.as_ref().is_some_and(|path| !is_own_folder(path)) {
         return Err(InvalidSpec::new("workload.data_path", "expected an absolute path of a folder of its own").into());
     }
     if workload.health_path.chars().count() > HEALTH_PATH_MAX {

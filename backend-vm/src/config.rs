@@ -34,8 +34,8 @@ pub struct VmConfig {
     /// The instance profile by name: what a machine may do by itself, such as fetching its secrets.
     #[serde(default)]
     pub instance_profile: Option<String>,
-    /// Whether machines get a public address. `None`: as their subnet says.
-    #[serde(default)]
+    /// Whether machines get a public address: by default they do not. `None`: as their subnet says.
+    #[serde(default = "private")]
     pub public_address: Option<bool>,
     /// The key by which disks are encrypted. `None`: the account's own for its block store.
     #[serde(default)]
@@ -43,12 +43,20 @@ pub struct VmConfig {
     /// Whether readiness is asked of the product itself, at its health path: for a control plane in the same network.
     #[serde(default)]
     pub probes: bool,
+    /// How long a machine may take from its start to that of the product, whose own time begins then. With `probes`, one that does
+    /// not answer after both is rebooted.
+    #[serde(default = "boot_time")]
+    pub boot_time: Duration,
     /// How many calls the account may make.
     #[serde(default)]
     pub buckets: Buckets,
     /// How long the service's answers may lag behind what was done.
     #[serde(default = "settling")]
     pub settling: Duration,
+    /// How often machines that run are looked at for what nobody here has called for: that one was stopped, ended, or is in
+    /// trouble.
+    #[serde(default = "watch_every")]
+    pub watch_every: Duration,
     /// The largest size of one instance.
     #[serde(default)]
     pub size_max: SizeMax,
@@ -96,8 +104,21 @@ impl MachineType {
     }
 }
 
+fn private() -> Option<bool> {
+    Some(false)
+}
+
+/// Longer than machines take from their start to that of their units.
+fn boot_time() -> Duration {
+    Duration::from_secs(180)
+}
+
 /// Longer than answers have been seen to lag.
 fn settling() -> Duration {
+    Duration::from_secs(60)
+}
+
+fn watch_every() -> Duration {
     Duration::from_secs(60)
 }
 
@@ -111,11 +132,13 @@ impl VmConfig {
             types: MachineType::usual(),
             security_groups: Vec::new(),
             instance_profile: None,
-            public_address: None,
+            public_address: private(),
             kms_key: None,
             probes: false,
+            boot_time: boot_time(),
             buckets: Buckets::default(),
             settling: settling(),
+            watch_every: watch_every(),
             size_max: SizeMax::NONE,
         }
     }
@@ -147,7 +170,7 @@ impl VmConfig {
     }
 
     /// The types that have room for a size, from the cheapest.
-    pub(crate) fn types_for(&self, size: Size) -> impl Iterator<Item = &MachineType> {
+    pub(crate) fn types_for(&self, size: Size) -> impl Iterator<Item = &MachineType> + Clone {
         self.types.iter().filter(move |machine| machine.holds(size))
     }
 
@@ -186,6 +209,9 @@ impl VmConfig {
         if let Some(i) = self.security_groups.iter().position(|group| !group.starts_with("sg-")) {
             return Err(wrong(&format!("security_groups[{i}]"), "expected the id of a security group, sg-..."));
         }
+        if self.watch_every.is_zero() {
+            return Err(wrong("watch_every", "zero: expected a time such as 60 s"));
+        }
         for (_, name, Bucket { size, refill }) in self.buckets.all() {
             if size == 0 || refill == 0 {
                 return Err(wrong(&format!("buckets.{name}"), "expected a size and a refill of 1 or more"));
@@ -223,6 +249,7 @@ mod tests {
         assert_refused(|c| c.places[0].zone = String::new(), "places[0].zone");
         assert_refused(|c| c.types.clear(), "types");
         assert_refused(|c| c.security_groups = vec!["default".into()], "security_groups[0]");
+        assert_refused(|c| c.watch_every = Duration::ZERO, "watch_every");
         assert_refused(|c| c.buckets.run.refill = 0, "buckets.run");
     }
 

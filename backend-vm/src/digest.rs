@@ -104,8 +104,11 @@ pub(crate) struct Machine {
     pub(crate) address: Option<Box<str>>,
     /// The data volume that is attached.
     pub(crate) volume: Option<Box<str>>,
-    /// Why it stopped or ended, as the service tells it.
-    pub(crate) why: Option<Box<str>>,
+    /// Its type.
+    pub(crate) kind: Box<str>,
+    pub(crate) subnet: Box<str>,
+    /// Why it stopped or ended, as the service tells it: a code and words.
+    pub(crate) why: Option<(Box<str>, Box<str>)>,
     /// When it was started last, in milliseconds since 1970.
     pub(crate) started_at: i64,
 }
@@ -142,15 +145,43 @@ impl Machine {
             labels: labels.collect(),
             address: machine.private_ip_address().map(Into::into),
             volume: data.and_then(|mapping| mapping.ebs()?.volume_id()).map(Into::into),
-            why: machine.state_reason().and_then(|reason| reason.message()).map(Into::into),
+            kind: machine.instance_type().map_or("", |kind| kind.as_str()).into(),
+            subnet: machine.subnet_id().unwrap_or_default().into(),
+            why: machine.state_reason().map(|reason| {
+                (reason.code().unwrap_or_default().into(), reason.message().unwrap_or_default().into())
+            }),
             started_at: machine.launch_time().and_then(|at| at.to_millis().ok()).unwrap_or_default(),
         })
+    }
+
+    /// Why the service could not make it, though it had said that it would. The codes of a
+    /// [`StateReason`](https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_StateReason.html).
+    pub(crate) fn failed_launch(&self) -> Option<FailedLaunch<'_>> {
+        let (code, message) = self.why.as_ref().filter(|_| self.state == State::Terminated)?;
+        let is_full = match &**code {
+            "Server.InsufficientInstanceCapacity" => true,
+            "Client.InternalError"
+            | "Client.InvalidSnapshot.NotFound"
+            | "Client.VolumeLimitExceeded"
+            | "Server.InternalError" => false,
+            _ => return None,
+        };
+        Some(FailedLaunch { is_full, code, message })
     }
 
     /// Whether it can be used again.
     pub(crate) const fn is_living(&self) -> bool {
         !matches!(self.state, State::ShuttingDown | State::Terminated)
     }
+}
+
+/// Why a machine ended instead of coming up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FailedLaunch<'a> {
+    /// There was no room after all.
+    pub(crate) is_full: bool,
+    pub(crate) code: &'a str,
+    pub(crate) message: &'a str,
 }
 
 /// A data volume.

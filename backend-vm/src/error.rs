@@ -56,8 +56,13 @@ impl Failure {
 
     /// Whether one machine of many may be to blame, so that the request goes through without it.
     pub(crate) fn is_about_one(&self) -> bool {
-        use ErrorKind::{CapacityExhausted, Conflict, InvalidSpec, NotFound, QuotaExceeded};
-        matches!(self.kind, CapacityExhausted | Conflict | InvalidSpec | NotFound | QuotaExceeded)
+        use ErrorKind::{
+            CapacityExhausted, Conflict, Internal, InvalidSpec, NotFound, QuotaExceeded, Unauthorized, Unsupported,
+        };
+        let is_refusal = self.code.is_some();
+        let kinds =
+            [CapacityExhausted, Conflict, Internal, InvalidSpec, NotFound, QuotaExceeded, Unauthorized, Unsupported];
+        is_refusal && kinds.contains(&self.kind)
     }
 
     /// Of a call by the client library.
@@ -143,6 +148,11 @@ impl Failure {
             | "InvalidGroup.NotFound"
             | "InvalidBlockDeviceMapping"
             | "UnknownParameter" => of(ErrorKind::InvalidSpec),
+            "UnsupportedOperation" => of(ErrorKind::Unsupported),
+            // Once in six hours: <https://docs.aws.amazon.com/ebs/latest/userguide/modify-volume-requirements.html>.
+            "VolumeModificationRateExceeded" => {
+                Self { retry: Some(Retry::After(MODIFIED_AGAIN)), ..of(ErrorKind::QuotaExceeded) }
+            }
             // Not there, or not told of yet: who asks says which.
             "InvalidInstanceID.NotFound"
             | "InvalidVolume.NotFound"
@@ -192,6 +202,9 @@ fn request_id_of(body: &[u8]) -> Option<String> {
     let (_, rest) = body.split_once("<RequestID>")?;
     Some(rest.split_once("</RequestID>")?.0.to_owned())
 }
+
+/// Some of the time after which a volume may be modified again.
+const MODIFIED_AGAIN: Duration = Duration::from_secs(1800);
 
 /// The service says no time to come back.
 pub(crate) const THROTTLED_PAUSE: Duration = Duration::from_secs(2);

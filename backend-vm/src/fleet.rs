@@ -10,7 +10,7 @@ use std::{
 use aws_sdk_ec2::types::{EventCode, Filter, InstanceStatus, InstanceStatusSummary, SummaryStatus};
 use futures::{FutureExt, future::BoxFuture};
 use provisioner_core::{
-    OpContext, Priority,
+    ErrorKind, OpContext, Priority,
     types::{ControlPlaneId, DataId, Incarnation, Reason},
 };
 use tokio_util::task::TaskTracker;
@@ -32,7 +32,15 @@ const REQUEST_MAX: Duration = Duration::from_secs(30);
 
 /// What the service says of a machine that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Checks {
+pub(crate) struct Checks {
+    pub(crate) state: CheckState,
+    /// When the service is going to end or stop it, in milliseconds since 1970, and in which words.
+    pub(crate) ends: Option<(i64, Reason)>,
+}
+
+/// How the checks of a machine stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum CheckState {
     Passed,
     /// Not yet known.
     Pending,
@@ -184,12 +192,14 @@ where
 {
     let named = |ids: &[&Id]| ids.iter().map(|id| id.to_string()).collect();
     let all: Vec<_> = ids.iter().collect();
-    let answer = ask(Arc::clone(&account), cx(priority), named(&all)).await;
+    // One for all of them: what was not sent by its deadline is not sent any more.
+    let cx = cx(priority);
+    let answer = ask(Arc::clone(&account), cx.clone(), named(&all)).await;
     let is_one_of_many = answer.as_ref().is_err_and(|failure| failure.is_about_one()) && all.len() > 1;
     let mut answers = BTreeMap::new();
     for id in all {
         let own = match is_one_of_many {
-            true => ask(Arc::clone(&account), cx(priority), named(&[id])).await,
+            true => ask(Arc::clone(&account), cx.clone(), named(&[id])).await,
             false => answer.clone(),
         };
         answers.insert(id.clone(), own);
@@ -205,10 +215,16 @@ fn checks(account: &Arc<Account>, tasks: &TaskTracker) -> Batches<Id, Checks> {
             let ask: Ask<Vec<InstanceStatus>> =
                 |account, cx, ids| async move { account.during(&cx).statuses(ids).await }.boxed();
             let answers = ask_all(account, priority, &ids, ask).await;
+            let unknown = || Checks { state: CheckState::Pending, ends: None };
             let checked = answers.into_iter().map(|(id, answer)| {
-                let told = answer.map(|all| {
-                    all.iter().find(|one| one.instance_id() == Some(&*id)).map_or(Checks::Pending, Checks::of)
-                });
+                let told = match answer {
+                    // Not shown yet, or no more.
+                    Err(failure) if failure.kind == ErrorKind::NotFound => Ok(unknown()),
+                    answer => answer.map(|all| {
+                        let own = all.iter().find(|one| one.instance_id() == Some(&*id));
+                        own.map_or_else(unknown, Checks::of)
+                    }),
+                };
                 (id, told)
             });
             checked.collect()
@@ -226,23 +242,27 @@ fn writes(account: &Arc<Account>, tasks: &TaskTracker, ask: Ask<()>) -> Batches<
 
 impl Checks {
     fn of(status: &InstanceStatus) -> Self {
-        // What is planned for a machine that will end: it is done earlier, by us. What only reboots it passes.
-        let mut events = status.events().iter().filter_map(|event| event.code().zip(event.description()));
-        let ends = |code: &EventCode| matches!(code, EventCode::InstanceRetirement | EventCode::InstanceStop);
-        let is_over = |text: &str| text.starts_with("[Completed]") || text.starts_with("[Canceled]");
-        if let Some((code, text)) = events.find(|(code, text)| ends(code) && !is_over(text)) {
-            return Self::Failed(Reason::new("retirement", format!("{}: {text}", code.as_str())));
-        }
+        // What is planned for a machine that will end. What only reboots it passes.
+        let ends = status.events().iter().filter_map(|event| {
+            let (code, text) = (event.code()?, event.description()?);
+            let ends = matches!(code, EventCode::InstanceRetirement | EventCode::InstanceStop);
+            let is_over = text.starts_with("[Completed]") || text.starts_with("[Canceled]");
+            let at = event.not_before().and_then(|at| at.to_millis().ok()).unwrap_or_default();
+            (ends && !is_over).then(|| (at, Reason::new("retirement", format!("{}: {text}", code.as_str()))))
+        });
+        let ends = ends.min_by_key(|(at, _)| *at);
         let of = |summary: Option<&InstanceStatusSummary>| summary.and_then(InstanceStatusSummary::status).cloned();
         let (system, machine) = (of(status.system_status()), of(status.instance_status()));
-        for (which, status) in [("the system", &system), ("the machine", &machine)] {
-            if *status == Some(SummaryStatus::Impaired) {
-                return Self::Failed(Reason::new("status-check", format!("the status check of {which} fails")));
+        let impaired = [("the system", &system), ("the machine", &machine)]
+            .into_iter()
+            .find(|(_, status)| **status == Some(SummaryStatus::Impaired));
+        let state = match (impaired, &system, &machine) {
+            (Some((which, _)), ..) => {
+                CheckState::Failed(Reason::new("status-check", format!("the status check of {which} fails")))
             }
-        }
-        match (system, machine) {
-            (Some(SummaryStatus::Ok), Some(SummaryStatus::Ok)) => Self::Passed,
-            _ => Self::Pending,
-        }
+            (None, Some(SummaryStatus::Ok), Some(SummaryStatus::Ok)) => CheckState::Passed,
+            _ => CheckState::Pending,
+        };
+        Self { state, ends }
     }
 }

@@ -14,12 +14,14 @@ use provisioner_core::{
 use crate::{
     digest::Machine,
     error::Failure,
-    fleet::{Checks, Fleet},
+    fleet::{CheckState, Fleet},
     seen::Health,
 };
 
 /// A product that takes longer is as good as none.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+/// How long before the service ends a machine another one takes its place.
+const ENDED_BEFORE: Duration = Duration::from_secs(24 * 3600);
 /// What is told of a machine whose spec is forgotten.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -29,16 +31,18 @@ pub(crate) struct Prober {
     http: reqwest::Client,
     /// How long after the last call something counts as on its way.
     moving_for: Duration,
+    /// How long machines may take until their product is started.
+    boot_time: Duration,
     /// Since when machines do not answer that did.
     silent: Mutex<BTreeMap<Box<str>, Timestamp>>,
 }
 
 impl Prober {
-    pub(crate) fn new(moving_for: Duration) -> Self {
+    pub(crate) fn new(moving_for: Duration, boot_time: Duration) -> Self {
         let http = reqwest::Client::builder().timeout(ANSWERS_WITHIN).redirect(reqwest::redirect::Policy::none());
         // Instances are in the same network, whatever the environment says of others.
         let http = http.no_proxy().build().expect("a client without TLS settings");
-        Self { http, moving_for, silent: Mutex::default() }
+        Self { http, moving_for, boot_time, silent: Mutex::default() }
     }
 
     async fn ask(&self, machine: &Machine) -> Result<(), String> {
@@ -65,7 +69,7 @@ impl Prober {
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         silent.retain(|_, since| now.since(*since) < Duration::from_secs(24 * 3600));
         // Of one that was started long ago nobody here knows when it stopped to answer: now.
-        let is_new = now.since(started_at) < start_timeout(machine) * 2;
+        let is_new = now.since(started_at) < (start_timeout(machine) + self.boot_time) * 2;
         let first = if is_new { started_at } else { now };
         let since = *silent.entry(machine.id.clone()).or_insert(first);
         now.since(since.max(started_at))
@@ -81,33 +85,39 @@ fn start_timeout(machine: &Machine) -> Duration {
     seconds.map_or(START_TIMEOUT, |seconds| Duration::from_secs(seconds.into()))
 }
 
-/// How a machine does. `prober`: the product is asked too, and what it says is known before the service's own checks are.
+/// How a machine does. `prober`: the product is asked too, and what it says is known before the service's own checks are, and
+/// better.
 pub(crate) async fn of(
     cx: &OpContext,
     fleet: &Fleet,
     prober: Option<&Prober>,
     machine: &Machine,
 ) -> Result<Health, Failure> {
-    let Some(prober) = prober else {
-        return Ok(match fleet.checks(cx, &machine.id).await? {
-            Checks::Passed => Health::Answers,
-            Checks::Pending => Health::Starting(None),
-            Checks::Failed(why) => Health::Unfit(why),
-        });
+    let answer = match prober {
+        Some(prober) => Some((prober, prober.ask(machine).await)),
+        None => None,
     };
-    let answer = prober.ask(machine).await;
-    if answer.is_ok() {
+    if let Some((prober, Ok(()))) = &answer {
         prober.answers(machine);
         if cx.since_last_call.is_some_and(|since| since < prober.moving_for) {
             // On its way up: that it answers is all that is waited for.
             return Ok(Health::Answers);
         }
     }
-    if let Checks::Failed(why) = fleet.checks(cx, &machine.id).await? {
+    let checks = fleet.checks(cx, &machine.id).await?;
+    // As long as it goes well, it is left alone until shortly before.
+    let soon = |at: i64| at - cx.now.unix_ms() <= ENDED_BEFORE.as_millis() as i64;
+    if let Some((_, why)) = checks.ends.filter(|(at, _)| soon(*at)) {
         return Ok(Health::Unfit(why));
     }
-    let Err(why) = answer else { return Ok(Health::Answers) };
-    let why = Reason::new("not-answering", why);
-    let is_over = prober.silent_for(machine, cx.now) >= start_timeout(machine);
-    Ok(if is_over { Health::Silent(why) } else { Health::Starting(Some(why)) })
+    Ok(match (answer, checks.state) {
+        (Some((_, Ok(()))), _) | (None, CheckState::Passed) => Health::Answers,
+        (_, CheckState::Failed(why)) => Health::Unfit(why),
+        (None, CheckState::Pending) => Health::Starting(None),
+        (Some((prober, Err(why))), _) => {
+            let why = Reason::new("not-answering", why);
+            let is_over = prober.silent_for(machine, cx.now) >= start_timeout(machine) + prober.boot_time;
+            if is_over { Health::Silent(why) } else { Health::Starting(Some(why)) }
+        }
+    })
 }

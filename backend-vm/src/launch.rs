@@ -47,10 +47,14 @@ impl Launch {
             .instance_type(InstanceType::from(self.kind.name.as_str()))
             .user_data(BASE64_STANDARD.encode(&self.user_data))
             .tag_specifications(tagged(ResourceType::Instance, &self.tags))
-            .tag_specifications(tagged(ResourceType::Volume, &self.volume_tags()));
+            .tag_specifications(tagged(ResourceType::Volume, &self.owner_tags()))
+            .tag_specifications(tagged(ResourceType::NetworkInterface, &self.owner_tags()));
         request = match &self.image {
             Image::Ami { id, root_device } => request.image_id(id).set_block_device_mappings(Some(vec![
-                BlockDeviceMapping::builder().device_name(root_device).ebs(self.disk().build()).build(),
+                BlockDeviceMapping::builder()
+                    .device_name(root_device)
+                    .ebs(self.disk().delete_on_termination(true).build())
+                    .build(),
             ])),
             // Its disks are as the template says.
             Image::Template { id, version } => {
@@ -92,8 +96,8 @@ impl Launch {
         disk.set_kms_key_id(self.config.kms_key.clone())
     }
 
-    /// Volumes say whose they are. The rest is the machine's.
-    fn volume_tags(&self) -> Tags {
+    /// What is made beside the machine says whose it is. The rest is the machine's.
+    fn owner_tags(&self) -> Tags {
         let of_owner =
             [names::CONTROL_PLANE, names::INSTANCE, names::INCARNATION, names::DATA, names::TENANT, names::NAME];
         let tags =

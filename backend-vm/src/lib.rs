@@ -17,6 +17,7 @@ mod pace;
 mod places;
 mod seen;
 mod verbs;
+mod watch;
 mod writes;
 
 pub use backend::VmBackend;

@@ -27,6 +27,12 @@ pub(crate) enum Family {
     Stop,
     /// TerminateInstances, by requests.
     Terminate,
+    /// The machines that requests to start name. Those that are launched are one for each request.
+    StartMachines,
+    /// The machines that requests to stop name.
+    StopMachines,
+    /// The machines that requests to terminate name.
+    TerminateMachines,
     /// Describe calls that are filtered or paged.
     Describe,
     /// CreateTags and DeleteTags.
@@ -59,6 +65,12 @@ pub struct Buckets {
     pub stop: Bucket,
     /// TerminateInstances.
     pub terminate: Bucket,
+    /// The machines that are named by StartInstances: many in one request count each.
+    pub start_machines: Bucket,
+    /// The machines that are named by StopInstances.
+    pub stop_machines: Bucket,
+    /// The machines that are named by TerminateInstances.
+    pub terminate_machines: Bucket,
     /// Describe calls.
     pub describe: Bucket,
     /// CreateTags and DeleteTags.
@@ -75,6 +87,9 @@ impl Default for Buckets {
             start: bucket(5, 2),
             stop: bucket(50, 5),
             terminate: bucket(100, 5),
+            start_machines: bucket(1000, 2),
+            stop_machines: bucket(1000, 20),
+            terminate_machines: bucket(1000, 20),
             describe: bucket(100, 20),
             tag: bucket(100, 10),
             change: bucket(50, 5),
@@ -84,12 +99,15 @@ impl Default for Buckets {
 
 impl Buckets {
     /// Each with the name of its field.
-    pub(crate) fn all(&self) -> [(Family, &'static str, Bucket); 8] {
+    pub(crate) fn all(&self) -> [(Family, &'static str, Bucket); 11] {
         [
             (Family::Run, "run", self.run),
             (Family::Start, "start", self.start),
             (Family::Stop, "stop", self.stop),
             (Family::Terminate, "terminate", self.terminate),
+            (Family::StartMachines, "start_machines", self.start_machines),
+            (Family::StopMachines, "stop_machines", self.stop_machines),
+            (Family::TerminateMachines, "terminate_machines", self.terminate_machines),
             (Family::Describe, "describe", self.describe),
             (Family::Tag, "tag", self.tag),
             (Family::Change, "change", self.change),
@@ -127,10 +145,10 @@ impl State {
         is_its_turn.then(of_background).flatten().or_else(|| self.waiting.first()).copied()
     }
 
-    /// When the next one may be sent. `None`: now.
-    fn opens(&self, now: Instant) -> Option<Instant> {
+    /// When so many may be sent next. `None`: now.
+    fn opens(&self, count: f64, now: Instant) -> Option<Instant> {
         let closed = self.closed_until.filter(|until| *until > now);
-        let lacking = 1.0 - self.tokens;
+        let lacking = count - self.tokens;
         let filled = (lacking > 0.0).then(|| now + Duration::from_secs_f64(lacking / f64::from(self.bucket.refill)));
         closed.max(filled)
     }
@@ -194,8 +212,9 @@ impl Pace {
         Arc::new(Self { families: buckets.all().map(|(family, _, bucket)| (family, queue(bucket))).into() })
     }
 
-    /// Waits until a request of this family may be sent.
-    pub(crate) async fn take(&self, family: Family, cx: &OpContext) -> Result<(), NotSent> {
+    /// Waits until so many of this family may be sent: requests, or what they name. More than the bucket holds are taken for as
+    /// many as it holds.
+    pub(crate) async fn take(&self, family: Family, count: u32, cx: &OpContext) -> Result<(), NotSent> {
         let queue = &self.families[&family];
         let ticket = {
             let mut state = queue.state();
@@ -204,14 +223,15 @@ impl Pace {
             state.waiting.insert(key);
             Ticket { queue, key }
         };
+        let count = f64::from(count.min(queue.state().bucket.size));
         loop {
             let moved = queue.moved.notified();
             let opens = {
                 let (mut state, now) = (queue.state(), Instant::now());
                 state.refill(now);
-                match (state.first() == Some(ticket.key), state.opens(now)) {
+                match (state.first() == Some(ticket.key), state.opens(count, now)) {
                     (true, None) => {
-                        state.tokens -= 1.0;
+                        state.tokens -= count;
                         state.turns += 1;
                         return Ok(());
                     }
@@ -268,25 +288,25 @@ mod tests {
         let (pace, began) = (pace(5, 2), Instant::now());
         let mut times = Vec::new();
         for _ in 0..9 {
-            pace.take(Family::Run, &cx(Priority::Interactive)).await.unwrap();
+            pace.take(Family::Run, 1, &cx(Priority::Interactive)).await.unwrap();
             times.push(began.elapsed().as_millis());
         }
         assert_eq!(times[..5], [0; 5]);
         assert!(times[5..].iter().zip([500, 1000, 1500, 2000]).all(|(time, expected)| time.abs_diff(expected) <= 2));
         // Another family has a bucket of its own.
-        assert_eq!(pace.take(Family::Stop, &cx(Priority::Interactive)).now_or_never(), Some(Ok(())));
+        assert_eq!(pace.take(Family::Stop, 1, &cx(Priority::Interactive)).now_or_never(), Some(Ok(())));
     }
 
     #[tokio::test(start_paused = true)]
     async fn people_come_first_and_the_background_gets_every_fourth_turn() {
         let pace = pace(1, 10);
         let order = Arc::new(Mutex::new(Vec::new()));
-        pace.take(Family::Run, &cx(Priority::Interactive)).await.unwrap();
+        pace.take(Family::Run, 1, &cx(Priority::Interactive)).await.unwrap();
         let callers = [Priority::Background, Priority::Interactive].into_iter().flat_map(|priority| [priority; 6]);
         join_all(callers.map(|priority| {
             let (pace, order) = (&pace, Arc::clone(&order));
             async move {
-                pace.take(Family::Run, &cx(priority)).await.unwrap();
+                pace.take(Family::Run, 1, &cx(priority)).await.unwrap();
                 order.lock().unwrap().push(priority == Priority::Interactive);
             }
         }))
@@ -298,18 +318,32 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_gives_up_or_is_too_late_holds_nobody_up() {
         let pace = pace(1, 1);
-        pace.take(Family::Run, &cx(Priority::Interactive)).await.unwrap();
+        pace.take(Family::Run, 1, &cx(Priority::Interactive)).await.unwrap();
         let late = cx(Priority::Interactive).with_timeout(Duration::from_millis(10));
         let (cancelled, patient) = (cx(Priority::Interactive), cx(Priority::Background));
         cancelled.cancel.cancel();
         let began = Instant::now();
         let answers = tokio::join!(
-            pace.take(Family::Run, &late),
-            pace.take(Family::Run, &cancelled),
-            pace.take(Family::Run, &patient)
+            pace.take(Family::Run, 1, &late),
+            pace.take(Family::Run, 1, &cancelled),
+            pace.take(Family::Run, 1, &patient)
         );
         assert_eq!(answers, (Err(NotSent::TooLate), Err(NotSent::Cancelled), Ok(())));
         assert!(began.elapsed() <= Duration::from_millis(1010), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_that_one_request_names_count_each() {
+        let bucket = Bucket { size: 10, refill: 2 };
+        let pace = Pace::new(&Buckets { start_machines: bucket, ..Buckets::default() });
+        let (cx, began) = (cx(Priority::Interactive), Instant::now());
+        let mut times = Vec::new();
+        for count in [8, 2, 4, 100] {
+            pace.take(Family::StartMachines, count, &cx).await.unwrap();
+            times.push(began.elapsed().as_millis());
+        }
+        // More than the bucket holds are as many as it holds.
+        assert!(times.iter().zip([0, 0, 2_000, 7_000]).all(|(time, expected)| time.abs_diff(expected) <= 5), "{times:?}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -317,7 +351,7 @@ mod tests {
         let pace = pace(5, 2);
         pace.refused(Family::Run, Duration::from_secs(3));
         let began = Instant::now();
-        pace.take(Family::Run, &cx(Priority::Interactive)).await.unwrap();
+        pace.take(Family::Run, 1, &cx(Priority::Interactive)).await.unwrap();
         assert!(began.elapsed() >= Duration::from_secs(3));
     }
 }

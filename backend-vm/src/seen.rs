@@ -14,6 +14,8 @@ pub(crate) const MOVING: Duration = Duration::from_secs(1);
 pub(crate) struct Seen {
     pub(crate) machines: Vec<Machine>,
     pub(crate) volumes: Vec<Volume>,
+    /// Whether it was to be removed, as far as this process knows.
+    pub(crate) is_removed: bool,
 }
 
 /// How a machine that runs does.
@@ -71,16 +73,7 @@ impl Seen {
             if let Some(machine) = self.leaving() {
                 return Present::new(Phase::Destroying, machine.generation, incarnation).look_again(MOVING).into();
             }
-            // It follows its machine.
-            let mut volumes = self.volumes.iter();
-            return match volumes.find(|volume| volume.is_ending() && volume.owner.incarnation == incarnation) {
-                Some(volume) => {
-                    let reason = Reason::new("volume-left", format!("its volume {} is to go yet", volume.id));
-                    let present = Present::new(Phase::Destroying, Generation(0), incarnation).look_again(MOVING);
-                    present.with_reason(reason).into()
-                }
-                None => Observed::Absent,
-            };
+            return self.without_machine(incarnation);
         };
         let present = |phase| Present::new(phase, generation(machine), incarnation);
         // Without an endpoint: on its way to sleep.
@@ -106,6 +99,24 @@ impl Seen {
         };
         present.into()
     }
+
+    fn without_machine(&self, incarnation: Incarnation) -> Observed {
+        // It follows its machine.
+        let mut ending =
+            self.volumes.iter().filter(|volume| volume.is_ending() && volume.owner.incarnation == incarnation);
+        if let Some(volume) = ending.next() {
+            let reason = Reason::new("volume-left", format!("its volume {} is to go yet", volume.id));
+            let present = Present::new(Phase::Destroying, Generation(0), incarnation).look_again(MOVING);
+            return present.with_reason(reason).into();
+        }
+        match self.ended().and_then(Machine::failed_launch).filter(|_| !self.is_removed) {
+            Some(failed) => {
+                let reason = Reason::new("launch-failed", format!("{}: {}", failed.code, failed.message));
+                Present::new(Phase::Failed, Generation(0), incarnation).with_reason(reason).into()
+            }
+            None => Observed::Absent,
+        }
+    }
 }
 
 /// What is half done is of no generation: whoever called for it calls again.
@@ -122,6 +133,6 @@ fn endpoint(machine: &Machine) -> Option<String> {
 }
 
 fn stopped(machine: &Machine) -> Reason {
-    let why = machine.why.as_deref().unwrap_or("the service does not say why");
+    let why = machine.why.as_ref().map_or("the service does not say why", |(_, message)| message);
     Reason::new("stopped", format!("the machine {} was stopped: {why}", machine.id))
 }

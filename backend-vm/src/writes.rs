@@ -31,6 +31,8 @@ pub(crate) enum Write {
     Intended(Box<str>, Intended),
     /// The machine has the volume.
     Attached(Box<str>, Box<str>),
+    /// The making is the last to use the volume.
+    TakenUp(Box<str>),
     /// The volume is marked by the making that used it.
     Marked(Box<str>),
     /// The volume is gone.
@@ -52,6 +54,8 @@ impl Write {
             Self::Generation(id, generation) => machine(id).is_some_and(|machine| machine.generation >= *generation),
             Self::Intended(id, intended) => machine(id).is_some_and(|machine| machine.intended == *intended),
             Self::Attached(id, volume) => machine(id).is_some_and(|machine| machine.volume.as_ref() == Some(volume)),
+            // A machine tells of its volume.
+            Self::TakenUp(id) => volume(id).is_some() || seen.living().is_some(),
             Self::Marked(id) => volume(id).is_none_or(|volume| volume.is_ending() || volume.is_released()),
             Self::Gone(id) => volume(id).is_none(),
         }
@@ -59,13 +63,14 @@ impl Write {
 
     /// Whether a later write about the same thing takes the place of this one.
     fn is_replaced_by(&self, later: &Self) -> bool {
-        use Write::{Attached, Generation, Gone, Intended, Marked, State};
+        use Write::{Attached, Generation, Gone, Intended, Marked, State, TakenUp};
         match (self, later) {
             (State(one, _), State(other, _))
             | (Generation(one, _), Generation(other, _))
             | (Intended(one, _), Intended(other, _))
             | (Attached(one, _), Attached(other, _))
-            | (Marked(one), Marked(other) | Gone(other)) => one == other,
+            | (Marked(one), Marked(other) | Gone(other))
+            | (TakenUp(one), TakenUp(other) | Gone(other)) => one == other,
             // What has ended says nothing any more.
             (Generation(one, _) | Intended(one, _) | Attached(one, _), State(other, states)) => {
                 one == other && *states == ENDED

@@ -22,6 +22,7 @@ const TOKENS_MAX: usize = 4;
 impl Work<'_> {
     pub(super) async fn make(&self, seen: &mut Seen) -> Result<()> {
         let (target, config) = (self.target, &self.shared.config);
+        self.expect_known_place()?;
         // What a removal was cut at.
         for volume in seen.volumes.clone().iter().filter(|volume| volume.is_ending()) {
             self.delete(seen, volume).await?;
@@ -30,12 +31,15 @@ impl Work<'_> {
         if volume.is_none() && matches!(target.data, DataSource::Existing(_)) {
             return Err(self.data_missing());
         }
-        let may_format = volume.is_none();
-        let user_data = boot::user_data(&target.spec, may_format).map_err(|invalid| self.invalid(invalid))?;
+        let user_data = self.user_data()?;
         let calls = self.shared.fleet.during(self.cx);
         let named = target.spec.workload.vm_image.as_deref().unwrap_or_default();
         let image = self.shared.images.resolve(self.cx, named).await.map_err(|failure| self.reading(failure))?;
         let zone = volume.as_ref().map(|volume| &*volume.zone);
+        if seen.ended().and_then(Machine::failed_launch).is_some_and(|failed| failed.is_full) {
+            // It has ended, and its token with it, so this may go elsewhere.
+            self.shared.places.refused(config, self.incarnation(), target.spec.size, zone);
+        }
         let Some((place, kind)) = self.shared.places.choose(config, self.incarnation(), target.spec.size, zone) else {
             let Some(zone) = zone.filter(|_| config.types_for(target.spec.size).next().is_some()) else {
                 return Err(self.no_kind());
@@ -73,6 +77,8 @@ impl Work<'_> {
                 Machine::of(&made).ok_or_else(|| self.error(ErrorKind::Internal).with_message("it has no tags"))?;
             if made.state != State::Terminated {
                 self.wrote(Write::State(made.id.clone(), MADE));
+                self.shared.removes_no_more(self.incarnation());
+                seen.is_removed = false;
                 seen.machines.push(made);
                 return Ok(());
             }
@@ -82,6 +88,19 @@ impl Work<'_> {
         Err(self.error(ErrorKind::Internal).with_retry(Retry::Backoff).with_message("what its tokens made has ended"))
     }
 
+    /// A token counts in one zone. Where another process may have used it in one that is not known here, what it made has to be
+    /// shown first.
+    fn expect_known_place(&self) -> Result<()> {
+        let config = &self.shared.config;
+        let left = self.cx.since_last_call.and_then(|since| config.settling.checked_sub(since));
+        let left = left.filter(|left| !left.is_zero());
+        if self.shared.places.begin(config, self.incarnation(), self.target.spec.size, left.is_some()) {
+            return Ok(());
+        }
+        let error = self.error(ErrorKind::Unavailable).with_retry(Retry::After(left.unwrap_or_default()));
+        Err(error.with_message("another process may have asked for it a moment ago, and nothing is shown yet"))
+    }
+
     fn token(&self, after: Option<&Machine>) -> String {
         let after = after.map(|ended| &*ended.id);
         names::client_token(&self.cx.control_plane, &self.target.id, self.incarnation(), after)
@@ -89,8 +108,18 @@ impl Work<'_> {
 
     /// The volume with the target's data, if there is one that it may have. `may_be_own`: its own machine may have it.
     pub(super) async fn volume_to_take_up(&self, may_be_own: bool) -> Result<Option<Volume>> {
-        let volumes = self.data_volumes(may_be_own).await?;
-        let Some(volume) = volumes.into_iter().find(|volume| !volume.is_ending()) else { return Ok(None) };
+        let mut volumes = self.data_volumes(may_be_own).await?;
+        volumes.retain(|volume| !volume.is_ending());
+        if volumes.iter().any(|volume| volume.machine.is_some()) {
+            volumes.retain(|volume| volume.machine.is_some());
+        }
+        // Which of them the customer wrote to nobody here can tell, and a wrong one would be a blank start.
+        if let [one, other, ..] = &volumes[..] {
+            let message =
+                format!("the volumes {} and {} both hold it: the wrong one has to be deleted", one.id, other.id);
+            return Err(self.conflict("data", message));
+        }
+        let Some(volume) = volumes.into_iter().next() else { return Ok(None) };
         if *volume.owner.tenant != *self.target.tenant.digest() {
             return Err(self.conflict("data", "it is another tenant's"));
         }
@@ -145,11 +174,18 @@ impl Work<'_> {
         }
         let calls = self.shared.fleet.during(self.cx);
         calls.tag(&volume.id, &self.owner_of_volume()).await.map_err(|failure| self.writing(failure))?;
+        self.wrote(Write::TakenUp(volume.id.clone()));
         if volume.released == Some(self.incarnation()) {
             let marks = vec![names::RELEASED.to_owned()];
             calls.untag(&volume.id, marks).await.map_err(|failure| self.writing(failure))?;
         }
         Ok(())
+    }
+
+    /// What the machine does at its boot. Fresh data may be formatted by whichever machine is the first to come to that.
+    pub(super) fn user_data(&self) -> Result<Vec<u8>> {
+        let may_format = matches!(self.target.data, DataSource::Fresh(_));
+        boot::user_data(&self.target.spec, may_format).map_err(|invalid| self.invalid(invalid))
     }
 
     pub(super) fn data_missing(&self) -> Error {

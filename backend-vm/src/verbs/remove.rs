@@ -28,8 +28,12 @@ const FOLLOWED_FOR: Duration = Duration::from_secs(600);
 impl Work<'_> {
     pub(crate) async fn destroy(&self, data: DataDisposition) -> Result<Observed> {
         let mut seen = self.look().await?;
-        let volumes = self.shared.fleet.volumes(self.cx, self.incarnation()).await;
-        seen.volumes = volumes.map_err(|failure| self.reading(failure))?;
+        self.shared.removes(self.incarnation());
+        seen.is_removed = true;
+        if data == DataDisposition::Delete {
+            self.delete_left_behind().await?;
+        }
+        seen.volumes = self.volumes_to_mark(&seen).await?;
         // First what is to become of the data: when the machine is gone nothing else would tell.
         let mut volumes = std::mem::take(&mut seen.volumes);
         for volume in &mut volumes {
@@ -53,6 +57,35 @@ impl Work<'_> {
             }
         }
         self.answer(&seen).await
+    }
+
+    /// The volumes that the making was the last to use. That of a machine which was made a moment ago may not be shown yet, and
+    /// would be left.
+    async fn volumes_to_mark(&self, seen: &Seen) -> Result<Vec<Volume>> {
+        let settling = self.shared.config.settling;
+        let until = Instant::now() + settling.saturating_sub(self.cx.since_last_call.unwrap_or(settling));
+        loop {
+            let volumes = self.shared.fleet.volumes(self.cx, self.incarnation()).await;
+            let volumes = volumes.map_err(|failure| self.reading(failure))?;
+            if !volumes.is_empty() || seen.living().is_none() || Instant::now() >= until {
+                return Ok(volumes);
+            }
+            self.pause().await?;
+        }
+    }
+
+    /// Deletes the same data that earlier makings of the instance left: by a call that came late, or that was cut before the volume
+    /// was taken up. Nothing would look for it any more when this making is gone.
+    async fn delete_left_behind(&self) -> Result<()> {
+        let volumes = self.shared.fleet.data(self.cx, self.target.data.id()).await;
+        for volume in volumes.map_err(|failure| self.reading(failure))? {
+            let owner = &volume.owner;
+            let is_older = owner.instance == self.target.id && owner.incarnation.number() < self.incarnation().number();
+            if is_older && volume.machine.is_none() && *owner.tenant == *self.target.tenant.digest() {
+                self.delete(&mut Seen::default(), &volume).await?;
+            }
+        }
+        Ok(())
     }
 
     /// What was to be deleted is not retained any more: it may be half gone.

@@ -6,7 +6,6 @@ use provisioner_core::{ErrorKind, Result, types::Observed};
 
 use super::Work;
 use crate::{
-    boot,
     calls::Tags,
     digest::{Intended, Machine, State},
     launch, names,
@@ -52,6 +51,7 @@ impl Work<'_> {
         }
         let is_newer = machine.generation < target.generation;
         if is_newer && *machine.image != *launch::image_digest(&target.spec) {
+            self.expect_another().await?;
             // Its data is kept. What takes its place is another incarnation, made when this one is seen to be gone.
             return self.end(seen, machine).await;
         }
@@ -79,6 +79,16 @@ impl Work<'_> {
         }
     }
 
+    /// Before a machine is ended for another one: that can be made, as far as that can be known.
+    async fn expect_another(&self) -> Result<()> {
+        let spec = &self.target.spec;
+        self.user_data()?;
+        self.shared.config.types_for(spec.size).next().ok_or_else(|| self.no_kind())?;
+        let named = spec.workload.vm_image.as_deref().unwrap_or_default();
+        let image = self.shared.images.resolve(self.cx, named).await;
+        image.map(drop).map_err(|failure| self.reading(failure))
+    }
+
     /// A machine that runs, and may be in trouble.
     async fn run_on(&self, seen: &mut Seen, machine: &Machine, is_newer: bool) -> Result<()> {
         // Asleep it was to be, and is not yet: it stays awake.
@@ -102,25 +112,46 @@ impl Work<'_> {
 
     async fn start(&self, seen: &mut Seen, machine: &Machine, is_newer: bool, change: Change) -> Result<()> {
         let calls = self.shared.fleet.during(self.cx);
-        let spec = &self.target.spec;
-        if change.needs_stop() && !machine.boot.is_empty() {
-            // From here on nobody knows what it would do at its boot, and nothing of that can be seen.
-            let unknown = [(names::BOOT.to_owned(), String::new())].into();
+        if change.needs_stop() && !(machine.boot.is_empty() && machine.size.is_empty()) {
+            // From here on nobody knows what it is and does at its boot, and nothing of that can be seen.
+            let unknown = [names::BOOT, names::SIZE].map(|key| (key.to_owned(), String::new())).into();
             calls.tag(&machine.id, &unknown).await.map_err(|failure| self.writing(failure))?;
         }
-        if change.kind {
-            let kind = self.shared.config.types_for(spec.size).next().ok_or_else(|| self.no_kind())?;
-            calls.set_type(&machine.id, &kind.name).await.map_err(|failure| self.writing(failure))?;
-        }
         if change.boot {
-            let script = boot::user_data(spec, false).map_err(|invalid| self.invalid(invalid))?;
-            calls.set_user_data(&machine.id, script).await.map_err(|failure| self.writing(failure))?;
+            calls.set_user_data(&machine.id, self.user_data()?).await.map_err(|failure| self.writing(failure))?;
         }
-        let done = self.shared.fleet.start(self.cx, &machine.id).await;
-        done.map_err(|failure| self.writing(failure))?;
+        self.start_with_room(machine, change.kind).await?;
         self.wrote(Write::State(machine.id.clone(), STARTED));
         seen.change(&machine.id, |machine| machine.state = State::Pending);
         self.tell(seen, machine, is_newer).await
+    }
+
+    /// Starts a stopped machine. Its volume holds it in its zone: where there is no room for its type, the next one is tried.
+    async fn start_with_room(&self, machine: &Machine, resize: bool) -> Result<()> {
+        let (calls, places, config) = (self.shared.fleet.during(self.cx), &self.shared.places, &self.shared.config);
+        let mut has = machine.kind.clone();
+        // Of another size, the cheapest that has room for that.
+        let keeps = if resize { "" } else { &*machine.kind };
+        let choose = |has: &str| places.choose_type(config, &machine.subnet, self.target.spec.size, has);
+        let mut kind = choose(keeps);
+        loop {
+            // Where none has room, the service says so of the one that it has.
+            let wanted = kind.as_ref().map_or(&*has, |kind| &kind.name);
+            if *wanted != *has {
+                calls.set_type(&machine.id, wanted).await.map_err(|failure| self.writing(failure))?;
+                has = wanted.into();
+            }
+            match self.shared.fleet.start(self.cx, &machine.id).await {
+                Err(failure) if failure.kind == ErrorKind::CapacityExhausted && !failure.may_have_acted => {
+                    places.is_full(&machine.subnet, &has);
+                    kind = choose("");
+                    if kind.is_none() {
+                        return Err(self.writing(failure));
+                    }
+                }
+                done => return done.map_err(|failure| self.writing(failure)),
+            }
+        }
     }
 
     /// Has the machine say what it is now.
@@ -175,8 +206,11 @@ impl Work<'_> {
             return Ok(());
         };
         if wanted > volume.size_gib {
-            let done = self.shared.fleet.during(self.cx).grow(&volume.id, wanted).await;
-            done.map_err(|failure| self.writing(failure))?;
+            match self.shared.fleet.during(self.cx).grow(&volume.id, wanted).await {
+                // It grows already, and shows that late.
+                Err(failure) if failure.kind == ErrorKind::Conflict => {}
+                done => done.map_err(|failure| self.writing(failure))?,
+            }
         }
         Ok(())
     }

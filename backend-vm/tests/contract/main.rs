@@ -60,7 +60,10 @@ impl Setup for Machines {
         let place = |(subnet, zone): (String, String)| Place { subnet, zone };
         let mut config = VmConfig::new(test_ec2::REGION, places.into_iter().take(2).map(place).collect());
         config.probes = true;
+        // These take none.
+        config.boot_time = Duration::ZERO;
         config.settling = SETTLING;
+        config.watch_every = Duration::from_secs(1);
         config.size_max = SizeMax { cpu_millis: 2_000, memory_mib: 4_096, data_mib: 10 << 10 };
         // What is tried here is not how fast an account may call.
         config.buckets = clients::unpaced();

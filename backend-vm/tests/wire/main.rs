@@ -4,6 +4,7 @@
 #[path = "../shared/clients.rs"]
 mod clients;
 mod server;
+mod things;
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +17,10 @@ use provisioner_core::{
     },
 };
 
-use crate::server::{Asked, Server, empty, machine, ok, refusal};
+use crate::{
+    server::{Asked, Server, empty, machine, ok, refusal},
+    things::{Thing, machines, volumes},
+};
 
 const SETTLING: Duration = Duration::from_millis(400);
 
@@ -84,10 +88,13 @@ async fn a_machine_is_asked_for_with_all_that_makes_it_safe() {
         ("MaxCount", "1"),
         ("ImageId", "ami-1"),
         ("InstanceType", "t3.micro"),
-        ("SubnetId", "subnet-a"),
+        ("NetworkInterface.1.SubnetId", "subnet-a"),
+        ("NetworkInterface.1.AssociatePublicIpAddress", "false"),
+        ("NetworkInterface.1.DeleteOnTermination", "true"),
         ("MetadataOptions.HttpTokens", "required"),
         ("BlockDeviceMapping.1.DeviceName", "/dev/xvda"),
         ("BlockDeviceMapping.1.Ebs.Encrypted", "true"),
+        ("BlockDeviceMapping.1.Ebs.DeleteOnTermination", "true"),
         ("BlockDeviceMapping.2.DeviceName", "/dev/sdf"),
         ("BlockDeviceMapping.2.Ebs.DeleteOnTermination", "false"),
         ("BlockDeviceMapping.2.Ebs.Encrypted", "true"),
@@ -95,6 +102,7 @@ async fn a_machine_is_asked_for_with_all_that_makes_it_safe() {
         ("BlockDeviceMapping.2.Ebs.VolumeType", "gp3"),
         ("TagSpecification.1.ResourceType", "instance"),
         ("TagSpecification.2.ResourceType", "volume"),
+        ("TagSpecification.3.ResourceType", "network-interface"),
     ] {
         assert_eq!(run.parameters.get(name).map(String::as_str), Some(value), "{name}");
     }
@@ -126,6 +134,10 @@ async fn what_was_made_and_is_not_shown_is_unknown_until_it_has_had_its_time() {
     assert!(matches!(seen, Observed::Unknown { again } if again > Duration::ZERO), "{seen:?}");
     let mut later = cx();
     later.since_last_call = Some(SETTLING);
+    // One answer that shows nothing may lag, too.
+    let seen = backend.observe(&later, &target(1)).await.unwrap();
+    assert!(matches!(seen, Observed::Unknown { again } if again <= SETTLING), "{seen:?}");
+    tokio::time::sleep(SETTLING).await;
     assert_eq!(backend.observe(&later, &target(1)).await.unwrap(), Observed::Absent);
 }
 
@@ -176,7 +188,7 @@ async fn without_room_every_place_and_type_is_tried_once_each_by_another_incarna
     assert_eq!(retries, [Retry::Anew, Retry::Anew, Retry::Anew, Retry::Backoff]);
     let runs: Vec<_> = server.asked().into_iter().filter(|asked| asked.action == "RunInstances").collect();
     let places: Vec<_> =
-        runs.iter().map(|run| (run.parameters["SubnetId"].as_str(), run.parameters["InstanceType"].as_str())).collect();
+        runs.iter().map(|run| (run.parameters["NetworkInterface.1.SubnetId"].as_str(), run.parameters["InstanceType"].as_str())).collect();
     let expected =
         [("subnet-a", "t3.micro"), ("subnet-b", "t3.micro"), ("subnet-a", "t3.small"), ("subnet-b", "t3.small")];
     assert_eq!(places, expected);
@@ -185,7 +197,7 @@ async fn without_room_every_place_and_type_is_tried_once_each_by_another_incarna
 #[tokio::test]
 async fn a_request_whose_answer_says_nothing_goes_to_the_same_place_again() {
     let server = Server::start(|asked| match (asked.action.as_str(), &*asked.parameters["Action"]) {
-        ("RunInstances", _) if asked.parameters["SubnetId"] == "subnet-a" => (500, "<html>oh no</html>".into()),
+        ("RunInstances", _) if asked.parameters["NetworkInterface.1.SubnetId"] == "subnet-a" => (500, "<html>oh no</html>".into()),
         _ => forgetful(asked),
     })
     .await;
@@ -203,7 +215,7 @@ async fn a_request_whose_answer_says_nothing_goes_to_the_same_place_again() {
     backend.create(&cx(), &target(1)).await.unwrap();
     let asked = server.asked();
     let run = asked.iter().find(|asked| asked.action == "RunInstances").unwrap();
-    assert_eq!(run.parameters["SubnetId"], "subnet-a", "its first request may have been carried out");
+    assert_eq!(run.parameters["NetworkInterface.1.SubnetId"], "subnet-a", "its first request may have been carried out");
 }
 
 #[tokio::test]
@@ -240,29 +252,12 @@ async fn nobody_there_is_no_effect() {
     assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::None), "{error}");
 }
 
-/// Machines by their ids, which run.
+/// Three machines that run.
 fn fleet(asked: &Asked) -> server::Answer {
-    let item = |n: u128| {
-        let target = target(n);
-        let tags = [
-            ("provisioner:control-plane", "plane".to_owned()),
-            ("provisioner:instance", target.id.to_string()),
-            ("provisioner:incarnation", target.incarnation.to_string()),
-            ("provisioner:data", target.data.id().to_string()),
-            ("provisioner:tenant", target.tenant.digest()),
-            ("provisioner:generation", "1".to_owned()),
-            ("provisioner:intended", "zero".to_owned()),
-        ];
-        let tags: String =
-            tags.iter().map(|(key, value)| format!("<item><key>{key}</key><value>{value}</value></item>")).collect();
-        format!(
-            "<item><instancesSet><item><instanceId>i-{n}</instanceId><instanceState><code>16</code><name>running</name>\
-             </instanceState><tagSet>{tags}</tagSet></item></instancesSet></item>"
-        )
-    };
     match asked.action.as_str() {
         "DescribeInstances" => {
-            ok(asked, &format!("<reservationSet>{}</reservationSet>", (1..=3).map(item).collect::<String>()))
+            let all: Vec<_> = (1..=3).map(|n| Thing::machine(&target(n), "running")).collect();
+            machines(asked, &all)
         }
         "StopInstances" if asked.parameters.values().any(|value| value == "i-2") => {
             refusal(400, "IncorrectInstanceState")
@@ -294,4 +289,144 @@ async fn a_machine_that_is_protected_is_reported() {
     let backend = server.backend(config());
     let error = backend.destroy(&cx(), &target(1), DataDisposition::Retain).await.unwrap_err();
     assert_eq!((error.kind(), error.field(), error.retry()), (ErrorKind::Conflict, Some("protection"), Retry::Backoff));
+}
+
+/// What a machine that nobody shows yet is asked by its id.
+#[tokio::test]
+async fn not_found_right_after_it_was_made_is_no_absence() {
+    let server = Server::start(|asked| match asked.action.as_str() {
+        "DescribeInstances" => machines(asked, &[Thing::machine(&target(1), "running").with("volume", "vol-1")]),
+        "DescribeInstanceStatus" | "CreateTags" => refusal(400, "InvalidInstanceID.NotFound"),
+        _ => empty(asked),
+    })
+    .await;
+    let backend = server.backend(config());
+    let seen = backend.observe(&cx(), &target(1)).await.unwrap();
+    assert_eq!(seen.phase(), Some(Phase::Provisioning), "{seen:?}");
+    let error = backend.scale_to_zero(&cx(), &target(1)).await.unwrap_err();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::NotFound, Retry::Backoff), "{error}");
+}
+
+#[tokio::test]
+async fn a_wake_without_room_takes_the_next_type() {
+    let stopped = |kind: &str| {
+        Thing::machine(&target(1), "stopped").with("volume", "vol-1").with("kind", kind).with("subnet", "subnet-a")
+    };
+    let asleep = stopped("t3.micro");
+    let server = Server::start(move |asked| match asked.action.as_str() {
+        "DescribeInstances" => machines(asked, std::slice::from_ref(&asleep)),
+        "StartInstances" => refusal(500, "InsufficientInstanceCapacity"),
+        _ => empty(asked),
+    })
+    .await;
+    let backend = server.backend(config());
+    let error = backend.resume(&cx(), &target(1)).await.unwrap_err();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::CapacityExhausted, Retry::Backoff), "{error}");
+    let changes = |asked: &[Asked]| {
+        let changes = asked.iter().filter(|asked| asked.action == "ModifyInstanceAttribute");
+        changes.map(|asked| asked.parameters["InstanceType.Value"].clone()).collect::<Vec<_>>()
+    };
+    let asked = server.asked();
+    assert_eq!((changes(&asked), actions(&asked, "StartInstances")), (vec!["t3.small".to_owned()], 2));
+
+    // It has the larger type now, and room.
+    let asleep = stopped("t3.small");
+    server.answer(move |asked| match asked.action.as_str() {
+        "DescribeInstances" => machines(asked, std::slice::from_ref(&asleep)),
+        _ => empty(asked),
+    });
+    backend.resume(&cx(), &target(1)).await.unwrap();
+    let asked = server.asked();
+    assert_eq!((changes(&asked), actions(&asked, "StartInstances")), (vec![], 1), "it keeps what it has");
+}
+
+#[tokio::test]
+async fn a_machine_that_ended_instead_of_coming_up_is_told_with_the_services_words() {
+    let ended = |code: &str| Thing::machine(&target(1), "terminated").with("code", code);
+    let failed = ended("Client.InternalError");
+    let server = Server::start(move |asked| match asked.action.as_str() {
+        "DescribeInstances" => machines(asked, std::slice::from_ref(&failed)),
+        _ => forgetful(asked),
+    })
+    .await;
+    let backend = server.backend(config());
+    let seen = backend.observe(&cx(), &target(1)).await.unwrap();
+    let present = seen.present().unwrap();
+    let reason = present.reason.as_ref().unwrap();
+    assert_eq!((present.phase, &*reason.code), (Phase::Failed, "launch-failed"));
+    assert!(reason.message.contains("Client.InternalError"), "{reason:?}");
+    // It is made again, by another token.
+    backend.create(&cx(), &target(1)).await.unwrap();
+    let token = target(1).incarnation.token(&ControlPlaneId::new("plane").unwrap(), &target(1).id);
+    let asked = server.asked();
+    let run = asked.iter().find(|asked| asked.action == "RunInstances").unwrap();
+    assert_eq!(run.parameters["ClientToken"], format!("{token}-1"));
+    // What was to be removed is gone.
+    let gone = backend.destroy(&cx(), &target(1), DataDisposition::Delete).await.unwrap();
+    assert_eq!(gone, Observed::Absent);
+    assert_eq!(backend.observe(&cx(), &target(1)).await.unwrap(), Observed::Absent);
+    // Somebody ended it: that is no failure.
+    let ended = ended("Client.UserInitiatedShutdown");
+    server.answer(move |asked| match asked.action.as_str() {
+        "DescribeInstances" => machines(asked, std::slice::from_ref(&ended)),
+        _ => forgetful(asked),
+    });
+    let other = server.backend(config());
+    assert_eq!(other.observe(&cx(), &target(1)).await.unwrap(), Observed::Absent);
+}
+
+#[tokio::test]
+async fn what_another_process_may_have_asked_for_in_another_zone_is_waited_for() {
+    let (server, backend) = start().await;
+    let error = backend.create(&after_a_call(), &target(1)).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::None), "{error}");
+    assert!(matches!(error.retry(), Retry::After(left) if left <= SETTLING), "{error}");
+    assert_eq!(actions(&server.asked(), "RunInstances"), 0);
+    let mut later = cx();
+    later.since_last_call = Some(SETTLING);
+    backend.create(&later, &target(1)).await.unwrap();
+    // What was asked for here is asked for there again.
+    backend.create(&after_a_call(), &target(1)).await.unwrap();
+    assert_eq!(actions(&server.asked(), "RunInstances"), 2);
+}
+
+#[tokio::test]
+async fn data_that_earlier_makings_left_goes_with_the_instance_and_that_of_later_ones_stays() {
+    let of = |number| {
+        let mut target = target(1);
+        target.incarnation = Incarnation::new(number, number.into());
+        target
+    };
+    let server = Server::start(move |asked| match asked.action.as_str() {
+        "DescribeVolumes" => volumes(asked, &[1, 3].map(|number| Thing::volume(&of(number), number))),
+        _ => empty(asked),
+    })
+    .await;
+    let backend = server.backend(config());
+    backend.destroy(&cx(), &of(2), DataDisposition::Retain).await.unwrap();
+    assert_eq!(actions(&server.asked(), "DeleteVolume"), 0);
+    backend.destroy(&cx(), &of(2), DataDisposition::Delete).await.unwrap();
+    let asked = server.asked();
+    let deleted: Vec<_> = asked.iter().filter(|asked| asked.action == "DeleteVolume").collect();
+    assert_eq!(deleted.len(), 1);
+    assert_eq!(deleted[0].parameters["VolumeId"], "vol-1");
+}
+
+#[tokio::test]
+async fn of_several_volumes_with_the_same_data_none_is_taken() {
+    let server = Server::start(|asked| match asked.action.as_str() {
+        "DescribeVolumes" => {
+            let of = |n| Target { incarnation: Incarnation::new(1, n), ..target(1) };
+            volumes(asked, &[Thing::volume(&of(7), 7), Thing::volume(&of(8), 8)])
+        }
+        _ => empty(asked),
+    })
+    .await;
+    let backend = server.backend(config());
+    let mut target = target(1);
+    (target.incarnation, target.data) = (Incarnation::new(2, 9), DataSource::Existing(target.data.id().clone()));
+    let error = backend.create(&cx(), &target).await.unwrap_err();
+    assert_eq!((error.kind(), error.field(), error.effect()), (ErrorKind::Conflict, Some("data"), Effect::None));
+    assert!(error.to_string().contains("vol-7") && error.to_string().contains("vol-8"), "{error}");
+    assert_eq!(actions(&server.asked(), "RunInstances"), 0);
 }

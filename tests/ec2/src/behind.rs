@@ -174,12 +174,17 @@ impl Ec2 {
         self.with(id, |machine| machine.is_impaired = is_impaired)
     }
 
-    /// Announces that the hardware of a machine retires.
+    /// Announces that the hardware of a machine retires, at a time such as `2099-01-01T00:00:00.000Z`.
     ///
     /// # Errors
     /// When there is no such machine.
-    pub fn retire(&self, id: &str) -> Result<(), String> {
-        self.with(id, |machine| machine.is_retiring = true)
+    pub fn retire(&self, id: &str, at: &str) -> Result<(), String> {
+        self.with(id, |machine| machine.retires_at = Some(at.to_owned()))
+    }
+
+    /// Has the next machine that is launched end instead of coming up, with this reason.
+    pub fn doom(&self, code: &str, message: &str) {
+        *locked(&self.stand().doom) = Some((code.to_owned(), message.to_owned()));
     }
 
     /// Sets what machines get for a reference to a secret. Schemes are `secretsmanager` and `ssm`.

@@ -69,6 +69,7 @@ impl Stand {
         };
         let id = instance.at(&["instanceId"]).to_owned();
         let mut machine = Machine::new(State::Pending, zone, kind, address);
+        machine.doom = locked(&self.doom).take();
         machine.user_data = form.get("UserData").unwrap_or_default().to_owned();
         machine.may_not_stop = form.is_true("DisableApiStop");
         machine.may_not_terminate = form.is_true("DisableApiTermination");

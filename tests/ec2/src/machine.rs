@@ -79,7 +79,9 @@ pub(crate) struct Machine {
     pub(crate) may_not_stop: bool,
     pub(crate) may_not_terminate: bool,
     pub(crate) is_impaired: bool,
-    pub(crate) is_retiring: bool,
+    pub(crate) retires_at: Option<String>,
+    /// Why it ends instead of coming up: a code and words.
+    pub(crate) doom: Option<(String, String)>,
     pub(crate) service: Option<Arc<Service>>,
 }
 
@@ -96,7 +98,8 @@ impl Machine {
             may_not_stop: false,
             may_not_terminate: false,
             is_impaired: false,
-            is_retiring: false,
+            retires_at: None,
+            doom: None,
             service: None,
         }
     }
@@ -117,6 +120,9 @@ impl Machine {
             }
             instance.put(Element::new("networkInterfaceSet"));
             instance.put(Element::new("blockDeviceMapping"));
+            if let Some((code, message)) = &self.doom {
+                instance.put(Element::new("stateReason").with_text("code", code).with_text("message", message));
+            }
             return;
         }
         let address = self.address.to_string();
@@ -145,12 +151,12 @@ impl Machine {
             status.put(element);
         }
         status.remove("eventsSet");
-        if self.is_retiring {
+        if let Some(at) = &self.retires_at {
             let event = Element::new("item")
                 .with_text("instanceEventId", "instance-event-0d59937288b749b32")
                 .with_text("code", "instance-retirement")
                 .with_text("description", "The instance is running on degraded hardware")
-                .with_text("notBefore", "2099-01-01T00:00:00.000Z");
+                .with_text("notBefore", at);
             status.put(Element::new("eventsSet").with(event));
         }
     }

@@ -80,6 +80,8 @@ pub(crate) struct Stand {
     pub(crate) image: tokio::sync::OnceCell<String>,
     /// The device of the system in each image.
     pub(crate) roots: Mutex<BTreeMap<String, String>>,
+    /// What becomes of the next machine that is launched.
+    pub(crate) doom: Mutex<Option<(String, String)>>,
     port: u16,
     addresses: AtomicU32,
     me: Weak<Self>,
@@ -123,6 +125,7 @@ impl Ec2 {
             ended: CancellationToken::new(),
             image: tokio::sync::OnceCell::new(),
             roots: Mutex::default(),
+            doom: Mutex::default(),
             port,
             addresses: AtomicU32::new(0),
             me: Weak::clone(me),

@@ -140,12 +140,12 @@ impl Stand {
 
     /// Brings a machine to the end of the transition that it is in, unless another begins before.
     pub(crate) async fn finish(self: Arc<Self>, id: String) {
-        let Some((state, changes, service)) =
-            locked(&self.machines).get(&id).map(|machine| (machine.state, machine.changes, machine.service.clone()))
-        else {
-            return;
+        let now = |machine: &Machine| {
+            (machine.state, machine.changes, machine.service.clone(), machine.doom.is_some())
         };
+        let Some((state, changes, service, is_doomed)) = locked(&self.machines).get(&id).map(now) else { return };
         let (time, ends, action): (Duration, _, _) = match state {
+            State::Pending if is_doomed => (self.options.start, State::Terminated, "TerminateInstances"),
             State::Pending => (self.options.start, State::Running, "StartInstances"),
             State::Stopping => (self.options.stop, State::Stopped, "StopInstances"),
             State::ShuttingDown => (self.options.terminate, State::Terminated, "TerminateInstances"),

@@ -255,7 +255,7 @@ async fn machines_take_their_time_and_refuse_what_they_cannot_do() {
     let volumes = done(&ec2, "DescribeVolumes", &[]).await;
     assert_eq!(volumes.matches("<attachmentSet>").count(), 1, "{volumes}");
     ec2.impair(&elsewhere, true).unwrap();
-    ec2.retire(&elsewhere).unwrap();
+    ec2.retire(&elsewhere, "2099-01-01T00:00:00.000Z").unwrap();
     let status = done(&ec2, "DescribeInstanceStatus", &[]).await;
     assert!(status.contains("impaired") && status.contains("instance-retirement"), "{status}");
 }

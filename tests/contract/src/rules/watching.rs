@@ -7,7 +7,7 @@ use futures::{
     future::try_join_all,
     stream::{self, BoxStream},
 };
-use provisioner_core::types::{InstanceId, Phase};
+use provisioner_core::types::{InstanceId, Phase, Target};
 
 use crate::{
     Ability, Subject, Verb,
@@ -28,6 +28,17 @@ async fn opened(subject: &Subject) -> BoxStream<'static, InstanceId> {
     }
 }
 
+/// Has something happen to a running instance that nobody called for. Where the provider starts by itself what died, that may be
+/// over before anybody could be told: it is stopped there.
+async fn strike(subject: &Subject, target: &Target) -> Outcome {
+    let outsider = subject.outsider();
+    match subject.profile.capabilities().restarts && subject.profile.can(Ability::Stop) {
+        true => outsider.stop(&subject.owner, target).await?,
+        false => outsider.kill(&subject.owner, target).await?,
+    }
+    Ok(())
+}
+
 /// Waits until the stream yields this id.
 async fn yields(subject: &Subject, stream: &mut BoxStream<'static, InstanceId>, id: &InstanceId) -> bool {
     let found = async {
@@ -41,13 +52,13 @@ async fn yields(subject: &Subject, stream: &mut BoxStream<'static, InstanceId>, 
     tokio::time::timeout(subject.profile.deadline.min(Duration::from_secs(5)), found).await.unwrap_or(false)
 }
 
-/// An instance dies; and a move whose end nobody was told to look for ends.
+/// An instance dies or is stopped; and a move whose end nobody was told to look for ends.
 pub(super) async fn watch_yields_the_id_of_what_changes(subject: Subject) -> Outcome {
     let target = subject.running().await?;
     let mut stream = opened(&subject).await;
-    subject.outsider().kill(&subject.owner, &target).await?;
+    strike(&subject, &target).await?;
     let mut news = opened(&subject).await;
-    ensure!(yields(&subject, &mut stream, &target.id).await, "watch does not tell that an instance died");
+    ensure!(yields(&subject, &mut stream, &target.id).await, "watch does not tell that an instance died or was stopped");
     for verb in [Verb::Resume, Verb::Zero, Verb::DESTROY] {
         let answer = subject.call(verb, &target).await?;
         let waits = answer.present().is_some_and(|seen| seen.again.is_none() && Some(seen.phase) != verb.end());
@@ -65,10 +76,10 @@ pub(super) async fn watch_yields_nothing_of_another_control_plane(subject: Subje
     let other = subject.neighbour();
     let (target, own) = (subject.running().await?, other.running().await?);
     let (mut first, mut stream) = (opened(&subject).await, opened(&other).await);
-    subject.outsider().kill(&subject.owner, &target).await?;
+    strike(&subject, &target).await?;
     let told = yields(&subject, &mut first, &target.id).await;
-    ensure!(told, "watch does not tell whose instance it is that it died");
-    other.outsider().kill(&other.owner, &own).await?;
+    ensure!(told, "watch does not tell whose instance it is that died or was stopped");
+    strike(&other, &own).await?;
     let mut ids = Vec::new();
     // Some providers notice late.
     let (soon, late) = (Duration::from_millis(300), subject.profile.deadline.min(Duration::from_secs(5)));
@@ -109,7 +120,7 @@ pub(super) async fn losing_events_costs_no_truth(subject: Subject) -> Outcome {
     if subject.profile.capabilities().watch && subject.profile.can(Ability::Kill) {
         let target = subject.running().await?;
         let mut again = opened(&subject).await;
-        subject.outsider().kill(&subject.owner, &target).await?;
+        strike(&subject, &target).await?;
         ensure!(yields(&subject, &mut again, &target.id).await, "a watch that was opened again tells nothing");
     }
     Ok(())

@@ -14,6 +14,8 @@ use provisioner_core::{
 /// How much user data a machine takes, before it is encoded:
 /// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-add-user-data.html>.
 pub(crate) const BYTES_MAX: usize = 16 * 1024;
+/// What mounts the data.
+const VOLUME: &str = include_str!("volume.sh");
 /// The port that a product listens on when the spec does not say. `validate` demands one, so this is for what is forgotten.
 const PORT: u16 = 8080;
 /// Where the data is when the spec does not say.
@@ -54,7 +56,8 @@ pub(crate) fn user_data(spec: &InstanceSpec, may_format: bool) -> Result<Vec<u8>
 pub(crate) fn script(spec: &InstanceSpec, may_format: bool) -> String {
     let may_format = if may_format { "yes" } else { "no" };
     let data_path = spec.workload.data_path.as_deref().unwrap_or(DATA_PATH);
-    let mut variables = format!("export PORT={}\nexport DATA_PATH={}\n", port(spec), quoted(data_path));
+    let mounted_at = quoted(data_path);
+    let mut variables = format!("export PORT={}\nexport DATA_PATH={mounted_at}\n", port(spec));
     for (name, value) in &spec.environment {
         let _ = writeln!(variables, "export {name}={}", quoted(value));
     }
@@ -68,7 +71,7 @@ pub(crate) fn script(spec: &InstanceSpec, may_format: bool) -> String {
             format!("exec{}\n", spec.workload.command.iter().fold(String::new(), |all, part| all + " " + &quoted(part)))
         }
     };
-    let end = delimiter(&[&variables, &secrets, &start]);
+    let end = delimiter(&[&variables, &secrets, &start, VOLUME]);
     let grace = spec.workload.stop_grace_seconds.max(1);
     format!(
         r#"#cloud-boothook
@@ -86,37 +89,31 @@ cat > "$home/product" <<'{end}'
 {start}
 {end}
 cat > "$home/volume" <<'{end}'
-# Mounts the data: the one disk of the block store that does not hold the system.
-set -eu
-data="${{PROVISIONER_ROOT:-}}$DATA_PATH"
-if mountpoint -q "$data"; then exit 0; fi
-system="$(lsblk -nro PKNAME "$(findmnt -nro SOURCE /)" | head -n 1)"
-disk() {{ lsblk -dnro NAME,TYPE,MODEL | awk -v root="$system" '$1 != root && $2 == "disk" && $0 !~ /Instance(\\x20| )Storage/ {{ print "/dev/" $1; exit }}'; }}
-# One that is taken up is attached after the start.
-tries=0
-until [ -n "$(disk)" ]; do
-    tries=$((tries + 1))
-    if [ "$tries" -gt 600 ]; then echo "no data volume was attached" >&2; exit 1; fi
-    sleep 0.5
-done
-volume="$(disk)"
-if [ -z "$(blkid -o value -s TYPE "$volume" || true)" ]; then
-    if [ {may_format} != yes ]; then echo "the data volume holds no file system" >&2; exit 1; fi
-    mkfs.ext4 -q "$volume"
-fi
-mkdir -p "$data"
-mount "$volume" "$data"
-# It may have grown.
-resize2fs "$volume" || true
-{end}
+{VOLUME}{end}
 cat > "$home/start" <<'{end}'
 #!/bin/sh
 set -eu
 home="${{PROVISIONER_ROOT:-}}/etc/provisioner"
+DATA_PATH={mounted_at} MAY_FORMAT={may_format} sh "$home/volume"
 . "$home/environment"
-sh "$home/volume"
 . "$home/secrets"
 exec sh "$home/product"
+{end}
+cat > "$home/grow" <<'{end}'
+data={mounted_at}
+if mountpoint -q "$data"; then resize2fs "$(findmnt -nvro SOURCE "$data")"; fi
+{end}
+cat > "$root/etc/systemd/system/provisioner-grow.service" <<'{end}'
+[Unit]
+Description=The file system of the data follows its volume
+[Service]
+Type=oneshot
+ExecStart=/bin/sh /etc/provisioner/grow
+{end}
+cat > "$root/etc/systemd/system/provisioner-grow.timer" <<'{end}'
+[Timer]
+OnActiveSec=60
+OnUnitActiveSec=60
 {end}
 cat > "$root/etc/systemd/system/provisioner-product.service" <<'{end}'
 [Unit]
@@ -132,6 +129,7 @@ TimeoutStopSec={grace}
 WantedBy=multi-user.target
 {end}
 systemctl daemon-reload
+systemctl start provisioner-grow.timer
 systemctl enable provisioner-product.service
 systemctl start --no-block provisioner-product.service
 "#
@@ -206,8 +204,80 @@ mod tests {
 
     #[test]
     fn only_data_that_is_fresh_may_be_formatted() {
-        assert!(script(&spec(), true).contains("if [ yes != yes ]"));
-        assert!(script(&spec(), false).contains("if [ no != yes ]"));
+        assert!(script(&spec(), true).contains("MAY_FORMAT=yes "));
+        assert!(script(&spec(), false).contains("MAY_FORMAT=no "));
+    }
+
+    /// Mounts the data where these programs tell of the disks; what was done, and what was said.
+    fn mounted(programs: &[(&str, &str)], may_format: bool) -> (String, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let usual = [
+            ("findmnt", "echo /dev/nvme0n1p1"),
+            (
+                "lsblk",
+                "case \"$1\" in -nrso) printf 'nvme0n1p1\\nnvme0n1\\n';; *) printf 'nvme0n1 disk 8 M\\nnvme1n1 disk 1 M\\n';; esac",
+            ),
+            ("blkid", "exit 2"),
+            ("mountpoint", "exit 1"),
+            ("mkfs.ext4", "echo format $2 >> $PROVISIONER_ROOT/done"),
+            ("mount", "echo mount $1 >> $PROVISIONER_ROOT/done"),
+            ("resize2fs", "exit 0"),
+        ];
+        std::fs::create_dir(folder.path().join("bin")).unwrap();
+        for (name, program) in usual.iter().chain(programs) {
+            let path = folder.path().join("bin").join(name);
+            std::fs::write(&path, format!("#!/bin/sh\n{program}\n")).unwrap();
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        let output = std::process::Command::new("sh")
+            .args(["-c", VOLUME])
+            .env("PATH", format!("{}:{}", folder.path().join("bin").display(), std::env::var("PATH").unwrap()))
+            .env("PROVISIONER_ROOT", folder.path())
+            .env("DATA_PATH", "/data")
+            .env("MAY_FORMAT", if may_format { "yes" } else { "no" })
+            .output()
+            .unwrap();
+        let done = std::fs::read_to_string(folder.path().join("done")).unwrap_or_default();
+        (done, String::from_utf8(output.stderr).unwrap())
+    }
+
+    const FORMATTED: &str = "format /dev/nvme1n1\nmount /dev/nvme1n1\n";
+
+    #[test]
+    fn the_one_disk_without_a_part_of_the_system_is_the_data_however_that_is_laid_out() {
+        let disks =
+            |system: &str, all: &str| format!("case \"$1\" in -nrso) printf '{system}';; *) printf '{all}';; esac");
+        let two = r"nvme0n1 disk 8 M\nnvme1n1 disk 1 M\n";
+        for (system, all) in [
+            (r"nvme0n1p1\nnvme0n1\n", two),
+            // No partitions; LVM; compressed memory and a disk that goes with the machine beside.
+            (r"nvme0n1\n", two),
+            (r"vg-root\nnvme0n1p3\nnvme0n1\n", two),
+            (
+                r"nvme0n1p1\nnvme0n1\n",
+                r"zram0 disk 4 \nnvme2n1 disk 9 Amazon\\x20EC2\\x20NVMe\\x20Instance\\x20Storage\nnvme0n1 disk 8 M\nnvme1n1 disk 1 M\n",
+            ),
+        ] {
+            let lsblk = disks(system, all);
+            assert_eq!(mounted(&[("lsblk", &lsblk)], true), (FORMATTED.to_owned(), String::new()), "{system} {all}");
+        }
+        let three = disks(r"nvme0n1\n", r"nvme0n1 disk 8 M\nnvme1n1 disk 1 M\nnvme2n1 disk 1 M\n");
+        let (done, said) = mounted(&[("lsblk", &three)], true);
+        assert!(done.is_empty() && said.contains("more than one disk"), "{done} {said}");
+        let (done, _) = mounted(&[("findmnt", "echo overlay"), ("lsblk", "exit 32")], true);
+        assert_eq!(done, "");
+    }
+
+    #[test]
+    fn nothing_is_formatted_but_what_is_empty_and_may_be() {
+        assert_eq!(mounted(&[("blkid", "exit 0")], true).0, "mount /dev/nvme1n1\n");
+        for (blkid, may_format) in [("exit 2", false), ("exit 8", true), ("exit 4", true)] {
+            let (done, said) = mounted(&[("blkid", blkid)], may_format);
+            assert!(done.is_empty() && said.contains("data volume"), "{blkid} {done} {said}");
+        }
+        let there = [("mountpoint", "exit 0"), ("findmnt", "echo /dev/nvme0n1p1")];
+        let (done, said) = mounted(&there, true);
+        assert!(done.is_empty() && said.contains("another file system"), "{done} {said}");
     }
 
     #[test]
