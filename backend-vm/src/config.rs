@@ -37,6 +37,9 @@ pub struct VmConfig {
     /// Whether machines get a public address: by default they do not. `None`: as their subnet says.
     #[serde(default = "private")]
     pub public_address: Option<bool>,
+    /// The size of the disk that a machine boots from, in gibibytes. `None`: as its image says. A launch template says it itself.
+    #[serde(default)]
+    pub root_gib: Option<u16>,
     /// The key by which disks are encrypted. `None`: the account's own for its block store.
     #[serde(default)]
     pub kms_key: Option<String>,
@@ -133,6 +136,7 @@ impl VmConfig {
             security_groups: Vec::new(),
             instance_profile: None,
             public_address: private(),
+            root_gib: None,
             kms_key: None,
             probes: false,
             boot_time: boot_time(),
@@ -209,6 +213,9 @@ impl VmConfig {
         if let Some(i) = self.security_groups.iter().position(|group| !group.starts_with("sg-")) {
             return Err(wrong(&format!("security_groups[{i}]"), "expected the id of a security group, sg-..."));
         }
+        if self.root_gib == Some(0) {
+            return Err(wrong("root_gib", "0: expected 1 or more, or none"));
+        }
         if self.watch_every.is_zero() {
             return Err(wrong("watch_every", "zero: expected a time such as 60 s"));
         }
@@ -249,6 +256,7 @@ mod tests {
         assert_refused(|c| c.places[0].zone = String::new(), "places[0].zone");
         assert_refused(|c| c.types.clear(), "types");
         assert_refused(|c| c.security_groups = vec!["default".into()], "security_groups[0]");
+        assert_refused(|c| c.root_gib = Some(0), "root_gib");
         assert_refused(|c| c.watch_every = Duration::ZERO, "watch_every");
         assert_refused(|c| c.buckets.run.refill = 0, "buckets.run");
     }

@@ -147,9 +147,9 @@ impl Machine {
             volume: data.and_then(|mapping| mapping.ebs()?.volume_id()).map(Into::into),
             kind: machine.instance_type().map_or("", |kind| kind.as_str()).into(),
             subnet: machine.subnet_id().unwrap_or_default().into(),
-            why: machine.state_reason().map(|reason| {
-                (reason.code().unwrap_or_default().into(), reason.message().unwrap_or_default().into())
-            }),
+            why: machine
+                .state_reason()
+                .map(|reason| (reason.code().unwrap_or_default().into(), reason.message().unwrap_or_default().into())),
             started_at: machine.launch_time().and_then(|at| at.to_millis().ok()).unwrap_or_default(),
         })
     }

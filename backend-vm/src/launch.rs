@@ -53,7 +53,12 @@ impl Launch {
             Image::Ami { id, root_device } => request.image_id(id).set_block_device_mappings(Some(vec![
                 BlockDeviceMapping::builder()
                     .device_name(root_device)
-                    .ebs(self.disk().delete_on_termination(true).build())
+                    .ebs(
+                        self.disk()
+                            .delete_on_termination(true)
+                            .set_volume_size(config.root_gib.map(Into::into))
+                            .build(),
+                    )
                     .build(),
             ])),
             // Its disks are as the template says.

@@ -343,7 +343,10 @@ mod tests {
             times.push(began.elapsed().as_millis());
         }
         // More than the bucket holds are as many as it holds.
-        assert!(times.iter().zip([0, 0, 2_000, 7_000]).all(|(time, expected)| time.abs_diff(expected) <= 5), "{times:?}");
+        assert!(
+            times.iter().zip([0, 0, 2_000, 7_000]).all(|(time, expected)| time.abs_diff(expected) <= 5),
+            "{times:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]

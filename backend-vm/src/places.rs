@@ -27,8 +27,7 @@ pub(crate) struct Places {
 #[derive(Debug, Default)]
 struct State {
     full_until: BTreeMap<Key, Instant>,
-    /// What makings were asked for, if anywhere, and when.
-    chosen: BTreeMap<Incarnation, (Option<Key>, Instant)>,
+    chosen: BTreeMap<Incarnation, (Key, Instant)>,
 }
 
 impl Places {
@@ -36,19 +35,9 @@ impl Places {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From here on this process knows where a making was asked for. False: another one may have asked for it, less than so long
-    /// ago, where nobody here knows. What would go to the same place each time is known.
-    pub(crate) fn begin(&self, config: &VmConfig, incarnation: Incarnation, size: Size, asked_lately: bool) -> bool {
-        let has_choice = config.places.len() * config.types_for(size).count() > 1;
-        let mut state = self.state();
-        if asked_lately && has_choice && !state.chosen.contains_key(&incarnation) {
-            return false;
-        }
-        state.chosen.entry(incarnation).or_insert((None, Instant::now()));
-        true
-    }
-
     /// Where this making goes, the same each time until it is [refused](Self::refused): a token is another one's in another zone.
+    /// What another process asked for is not known here. Who takes over from it looks first, and sees nothing before the settling
+    /// time has passed.
     /// All places of the cheapest type come before the first of the next. `zone`: where its data is.
     pub(crate) fn choose(
         &self,
@@ -63,14 +52,14 @@ impl Places {
         let places = || config.places.iter().filter(|place| zone.is_none_or(|zone| place.zone == zone));
         let key = |place: &Place, kind: &MachineType| (place.subnet.clone(), kind.name.clone());
         let all: Vec<_> = config.types_for(size).flat_map(|kind| places().map(move |place| (place, kind))).collect();
-        let chosen = state.chosen.get(&incarnation).and_then(|(chosen, _)| chosen.clone());
+        let chosen = state.chosen.get(&incarnation).map(|(chosen, _)| chosen.clone());
         let again = all.iter().find(|(place, kind)| Some(key(place, kind)) == chosen);
         // Where none has room the one that was full first is tried again: it is for the service to say so.
         let until = |(place, kind): &&(&Place, &MachineType)| {
             state.full_until.get(&key(place, kind)).copied().filter(|until| *until > now)
         };
         let (place, kind) = again.or_else(|| all.iter().min_by_key(until)).copied()?;
-        state.chosen.insert(incarnation, (Some(key(place, kind)), now));
+        state.chosen.insert(incarnation, (key(place, kind), now));
         Some((place.clone(), kind.clone()))
     }
 
@@ -79,9 +68,7 @@ impl Places {
         let now = Instant::now();
         {
             let mut state = self.state();
-            if let Some((key, _)) = state.chosen.insert(incarnation, (None, now))
-                && let Some(key) = key
-            {
+            if let Some((key, _)) = state.chosen.remove(&incarnation) {
                 state.full_until.insert(key, now + NO_ROOM_FOR);
             }
         }
@@ -153,21 +140,6 @@ mod tests {
         assert_eq!(chosen(&places, 3, Some("zone-b")), pair("zone-b", "t3.medium"), "its data is there");
         tokio::time::advance(NO_ROOM_FOR).await;
         assert_eq!(chosen(&places, 4, None), pair("zone-a", "t3.small"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_making_that_another_process_may_have_asked_for_has_no_place_of_its_own_yet() {
-        let (places, config) = (Places::default(), config());
-        let size = Size { cpu_millis: 100, memory_mib: 1_500 };
-        let begin = |making, asked_lately| places.begin(&config, Incarnation::new(1, making), size, asked_lately);
-        assert!(begin(1, false) && begin(1, true), "asked for here");
-        assert!(!begin(2, true), "by another process");
-        chosen(&places, 1, None);
-        places.refused(&config, Incarnation::new(1, 1), size, None);
-        assert!(begin(1, true), "what was refused is nowhere");
-        let mut sole = config.clone();
-        (sole.places.truncate(1), sole.types.truncate(2));
-        assert!(places.begin(&sole, Incarnation::new(1, 3), size, true), "there is one place");
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,7 +22,6 @@ const TOKENS_MAX: usize = 4;
 impl Work<'_> {
     pub(super) async fn make(&self, seen: &mut Seen) -> Result<()> {
         let (target, config) = (self.target, &self.shared.config);
-        self.expect_known_place()?;
         // What a removal was cut at.
         for volume in seen.volumes.clone().iter().filter(|volume| volume.is_ending()) {
             self.delete(seen, volume).await?;
@@ -86,19 +85,6 @@ impl Work<'_> {
             launch.token = self.token(Some(&made));
         }
         Err(self.error(ErrorKind::Internal).with_retry(Retry::Backoff).with_message("what its tokens made has ended"))
-    }
-
-    /// A token counts in one zone. Where another process may have used it in one that is not known here, what it made has to be
-    /// shown first.
-    fn expect_known_place(&self) -> Result<()> {
-        let config = &self.shared.config;
-        let left = self.cx.since_last_call.and_then(|since| config.settling.checked_sub(since));
-        let left = left.filter(|left| !left.is_zero());
-        if self.shared.places.begin(config, self.incarnation(), self.target.spec.size, left.is_some()) {
-            return Ok(());
-        }
-        let error = self.error(ErrorKind::Unavailable).with_retry(Retry::After(left.unwrap_or_default()));
-        Err(error.with_message("another process may have asked for it a moment ago, and nothing is shown yet"))
     }
 
     fn token(&self, after: Option<&Machine>) -> String {

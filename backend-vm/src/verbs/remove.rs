@@ -45,18 +45,23 @@ impl Work<'_> {
         }
         self.shared.places.forget(self.incarnation());
         let ending: Vec<_> = seen.volumes.iter().filter(|volume| volume.is_ending()).cloned().collect();
-        if seen.leaving().is_some() {
-            // Volumes can be deleted when their machine is gone, and nothing but a look would tell.
-            let mut followed = self.shared.followed.lock().unwrap_or_else(PoisonError::into_inner);
-            if !ending.is_empty() && followed.insert(self.incarnation()) {
-                tokio::spawn(follow(Arc::downgrade(self.shared), self.cx.control_plane.clone(), self.incarnation()));
-            }
-        } else {
+        if seen.leaving().is_none() {
             for volume in &ending {
                 self.delete(&mut seen, volume).await?;
             }
         }
+        if seen.volumes.iter().any(Volume::is_ending) {
+            self.follow();
+        }
         self.answer(&seen).await
+    }
+
+    /// Volumes can be deleted when their machine is gone and has let go of them, and nothing but a look would tell.
+    fn follow(&self) {
+        let mut followed = self.shared.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        if followed.insert(self.incarnation()) {
+            tokio::spawn(follow(Arc::downgrade(self.shared), self.cx.control_plane.clone(), self.incarnation()));
+        }
     }
 
     /// The volumes that the making was the last to use. That of a machine which was made a moment ago may not be shown yet, and
@@ -110,7 +115,10 @@ impl Work<'_> {
         match self.shared.fleet.during(self.cx).delete_volume(&volume.id).await {
             Err(failure) if failure.kind == ErrorKind::NotFound => {}
             // Its machine is gone, and has not let go of it yet.
-            Err(failure) if failure.kind == ErrorKind::Conflict => return Ok(()),
+            Err(failure) if failure.kind == ErrorKind::Conflict => {
+                tracing::debug!(volume = &*volume.id, ?failure, "a volume is not deleted yet");
+                return Ok(());
+            }
             done => done.map_err(|failure| self.writing(failure))?,
         }
         self.wrote(Write::Gone(volume.id.clone()));

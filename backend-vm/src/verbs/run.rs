@@ -117,7 +117,8 @@ impl Work<'_> {
             let unknown = [names::BOOT, names::SIZE].map(|key| (key.to_owned(), String::new())).into();
             calls.tag(&machine.id, &unknown).await.map_err(|failure| self.writing(failure))?;
         }
-        if change.boot {
+        // Also where it was the same, as far as is known: somebody may have changed it at the console.
+        if is_newer {
             calls.set_user_data(&machine.id, self.user_data()?).await.map_err(|failure| self.writing(failure))?;
         }
         self.start_with_room(machine, change.kind).await?;

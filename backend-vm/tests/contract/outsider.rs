@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use provisioner_contract::{Ability, Outsider, Refusal, Sight, Told, async_trait};
-use provisioner_core::types::{ControlPlaneId, DataId, Target};
+use provisioner_core::types::{Bound, ControlPlaneId, DataId, Isolation, Target, VariableName};
 use serde_json::{Value, json};
 use test_ec2::{Ec2, Lasting, Seen, State};
 
@@ -65,6 +65,7 @@ impl Outsider for Ec2Outsider {
             Calls,
             Kill,
             Stop,
+            Change,
             Delete,
             DeleteData,
             Block,
@@ -74,6 +75,7 @@ impl Outsider for Ec2Outsider {
             Hang,
             Unreachable,
             Codes,
+            Isolation,
         ]
     }
 
@@ -128,6 +130,25 @@ impl Outsider for Ec2Outsider {
     async fn stop(&self, owner: &ControlPlaneId, target: &Target) -> Told<()> {
         let machine = self.machine(owner, target).await?;
         self.stand.stop_behind(&machine.id).await
+    }
+
+    async fn change(&self, owner: &ControlPlaneId, target: &Target, name: &VariableName, value: &str) -> Told<()> {
+        let machine = self.machine(owner, target).await?;
+        self.stand.set_variable(&machine.id, name.as_str(), value).await
+    }
+
+    /// It is alone on a machine that has so much and no more.
+    async fn isolation(&self, owner: &ControlPlaneId, target: &Target) -> Told<Isolation> {
+        let machine = self.machine(owner, target).await?;
+        let of_others = |(key, value): (&String, &String)| key == OWNER && value != owner.as_str();
+        let (memory, cpus) = self.stand.has(&machine.kind).await?;
+        let bound = |most: u64| if most > 0 { Bound::Instance } else { Bound::None };
+        Ok(Isolation {
+            users: !machine.tags.iter().any(of_others),
+            memory: bound(memory),
+            cpu: bound(cpus),
+            processes: Bound::None,
+        })
     }
 
     async fn delete(&self, owner: &ControlPlaneId, target: &Target) -> Told<()> {

@@ -187,8 +187,10 @@ async fn without_room_every_place_and_type_is_tried_once_each_by_another_incarna
     }
     assert_eq!(retries, [Retry::Anew, Retry::Anew, Retry::Anew, Retry::Backoff]);
     let runs: Vec<_> = server.asked().into_iter().filter(|asked| asked.action == "RunInstances").collect();
-    let places: Vec<_> =
-        runs.iter().map(|run| (run.parameters["NetworkInterface.1.SubnetId"].as_str(), run.parameters["InstanceType"].as_str())).collect();
+    let places: Vec<_> = runs
+        .iter()
+        .map(|run| (run.parameters["NetworkInterface.1.SubnetId"].as_str(), run.parameters["InstanceType"].as_str()))
+        .collect();
     let expected =
         [("subnet-a", "t3.micro"), ("subnet-b", "t3.micro"), ("subnet-a", "t3.small"), ("subnet-b", "t3.small")];
     assert_eq!(places, expected);
@@ -197,7 +199,9 @@ async fn without_room_every_place_and_type_is_tried_once_each_by_another_incarna
 #[tokio::test]
 async fn a_request_whose_answer_says_nothing_goes_to_the_same_place_again() {
     let server = Server::start(|asked| match (asked.action.as_str(), &*asked.parameters["Action"]) {
-        ("RunInstances", _) if asked.parameters["NetworkInterface.1.SubnetId"] == "subnet-a" => (500, "<html>oh no</html>".into()),
+        ("RunInstances", _) if asked.parameters["NetworkInterface.1.SubnetId"] == "subnet-a" => {
+            (500, "<html>oh no</html>".into())
+        }
         _ => forgetful(asked),
     })
     .await;
@@ -215,7 +219,10 @@ async fn a_request_whose_answer_says_nothing_goes_to_the_same_place_again() {
     backend.create(&cx(), &target(1)).await.unwrap();
     let asked = server.asked();
     let run = asked.iter().find(|asked| asked.action == "RunInstances").unwrap();
-    assert_eq!(run.parameters["NetworkInterface.1.SubnetId"], "subnet-a", "its first request may have been carried out");
+    assert_eq!(
+        run.parameters["NetworkInterface.1.SubnetId"], "subnet-a",
+        "its first request may have been carried out"
+    );
 }
 
 #[tokio::test]
@@ -373,21 +380,6 @@ async fn a_machine_that_ended_instead_of_coming_up_is_told_with_the_services_wor
     });
     let other = server.backend(config());
     assert_eq!(other.observe(&cx(), &target(1)).await.unwrap(), Observed::Absent);
-}
-
-#[tokio::test]
-async fn what_another_process_may_have_asked_for_in_another_zone_is_waited_for() {
-    let (server, backend) = start().await;
-    let error = backend.create(&after_a_call(), &target(1)).await.unwrap_err();
-    assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::None), "{error}");
-    assert!(matches!(error.retry(), Retry::After(left) if left <= SETTLING), "{error}");
-    assert_eq!(actions(&server.asked(), "RunInstances"), 0);
-    let mut later = cx();
-    later.since_last_call = Some(SETTLING);
-    backend.create(&later, &target(1)).await.unwrap();
-    // What was asked for here is asked for there again.
-    backend.create(&after_a_call(), &target(1)).await.unwrap();
-    assert_eq!(actions(&server.asked(), "RunInstances"), 2);
 }
 
 #[tokio::test]

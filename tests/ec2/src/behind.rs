@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+
 use crate::{
     actions::data_volumes,
     answer::Refusal,
@@ -116,6 +118,43 @@ impl Ec2 {
     #[must_use]
     pub fn console(&self, id: &str) -> String {
         self.stand().console(id)
+    }
+
+    /// Sets a variable that the product of a machine is started with, in its user data and on its disk, as somebody does at the
+    /// console and on the machine. One that runs is started again.
+    ///
+    /// # Errors
+    /// When there is no such machine, or it starts nothing.
+    pub async fn set_variable(&self, id: &str, name: &str, value: &str) -> Result<(), String> {
+        let user_data = locked(&self.stand().machines).get(id).map(|machine| machine.user_data.clone());
+        let user_data = user_data.ok_or_else(|| format!("{id}: no such machine"))?;
+        let before = String::from_utf8(disks::unpacked(&user_data)).map_err(|error| error.to_string())?;
+        let line = format!("export {name}='{value}'\n");
+        let (head, tail) = before.split_once("export PORT=").ok_or("the user data starts no product")?;
+        let encoded = BASE64_STANDARD.encode(format!("{head}{line}export PORT={tail}"));
+        let form = Form::new("ModifyInstanceAttribute").with("InstanceId", id);
+        // It decodes what it is given, and then wants what it has to be encoded.
+        let form = form.with("UserData.Value", BASE64_STANDARD.encode(&encoded));
+        self.stand().moto.call(&form).await.map_err(words)?;
+        self.with(id, |machine| machine.user_data = encoded)?;
+        let file = disks::machine(&self.stand().folder, id).join("root/etc/provisioner/environment");
+        let environment = fs::read_to_string(&file).map_err(|error| format!("{id}: {error}"))?;
+        fs::write(&file, environment + &line).map_err(|error| format!("{id}: {error}"))?;
+        // Where none runs, it is started with that later.
+        let _ = self.service(id).and_then(|service| service.kill());
+        Ok(())
+    }
+
+    /// Tells the memory that a type of machine has, in mebibytes, and its processors.
+    ///
+    /// # Errors
+    /// When there is no such type.
+    pub async fn has(&self, kind: &str) -> Result<(u64, u64), String> {
+        let form = Form::new("DescribeInstanceTypes").with("InstanceType.1", kind);
+        let answer = self.stand().moto.call(&form).await.map_err(words)?;
+        let kind = answer.items("instanceTypeSet").first().ok_or_else(|| format!("there is no type {kind}"))?;
+        let number = |path: &[&str]| kind.at(path).parse().map_err(|_| format!("{path:?} is no number"));
+        Ok((number(&["memoryInfo", "sizeInMiB"])?, number(&["vCpuInfo", "defaultVCpus"])?))
     }
 
     /// Kills the product of a machine. It is started again after a moment.

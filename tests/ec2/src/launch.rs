@@ -68,6 +68,7 @@ impl Stand {
             return Err(Refusal::with_status(500, "InternalError", "moto launched another number of machines"));
         };
         let id = instance.at(&["instanceId"]).to_owned();
+        self.tag_interfaces(form, instance).await?;
         let mut machine = Machine::new(State::Pending, zone, kind, address);
         machine.doom = locked(&self.doom).take();
         machine.user_data = form.get("UserData").unwrap_or_default().to_owned();
@@ -92,6 +93,20 @@ impl Stand {
         locked(&self.machines).insert(id.clone(), machine);
         self.spawn(self.shared().finish(id.clone()));
         Ok(id)
+    }
+
+    /// moto tags machines and volumes alone.
+    async fn tag_interfaces(&self, form: &Form, instance: &Element) -> Result<(), Refusal> {
+        let is_of_them = |at: &usize| {
+            form.get(&format!("TagSpecification.{at}.ResourceType")).is_some_and(|kind| kind == "network-interface")
+        };
+        let Some(at) = form.numbers("TagSpecification").find(is_of_them) else { return Ok(()) };
+        let tags = form.below(&format!("TagSpecification.{at}")).only(|name| is_below(name, "Tag"));
+        for interface in instance.items("networkInterfaceSet") {
+            let id = interface.at(&["networkInterfaceId"]);
+            self.moto.call(&Form::new("CreateTags").with("ResourceId.1", id).extended(&tags)).await?;
+        }
+        Ok(())
     }
 
     /// The device of the system in an image.

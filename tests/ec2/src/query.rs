@@ -46,6 +46,14 @@ impl Form {
         Self(self.0.iter().filter(|(name, _)| keeps(name)).cloned().collect())
     }
 
+    /// What is below a name, without that.
+    pub(crate) fn below(&self, prefix: &str) -> Self {
+        let below = self.0.iter().filter_map(|(name, value)| {
+            Some((name.strip_prefix(prefix)?.strip_prefix('.')?.to_owned(), value.clone()))
+        });
+        Self(below.collect())
+    }
+
     pub(crate) fn encoded(&self) -> String {
         form_urlencoded::Serializer::new(String::new()).extend_pairs(&self.0).finish()
     }

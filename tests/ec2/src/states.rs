@@ -140,9 +140,7 @@ impl Stand {
 
     /// Brings a machine to the end of the transition that it is in, unless another begins before.
     pub(crate) async fn finish(self: Arc<Self>, id: String) {
-        let now = |machine: &Machine| {
-            (machine.state, machine.changes, machine.service.clone(), machine.doom.is_some())
-        };
+        let now = |machine: &Machine| (machine.state, machine.changes, machine.service.clone(), machine.doom.is_some());
         let Some((state, changes, service, is_doomed)) = locked(&self.machines).get(&id).map(now) else { return };
         let (time, ends, action): (Duration, _, _) = match state {
             State::Pending if is_doomed => (self.options.start, State::Terminated, "TerminateInstances"),

@@ -266,7 +266,10 @@ impl<'a> Run<'a> {
             due = due.min(deadline);
         }
         self.draft.row.due_at = Some(due);
-        self.draft.row.retry_at = None;
+        // While nothing is known, what failed is not seen to be on its way: that it may be called for again stays so.
+        if !matches!(self.known, Observed::Unknown { .. }) {
+            self.draft.row.retry_at = None;
+        }
         self.write().await?;
         Ok(Next::Due(due))
     }

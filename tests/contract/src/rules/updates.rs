@@ -59,28 +59,35 @@ pub(super) async fn create_on_what_exists_brings_it_to_the_newer_spec(subject: S
 /// What somebody changed is gone once a verb brought a newer spec, and no verb is kept from its end by it.
 pub(super) async fn what_an_outsider_changed_is_undone_by_the_next_spec(subject: Subject) -> Outcome {
     let name = VariableName::new("CONTRACT_OUTSIDER").expect("a name");
-    for asleep in [None, Some(Verb::Zero), Some(Verb::Suspend)] {
-        for verb in Verb::ALL {
-            let target = subject.running().await?;
-            if let Some(asleep) = asleep {
-                subject.reach(asleep, &target).await?;
+    let each = [None, Some(Verb::Zero), Some(Verb::Suspend)].map(|asleep| {
+        let (subject, name) = (subject.clone(), name.clone());
+        async move {
+            for verb in Verb::ALL {
+                undoes_a_change(&subject, asleep, verb, &name).await.during(&format!("{verb} of what was changed"))?;
             }
-            subject.outsider().change(&subject.owner, &target, &name, "changed").await?;
-            let newer = changed(&subject, &target, 2);
-            let part = format!("{verb} of what was changed");
-            subject.reach(verb, &newer).await.during(&part)?;
-            subject.expect_end(verb, &newer).await.during(&part)?;
-            if verb.end().is_none() {
-                continue;
-            }
-            subject.reach(Verb::Resume, &newer).await.during(&part)?;
-            expect_running_at(&subject, &newer).await.during(&part)?;
-            let environment = subject.outsider().environment(&subject.owner, &newer).await?;
-            ensure!(!environment.contains_key(name.as_str()), "{part}: the product has kept what an outsider changed");
-            subject.reach(Verb::DESTROY, &newer).await?;
+            Ok(())
         }
+    });
+    try_join_all(each).await.map(drop)
+}
+
+async fn undoes_a_change(subject: &Subject, asleep: Option<Verb>, verb: Verb, name: &VariableName) -> Outcome {
+    let target = subject.running().await?;
+    if let Some(asleep) = asleep {
+        subject.reach(asleep, &target).await?;
     }
-    Ok(())
+    subject.outsider().change(&subject.owner, &target, name, "changed").await?;
+    let newer = changed(subject, &target, 2);
+    subject.reach(verb, &newer).await?;
+    subject.expect_end(verb, &newer).await?;
+    if verb.end().is_none() {
+        return Ok(());
+    }
+    subject.reach(Verb::Resume, &newer).await?;
+    expect_running_at(subject, &newer).await?;
+    let environment = subject.outsider().environment(&subject.owner, &newer).await?;
+    ensure!(!environment.contains_key(name.as_str()), "the product has kept what an outsider changed");
+    subject.reach(Verb::DESTROY, &newer).await.map(drop)
 }
 
 /// `resume` takes the same target: what is waked is at its generation.

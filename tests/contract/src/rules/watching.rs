@@ -58,7 +58,10 @@ pub(super) async fn watch_yields_the_id_of_what_changes(subject: Subject) -> Out
     let mut stream = opened(&subject).await;
     strike(&subject, &target).await?;
     let mut news = opened(&subject).await;
-    ensure!(yields(&subject, &mut stream, &target.id).await, "watch does not tell that an instance died or was stopped");
+    ensure!(
+        yields(&subject, &mut stream, &target.id).await,
+        "watch does not tell that an instance died or was stopped"
+    );
     for verb in [Verb::Resume, Verb::Zero, Verb::DESTROY] {
         let answer = subject.call(verb, &target).await?;
         let waits = answer.present().is_some_and(|seen| seen.again.is_none() && Some(seen.phase) != verb.end());
