@@ -1,5 +1,6 @@
 //! How many calls and how long the lives of instances take through the engine, beside scripts that do the same with one machine
-//! after the other, on the same API server: `cargo bench -p backend-vm --bench calls [-- COUNT]`.
+//! after the other, on the same API server: `cargo bench -p backend-vm --bench calls [-- COUNT]`. Without a count: 1, 100 and 1,000
+//! through the engine, and 100 by the scripts.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark may panic")]
 
 #[path = "../tests/shared/clients.rs"]
@@ -19,48 +20,49 @@ use provisioner_core::{
     control_plane::{NewInstance, OperationHandle, Request},
     store::{CommitMode, OperationState, SqliteStore, Store},
     types::{
-        Actor, CellName, ControlPlaneId, DataDisposition, DataId, DataSource, Generation, Incarnation, InstanceId,
-        InstanceSpec, Target, TenantId, Workload,
+        Actor, CellName, ControlPlaneId, DataDisposition, DataSource, InstanceId, InstanceSpec, Phase, Target, TenantId,
+        Workload,
     },
 };
 use test_ec2::{Ec2, Options};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 const PARTS: [&str; 4] = ["create", "sleep", "wake", "destroy"];
+const COUNTS: [usize; 3] = [1, 100, 1000];
+/// More of them take an hour, one after the other.
+const COUNT_OF_SCRIPTS: usize = 100;
 
 fn main() {
     if let Err(reason) = test_ec2::is_here() {
         println!("ignored: {reason}");
         return;
     }
-    let count = std::env::args().find_map(|argument| argument.parse().ok()).unwrap_or(100);
+    let count = std::env::args().find_map(|argument| argument.parse().ok());
     tokio::runtime::Runtime::new().unwrap().block_on(run(count));
 }
 
-async fn run(count: usize) {
-    println!("| {count} instances | create | sleep | wake | destroy | calls for each | all of it |");
-    println!("|---|---|---|---|---|---|---|");
-    let stand = stand().await;
-    row("the engine with this backend", count, ours(&stand, count).await);
-    drop(stand);
+async fn run(count: Option<usize>) {
+    println!("| | instances | create | sleep | wake | destroy | calls for each | all of it |");
+    println!("|---|---|---|---|---|---|---|---|");
+    let mut looks = Vec::new();
+    for count in count.map_or(COUNTS.to_vec(), |count| vec![count]) {
+        let stand = stand().await;
+        let (life, looked) = ours(&stand, count).await;
+        row("the engine with this backend", count, life);
+        looks.push((count, looked));
+    }
+    let count = count.unwrap_or(COUNT_OF_SCRIPTS);
     for (name, script) in [("a loop with boto3", "boto3_life.py"), ("a loop with Apache Libcloud", "libcloud_life.py")]
     {
         let stand = self::stand().await;
         match rival(&stand, script, count).await {
             Some(life) => row(name, count, life),
-            None => println!("| {name} | does not come to its end here | | | | | |"),
+            None => println!("| {name} | {count} | does not come to its end here | | | | | |"),
         }
     }
-    println!("\n| looks | calls | time |\n|---|---|---|");
-    for looks in [1, 100, 1000] {
-        let stand = self::stand().await;
-        let backend = backend(&stand).await;
-        let cx = OpContext::new(plane());
-        let targets: Vec<_> = (0..looks).map(|n| target(n as u128)).collect();
-        let (before, began) = (stand.calls(), Instant::now());
-        let seen = backend.observe_many(&cx, &targets).await;
-        assert!(seen.into_iter().all(|seen| seen.is_ok()));
-        println!("| {looks} | {} | {} ms |", stand.calls() - before, began.elapsed().as_millis());
+    println!("\n| looked at, all at once | calls | time |\n|---|---|---|");
+    for (count, (calls, took)) in looks {
+        println!("| {count} that run | {calls} | {} ms |", took.as_millis());
     }
 }
 
@@ -81,14 +83,14 @@ fn row(name: &str, count: usize, life: Life) {
         life.iter().map(|(calls, took)| format!("{:.2} calls, {:.1} s", each(*calls), took.as_secs_f64())).collect();
     let calls: u64 = life.iter().map(|(calls, _)| calls).sum();
     let took: Duration = life.iter().map(|(_, took)| *took).sum();
-    println!("| {name} | {} | {:.2} | {:.1} s |", parts.join(" | "), each(calls), took.as_secs_f64());
+    println!("| {name} | {count} | {} | {:.2} | {:.1} s |", parts.join(" | "), each(calls), took.as_secs_f64());
 }
 
-fn plane() -> ControlPlaneId {
+fn plane_id() -> ControlPlaneId {
     ControlPlaneId::new("bench").unwrap()
 }
 
-async fn backend(stand: &Ec2) -> VmBackend {
+fn backend(stand: &Ec2) -> VmBackend {
     let places = stand.subnets().into_iter().map(|(subnet, zone)| Place { subnet, zone });
     let mut config = VmConfig::new(test_ec2::REGION, places.collect());
     // The server is not paced, and neither are the scripts.
@@ -103,27 +105,18 @@ fn spec(image: &str) -> InstanceSpec {
     InstanceSpec::new(workload)
 }
 
-fn target(n: u128) -> Target {
-    Target {
-        id: InstanceId::new(format!("i{n}")).unwrap(),
-        tenant: TenantId::new("tenant").unwrap(),
-        incarnation: Incarnation::new(1, n),
-        generation: Generation::FIRST,
-        spec: Arc::new(InstanceSpec::forgotten()),
-        data: DataSource::Fresh(DataId::from_random(n)),
-    }
-}
-
-async fn ours(stand: &Ec2, count: usize) -> Life {
+/// The life, and what it takes to look at all of them once they run.
+async fn ours(stand: &Ec2, count: usize) -> (Life, (u64, Duration)) {
     let folder = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(folder.path().join("store.db"), plane(), CommitMode::Grouped).await.unwrap();
+    let store = SqliteStore::open(folder.path().join("store.db"), plane_id(), CommitMode::Grouped).await.unwrap();
     let store: Arc<dyn Store> = store;
-    let cell = Cell::new(CellName::new("account").unwrap(), Arc::new(backend(stand).await));
-    let plane = ControlPlane::builder(store).cell(cell).start().await.unwrap();
+    let backend = backend(stand);
+    let cell = Cell::new(CellName::new("account").unwrap(), Arc::new(backend.clone()));
+    let control_plane = ControlPlane::builder(store).cell(cell).start().await.unwrap();
     let image = stand.image().await;
     let ids: Vec<_> = (0..count).map(|n| InstanceId::new(format!("i{n}")).unwrap()).collect();
     let by = || Request::by(Actor::new("bench").unwrap());
-    let mut life = Life::new();
+    let (mut life, mut looked) = (Life::new(), None);
     for part in PARTS {
         let (before, began) = (stand.calls(), Instant::now());
         let mut handles = Vec::new();
@@ -131,18 +124,40 @@ async fn ours(stand: &Ec2, count: usize) -> Life {
             let handle = match part {
                 "create" => {
                     let new = NewInstance::new(id.clone(), TenantId::new("tenant").unwrap(), spec(&image));
-                    plane.create(new, by()).await
+                    control_plane.create(new, by()).await
                 }
-                "sleep" => plane.sleep(id, by()).await,
-                "wake" => plane.wake(id, by()).await,
-                _ => plane.destroy(id, DataDisposition::Delete, by()).await,
+                "sleep" => control_plane.sleep(id, by()).await,
+                "wake" => control_plane.wake(id, by()).await,
+                _ => control_plane.destroy(id, DataDisposition::Delete, by()).await,
             };
             handles.push(handle.unwrap());
         }
         futures::future::join_all(handles.iter().map(ended)).await;
         life.push((stand.calls() - before, began.elapsed()));
+        if part == "create" {
+            looked = Some(look(stand, &backend, &control_plane, &ids).await);
+        }
     }
-    life
+    (life, looked.expect("they were created"))
+}
+
+async fn look(stand: &Ec2, backend: &VmBackend, plane: &ControlPlane, ids: &[InstanceId]) -> (u64, Duration) {
+    let mut targets = Vec::new();
+    for id in ids {
+        let instance = plane.get(id).await.unwrap();
+        targets.push(Target {
+            id: instance.id,
+            tenant: instance.tenant,
+            incarnation: instance.incarnation.unwrap(),
+            generation: instance.generation,
+            spec: Arc::new(instance.spec),
+            data: DataSource::Fresh(instance.data),
+        });
+    }
+    let (before, began) = (stand.calls(), Instant::now());
+    let seen = backend.observe_many(&OpContext::new(plane_id()), &targets).await;
+    assert!(seen.into_iter().all(|seen| seen.is_ok_and(|seen| seen.phase() == Some(Phase::Running))));
+    (stand.calls() - before, began.elapsed())
 }
 
 async fn ended(handle: &OperationHandle) {

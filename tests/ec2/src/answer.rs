@@ -10,8 +10,8 @@ use axum::{
 
 use crate::xml::Element;
 
-/// Where the elements of EC2 are defined.
-const NAMESPACE: &str = "http://ec2.amazonaws.com/doc/2016-11-15";
+/// Where the elements of EC2 are defined. moto names an older one, in which stricter clients find nothing.
+const NAMESPACE: &str = "http://ec2.amazonaws.com/doc/2016-11-15/";
 
 /// A request that was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,8 +73,7 @@ fn request_id() -> String {
 
 /// An answer to an action, still empty.
 pub(crate) fn answer(action: &str) -> Element {
-    let element = Element::new(&format!("{action}Response")).with_attribute("xmlns", NAMESPACE);
-    element.with_text("requestId", &request_id())
+    Element::new(&format!("{action}Response")).with_text("requestId", &request_id())
 }
 
 /// An answer that says only that it was done.
@@ -97,12 +96,12 @@ pub(crate) fn response(status: u16, content_type: &str, body: impl Into<Body>) -
 }
 
 /// The answer to a request, whether it was refused or not.
-pub(crate) fn xml(answer: &Result<Element, Refusal>) -> Response {
+pub(crate) fn xml(answer: Result<Element, Refusal>) -> Response {
     let (status, element) = match answer {
-        Ok(element) => (200, element),
-        Err(refusal) => (refusal.status, &refusal.to_element()),
+        Ok(element) => (200, element.with_attribute("xmlns", NAMESPACE)),
+        Err(refusal) => (refusal.status, refusal.to_element()),
     };
-    response(status, XML, document(element))
+    response(status, XML, document(&element))
 }
 
 pub(crate) const XML: &str = "text/xml;charset=UTF-8";

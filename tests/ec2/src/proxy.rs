@@ -43,7 +43,8 @@ async fn handle(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let form = Form::parse(&body);
+    // Older clients ask by GET.
+    let form = Form::parse(if body.is_empty() { uri.query().unwrap_or_default().as_bytes() } else { &body });
     *locked(&stand.calls).entry(form.action().to_owned()).or_default() += 1;
     let lost = || {
         cut.cut();
@@ -109,14 +110,14 @@ fn is_ec2(form: &Form) -> bool {
 
 fn refused(form: &Form, refusal: Refusal) -> Response {
     if is_ec2(form) {
-        return xml(&Err(refusal));
+        return xml(Err(refusal));
     }
     response(refusal.status, XML, document(&refusal.to_other_element()))
 }
 
 async fn executed(stand: Arc<Stand>, form: Form, request: Request) -> Response {
     if is_ec2(&form) {
-        return xml(&stand.execute(&form).await);
+        return xml(stand.execute(&form).await);
     }
     let path = request.uri.path_and_query().map_or("/", |path| path.as_str());
     let passed = stand.moto.pass(request.method.as_str(), path, &request.headers, request.body.to_vec()).await;

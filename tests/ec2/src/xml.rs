@@ -32,6 +32,7 @@ impl Element {
     }
 
     pub(crate) fn with_attribute(mut self, name: &str, value: &str) -> Self {
+        self.attributes.retain(|(known, _)| known != name);
         self.attributes.push((name.to_owned(), value.to_owned()));
         self
     }
