@@ -20,8 +20,8 @@ use provisioner_core::{
     control_plane::{NewInstance, OperationHandle, Request},
     store::{CommitMode, OperationState, SqliteStore, Store},
     types::{
-        Actor, CellName, ControlPlaneId, DataDisposition, DataSource, InstanceId, InstanceSpec, Phase, Target, TenantId,
-        Workload,
+        Actor, CellName, ControlPlaneId, DataDisposition, DataSource, InstanceId, InstanceSpec, Phase, Target,
+        TenantId, Workload,
     },
 };
 use test_ec2::{Ec2, Options};
@@ -133,6 +133,7 @@ async fn ours(stand: &Ec2, count: usize) -> (Life, (u64, Duration)) {
             handles.push(handle.unwrap());
         }
         futures::future::join_all(handles.iter().map(ended)).await;
+        eprintln!("{part}: {:?}", stand.calls_by_action());
         life.push((stand.calls() - before, began.elapsed()));
         if part == "create" {
             looked = Some(look(stand, &backend, &control_plane, &ids).await);

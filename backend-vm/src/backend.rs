@@ -31,7 +31,7 @@ use crate::{
     names,
     pace::until,
     places::Places,
-    seen::{Health, Seen},
+    seen::{self, Health, LOOK_AGAIN, Seen},
     verbs::{self, Wake, Work},
     watch,
     writes::Writes,
@@ -39,8 +39,8 @@ use crate::{
 
 /// The longest that a call may take to have its effect, even after its answer was lost.
 const CALL_MAX: Duration = Duration::from_secs(60);
-/// The longest pause before looking again while the service may not show what was done.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// The shortest pause before looking again.
+const MOMENT: Duration = Duration::from_millis(1);
 /// How long an absence has to last.
 const CONFIRMED_IN: Duration = Duration::from_secs(10);
 /// Longer than the service shows machines that have ended:
@@ -87,10 +87,14 @@ impl Shared {
         self.prober.as_ref()
     }
 
+    pub(crate) async fn seen_machines(&self, cx: &OpContext, incarnation: Incarnation) -> Result<Seen, Failure> {
+        let machines = self.fleet.machines(cx, incarnation).await?;
+        Ok(Seen { machines, is_removed: self.is_removed(incarnation), ..Seen::default() })
+    }
+
     /// What is there of a making. A machine that lives tells of its volume.
     pub(crate) async fn seen(&self, cx: &OpContext, incarnation: Incarnation) -> Result<Seen, Failure> {
-        let machines = self.fleet.machines(cx, incarnation).await?;
-        let mut seen = Seen { machines, is_removed: self.is_removed(incarnation), ..Seen::default() };
+        let mut seen = self.seen_machines(cx, incarnation).await?;
         if seen.living().is_none() {
             seen.volumes = self.fleet.volumes(cx, incarnation).await?;
         }
@@ -116,7 +120,9 @@ impl Shared {
 
     pub(crate) async fn health(&self, cx: &OpContext, seen: &Seen) -> Result<Option<Health>, Failure> {
         match seen.to_check() {
-            Some(machine) => health::of(cx, &self.fleet, self.prober(), machine).await.map(Some),
+            Some(machine) => {
+                health::of(cx, &self.fleet, self.prober(), self.config.impaired_for, machine).await.map(Some)
+            }
             None => Ok(None),
         }
     }
@@ -126,10 +132,18 @@ impl Shared {
         let seen = self.seen(cx, incarnation).await?;
         if !self.writes.are_told(incarnation, &seen, cx.since_last_call) {
             let settled_in = settling.saturating_sub(cx.since_last_call.unwrap_or_default());
-            return Ok(Observed::Unknown { again: settled_in.min(LOOK_AGAIN).max(Duration::from_millis(1)) });
+            return Ok(seen::together(
+                Observed::Unknown { again: settled_in.clamp(MOMENT, LOOK_AGAIN) },
+                cx.now,
+                self.config.look_every,
+            ));
         }
         let health = self.health(cx, &seen).await?;
-        Ok(self.confirmed(incarnation, &seen, seen.observed(incarnation, health)))
+        Ok(seen::together(
+            self.confirmed(incarnation, &seen, seen.observed(incarnation, health)),
+            cx.now,
+            self.config.look_every,
+        ))
     }
 
     /// One answer in which nothing is shown may be one that lags: an absence of which nothing tells, not even what has ended, is
@@ -353,12 +367,10 @@ async fn volumes_page(
     let living = living.lock().unwrap_or_else(PoisonError::into_inner);
     let loose = found.iter().filter_map(Volume::of).filter(|volume| volume.machine.is_none());
     let owned = loose.filter(|volume| !living.contains(&volume.owner.incarnation)).map(|volume| {
-        let (owner, is_ending) = (volume.owner.clone(), volume.is_ending());
-        let kind = if is_ending { OwnedKind::Instance } else { OwnedKind::Data };
-        let observed = match is_ending {
-            true => Seen { volumes: vec![volume], ..Seen::default() }.observed(owner.incarnation, None),
-            false => Present::new(Phase::Zero, Generation(0), owner.incarnation).into(),
-        };
+        let (owner, is_left) = (volume.owner.clone(), volume.is_ending() || !volume.is_data);
+        let (kind, phase) =
+            if is_left { (OwnedKind::Instance, Phase::Destroying) } else { (OwnedKind::Data, Phase::Zero) };
+        let observed = Present::new(phase, Generation(0), owner.incarnation).into();
         Owned { id: owner.instance, incarnation: owner.incarnation, kind, data: Some(owner.data), observed }
     });
     Ok((owned.collect(), next))

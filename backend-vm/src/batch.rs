@@ -17,11 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::{error::Failure, pace::until};
 
 /// How long a batch waits for more callers.
-const WINDOW: Duration = Duration::from_millis(10);
-
-/// How many requests of a kind are under way at once. More of them would tell nothing sooner: those who come meanwhile share the
-/// next one.
-const AT_ONCE: usize = 4;
+const WINDOW: Duration = Duration::from_millis(20);
 
 type Answers<K, V> = Arc<BTreeMap<K, Result<V, Failure>>>;
 type Running<K, V> = Pin<Box<dyn Future<Output = BTreeMap<K, Result<V, Failure>>> + Send>>;
@@ -40,7 +36,9 @@ pub(crate) struct Batches<K, V> {
     open: Arc<Mutex<BTreeMap<Priority, Open<K, V>>>>,
     ask: Ask<K, V>,
     keys_max: usize,
-    turns: Arc<Semaphore>,
+    /// One request of a kind and priority is under way at a time. More of them would tell nothing sooner: those who come meanwhile
+    /// share the next one.
+    turns: Arc<BTreeMap<Priority, Semaphore>>,
     tasks: TaskTracker,
 }
 
@@ -69,7 +67,8 @@ where
         F: Future<Output = BTreeMap<K, Result<V, Failure>>> + Send + 'static,
     {
         let ask: Ask<K, V> = Arc::new(move |keys, priority| Box::pin(ask(keys, priority)));
-        Self { open: Arc::default(), ask, keys_max, turns: Arc::new(Semaphore::new(AT_ONCE)), tasks: tasks.clone() }
+        let turns = [Priority::Interactive, Priority::Background].map(|priority| (priority, Semaphore::new(1))).into();
+        Self { open: Arc::default(), ask, keys_max, turns: Arc::new(turns), tasks: tasks.clone() }
     }
 
     /// The answer for one key. People and background never share a request, as they do not wait for the same turn.
@@ -112,7 +111,7 @@ where
         self.tasks.spawn(async move {
             tokio::time::sleep(WINDOW).await;
             // Never closed. Until it is this one's turn, others can join.
-            let _turn = turns.acquire().await;
+            let _turn = turns[&priority].acquire().await;
             {
                 let mut all = lock(&all);
                 // Unless it was full before, and another one is open by now.

@@ -112,7 +112,8 @@ impl Calls<'_> {
     async fn take(&self, family: Family, count: usize, call: &'static str) -> Result<(), Failure> {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         self.account.pace.take(family, count, self.cx).await.map_err(|why| match why {
-            NotSent::TooLate => Failure::new(ErrorKind::Timeout, format!("{call}: too many wait for their turn")),
+            // By us, so that the service need not.
+            NotSent::TooLate => Failure::new(ErrorKind::Throttled, format!("{call}: too many wait for their turn")),
             NotSent::Cancelled => Failure::new(ErrorKind::Cancelled, format!("{call}: given up before it was sent")),
         })
     }
@@ -143,7 +144,11 @@ impl Calls<'_> {
             if failure.kind == ErrorKind::Throttled {
                 pace.refused(family, THROTTLED_PAUSE);
             }
-            failure
+            match family {
+                Family::Run | Family::Describe | Family::Identity => failure,
+                // Rights depend on tags, and what is gone, or not known everywhere yet, has none.
+                _ => failure.perhaps_gone(),
+            }
         })
     }
 

@@ -5,7 +5,11 @@ use provisioner_core::{
     types::{Capabilities, InstanceSpec, InvalidSpec},
 };
 
-use crate::{boot, config::VmConfig, images, launch};
+use crate::{
+    boot::{self, Disk},
+    config::VmConfig,
+    images, launch,
+};
 
 /// As many as leave room for ours: <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html#tag-restrictions>.
 const LABELS_MAX: usize = 30;
@@ -54,7 +58,7 @@ pub(crate) fn spec(
     if wanted.labels.len() > LABELS_MAX {
         return Err(InvalidSpec::new("labels", format!("expected up to {LABELS_MAX}")).into());
     }
-    boot::user_data(wanted, true)?;
+    boot::user_data(wanted, &config.region, Disk { may_format: true, id: None })?;
     match applied {
         Some(applied) => change(wanted, applied),
         None => Ok(()),

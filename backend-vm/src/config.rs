@@ -28,6 +28,10 @@ pub struct VmConfig {
     /// The types of machines, from the cheapest. An instance gets the first one that has room for its size.
     #[serde(default = "MachineType::usual")]
     pub types: Vec<MachineType>,
+    /// Whether machines of types that save up for bursts may use more than they have saved, at extra cost without a bound. By
+    /// default they may not, and are slow then.
+    #[serde(default)]
+    pub unlimited_cpu: bool,
     /// Security groups by id. Empty: those of the network by default.
     #[serde(default)]
     pub security_groups: Vec<String>,
@@ -56,6 +60,13 @@ pub struct VmConfig {
     /// How long the service's answers may lag behind what was done.
     #[serde(default = "settling")]
     pub settling: Duration,
+    /// How long a status check must have failed until the machine is replaced. Many come back by themselves, and the service moves
+    /// some of them to other hardware.
+    #[serde(default = "impaired_for")]
+    pub impaired_for: Duration,
+    /// How often what moves is looked at: a machine that starts or stops takes many seconds for that.
+    #[serde(default = "look_every")]
+    pub look_every: Duration,
     /// How often machines that run are looked at for what nobody here has called for: that one was stopped, ended, or is in
     /// trouble.
     #[serde(default = "watch_every")]
@@ -102,6 +113,11 @@ impl MachineType {
         ]
     }
 
+    /// Whether it saves up for bursts: `t2`, `t3`, `t3a`, `t4g`.
+    pub(crate) fn is_burstable(&self) -> bool {
+        self.name.strip_prefix('t').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    }
+
     fn holds(&self, size: Size) -> bool {
         self.cpu_millis >= size.cpu_millis && self.memory_mib >= size.memory_mib
     }
@@ -121,6 +137,14 @@ fn settling() -> Duration {
     Duration::from_secs(60)
 }
 
+fn impaired_for() -> Duration {
+    Duration::from_secs(300)
+}
+
+fn look_every() -> Duration {
+    Duration::from_secs(2)
+}
+
 fn watch_every() -> Duration {
     Duration::from_secs(60)
 }
@@ -133,6 +157,7 @@ impl VmConfig {
             endpoint: None,
             places,
             types: MachineType::usual(),
+            unlimited_cpu: false,
             security_groups: Vec::new(),
             instance_profile: None,
             public_address: private(),
@@ -142,6 +167,8 @@ impl VmConfig {
             boot_time: boot_time(),
             buckets: Buckets::default(),
             settling: settling(),
+            impaired_for: impaired_for(),
+            look_every: look_every(),
             watch_every: watch_every(),
             size_max: SizeMax::NONE,
         }
@@ -216,8 +243,10 @@ impl VmConfig {
         if self.root_gib == Some(0) {
             return Err(wrong("root_gib", "0: expected 1 or more, or none"));
         }
-        if self.watch_every.is_zero() {
-            return Err(wrong("watch_every", "zero: expected a time such as 60 s"));
+        for (name, every) in [("look_every", self.look_every), ("watch_every", self.watch_every)] {
+            if every < Duration::from_millis(1) {
+                return Err(wrong(name, "expected a millisecond or more, such as 2 s"));
+            }
         }
         for (_, name, Bucket { size, refill }) in self.buckets.all() {
             if size == 0 || refill == 0 {
@@ -257,6 +286,7 @@ mod tests {
         assert_refused(|c| c.types.clear(), "types");
         assert_refused(|c| c.security_groups = vec!["default".into()], "security_groups[0]");
         assert_refused(|c| c.root_gib = Some(0), "root_gib");
+        assert_refused(|c| c.look_every = Duration::ZERO, "look_every");
         assert_refused(|c| c.watch_every = Duration::ZERO, "watch_every");
         assert_refused(|c| c.buckets.run.refill = 0, "buckets.run");
     }

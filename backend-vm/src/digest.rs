@@ -184,10 +184,15 @@ pub(crate) struct FailedLaunch<'a> {
     pub(crate) message: &'a str,
 }
 
-/// A data volume.
+/// A volume that was made with a machine, or given to one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Volume {
     pub(crate) id: Box<str>,
+    /// Whether it holds data, and is not one that a machine boots from or that its image brought along. All of them have the tags
+    /// of the request that made them.
+    pub(crate) is_data: bool,
+    /// Whether the service removes it with its machine.
+    pub(crate) goes_with_machine: bool,
     /// Who used it last.
     pub(crate) owner: Owner,
     pub(crate) zone: Box<str>,
@@ -201,19 +206,21 @@ pub(crate) struct Volume {
 }
 
 impl Volume {
-    /// `None`: a thing of nobody's, one that a machine boots from, or one that is gone.
+    /// `None`: a thing of nobody's, or one that is gone.
     pub(crate) fn of(volume: &Ec2Volume) -> Option<Self> {
         if matches!(volume.state(), Some(VolumeState::Deleting | VolumeState::Deleted)) {
             return None;
         }
         let attachment = volume.attachments().first();
-        if attachment.is_some_and(|attachment| attachment.device().is_some_and(|device| device != names::DEVICE)) {
-            return None;
-        }
+        let device = attachment.and_then(|attachment| attachment.device());
+        let is_copy =
+            volume.snapshot_id().is_some_and(|id| !id.is_empty()) && tag(volume.tags(), names::RESTORED).is_none();
         let tags = volume.tags();
         let making = |key| tag(tags, key).and_then(|text| text.parse().ok());
         Some(Self {
             id: volume.volume_id()?.into(),
+            is_data: device.map_or(!is_copy, |device| device == names::DEVICE),
+            goes_with_machine: attachment.is_some_and(|it| it.delete_on_termination().unwrap_or(false)),
             owner: Owner::of(tags)?,
             zone: volume.availability_zone().unwrap_or_default().into(),
             size_gib: volume.size().unwrap_or(0),
@@ -271,13 +278,17 @@ mod tests {
 
     #[test]
     fn a_volume_that_a_machine_boots_from_is_no_data() {
-        let volume = |device| {
-            let attachment = VolumeAttachment::builder().device(device).instance_id("i-1").build();
-            Volume::of(
-                &Ec2Volume::builder().volume_id("vol-1").set_tags(Some(tags(&[]))).attachments(attachment).build(),
-            )
+        let volume = |device: Option<&str>, snapshot: &str, others: &[(&str, &str)]| {
+            let attachment = device.map(|device| VolumeAttachment::builder().device(device).instance_id("i-1").build());
+            let volume = Ec2Volume::builder().volume_id("vol-1").set_tags(Some(tags(others))).snapshot_id(snapshot);
+            Volume::of(&volume.set_attachments(attachment.map(|it| vec![it])).build()).unwrap()
         };
-        assert_eq!(volume("/dev/xvda"), None);
-        assert_eq!(volume(names::DEVICE).unwrap().machine.as_deref(), Some("i-1"));
+        assert!(!volume(Some("/dev/xvda"), "snap-1", &[]).is_data);
+        let data = volume(Some(names::DEVICE), "", &[]);
+        assert_eq!((data.is_data, data.machine.as_deref()), (true, Some("i-1")));
+        // What is left of a machine comes from its image.
+        assert!(!volume(None, "snap-1", &[]).is_data);
+        assert!(volume(None, "", &[]).is_data);
+        assert!(volume(None, "snap-1", &[(names::RESTORED, "yes")]).is_data, "an operator says so");
     }
 }

@@ -49,6 +49,14 @@ impl Failure {
         Self { may_have_acted: true, ..self }
     }
 
+    /// The same of what may be gone, or be too new: that it may not be touched is no last word.
+    pub(crate) fn perhaps_gone(self) -> Self {
+        match self.kind {
+            ErrorKind::Unauthorized => Self { retry: Some(Retry::Backoff), ..self },
+            _ => self,
+        }
+    }
+
     /// The same about a field of the spec.
     pub(crate) fn about(self, field: &'static str) -> Self {
         Self { field: Some(field), ..self }
@@ -162,6 +170,8 @@ impl Failure {
             "OperationNotPermitted" => {
                 Self { retry: Some(Retry::Backoff), ..of_field(ErrorKind::Conflict, "protection") }
             }
+            // Its machine was made, and has ended since: nothing can be made by that token any more.
+            "IdempotentInstanceTerminated" => Self { retry: Some(Retry::Anew), ..of(ErrorKind::Unavailable) },
             // The same token with other parameters: it was made by a call whose answer nobody has, and is shown soon.
             "IdempotentParameterMismatch" => Self { may_have_acted: true, ..of(ErrorKind::Unavailable) },
             "IncorrectInstanceState" | "IncorrectState" | "VolumeInUse" | "IncorrectModificationState" => {

@@ -44,7 +44,8 @@ pub(crate) enum CheckState {
     Passed,
     /// Not yet known.
     Pending,
-    Failed(Reason),
+    /// Since then, in milliseconds since 1970, if the service says so.
+    Failed(Reason, Option<i64>),
 }
 
 type Machines = Arc<Vec<Machine>>;
@@ -180,7 +181,7 @@ where
 /// What a request for many asks of one or several machines.
 type Ask<T> = fn(Arc<Account>, OpContext, Vec<String>) -> BoxFuture<'static, Result<T, Failure>>;
 
-/// Asks for all at once. One bad machine fails a request: then for each by itself.
+/// Asks for all at once. One bad machine fails a request: then for each half of them, until it is alone.
 async fn ask_all<T>(
     account: Arc<Account>,
     priority: Priority,
@@ -190,19 +191,18 @@ async fn ask_all<T>(
 where
     T: Clone,
 {
-    let named = |ids: &[&Id]| ids.iter().map(|id| id.to_string()).collect();
-    let all: Vec<_> = ids.iter().collect();
     // One for all of them: what was not sent by its deadline is not sent any more.
     let cx = cx(priority);
-    let answer = ask(Arc::clone(&account), cx.clone(), named(&all)).await;
-    let is_one_of_many = answer.as_ref().is_err_and(|failure| failure.is_about_one()) && all.len() > 1;
     let mut answers = BTreeMap::new();
-    for id in all {
-        let own = match is_one_of_many {
-            true => ask(Arc::clone(&account), cx.clone(), named(&[id])).await,
-            false => answer.clone(),
-        };
-        answers.insert(id.clone(), own);
+    let mut parts = vec![ids.iter().cloned().collect::<Vec<_>>()];
+    while let Some(mut part) = parts.pop() {
+        let answer = ask(Arc::clone(&account), cx.clone(), part.iter().map(ToString::to_string).collect()).await;
+        if part.len() > 1 && answer.as_ref().is_err_and(Failure::is_about_one) {
+            parts.push(part.split_off(part.len() / 2));
+            parts.push(part);
+        } else {
+            answers.extend(part.into_iter().map(|id| (id, answer.clone())));
+        }
     }
     answers
 }
@@ -252,16 +252,16 @@ impl Checks {
         });
         let ends = ends.min_by_key(|(at, _)| *at);
         let of = |summary: Option<&InstanceStatusSummary>| summary.and_then(InstanceStatusSummary::status).cloned();
-        let (system, machine) = (of(status.system_status()), of(status.instance_status()));
-        let impaired = [("the system", &system), ("the machine", &machine)]
-            .into_iter()
-            .find(|(_, status)| **status == Some(SummaryStatus::Impaired));
-        let state = match (impaired, &system, &machine) {
-            (Some((which, _)), ..) => {
-                CheckState::Failed(Reason::new("status-check", format!("the status check of {which} fails")))
+        let all = [("the system", status.system_status()), ("the machine", status.instance_status())];
+        let is_impaired = |summary| of(summary) == Some(SummaryStatus::Impaired);
+        let state = match all.into_iter().find(|(_, summary)| is_impaired(*summary)) {
+            Some((which, summary)) => {
+                let details = summary.map(InstanceStatusSummary::details).unwrap_or_default();
+                let since = details.iter().filter_map(|detail| detail.impaired_since()?.to_millis().ok()).min();
+                CheckState::Failed(Reason::new("status-check", format!("the status check of {which} fails")), since)
             }
-            (None, Some(SummaryStatus::Ok), Some(SummaryStatus::Ok)) => CheckState::Passed,
-            _ => CheckState::Pending,
+            None if all.iter().all(|(_, summary)| of(*summary) == Some(SummaryStatus::Ok)) => CheckState::Passed,
+            None => CheckState::Pending,
         };
         Self { state, ends }
     }

@@ -86,11 +86,12 @@ fn start_timeout(machine: &Machine) -> Duration {
 }
 
 /// How a machine does. `prober`: the product is asked too, and what it says is known before the service's own checks are, and
-/// better.
+/// better. `impaired_for`: how long its checks must have failed until it is given up.
 pub(crate) async fn of(
     cx: &OpContext,
     fleet: &Fleet,
     prober: Option<&Prober>,
+    impaired_for: Duration,
     machine: &Machine,
 ) -> Result<Health, Failure> {
     let answer = match prober {
@@ -112,7 +113,10 @@ pub(crate) async fn of(
     }
     Ok(match (answer, checks.state) {
         (Some((_, Ok(()))), _) | (None, CheckState::Passed) => Health::Answers,
-        (_, CheckState::Failed(why)) => Health::Unfit(why),
+        (_, CheckState::Failed(why, since)) => {
+            let lasts = since.is_none_or(|since| cx.now.since(Timestamp::from_unix_ms(since)) >= impaired_for);
+            if lasts { Health::Unfit(why) } else { Health::Starting(Some(why)) }
+        }
         (None, CheckState::Pending) => Health::Starting(None),
         (Some((prober, Err(why))), _) => {
             let why = Reason::new("not-answering", why);

@@ -4,9 +4,9 @@ use aws_sdk_ec2::{
     Client,
     operation::run_instances::builders::RunInstancesFluentBuilder,
     types::{
-        BlockDeviceMapping, EbsBlockDevice, HttpTokensState, IamInstanceProfileSpecification,
-        InstanceMetadataOptionsRequest, InstanceNetworkInterfaceSpecification, InstanceType,
-        LaunchTemplateSpecification, ResourceType, VolumeType,
+        BlockDeviceMapping, CreditSpecificationRequest, EbsBlockDevice, HttpTokensState,
+        IamInstanceProfileSpecification, InstanceMetadataOptionsRequest, InstanceNetworkInterfaceSpecification,
+        InstanceType, LaunchTemplateSpecification, ResourceType, VolumeType,
     },
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -14,7 +14,7 @@ use provisioner_core::types::{ControlPlaneId, InstanceSpec, Target};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    boot,
+    boot::{self, Disk},
     calls::{Tags, tagged},
     config::{MachineType, Place, VmConfig},
     digest::{Intended, Product},
@@ -78,7 +78,9 @@ impl Launch {
                 .block_device_mappings(BlockDeviceMapping::builder().device_name(names::DEVICE).ebs(data).build());
         }
         let groups = (!config.security_groups.is_empty()).then(|| config.security_groups.clone());
-        request = match config.public_address {
+        // Templates have groups of their own, which do not go with a network interface in the request.
+        let public = config.public_address.filter(|_| matches!(self.image, Image::Ami { .. }));
+        request = match public {
             None => request.subnet_id(&self.place.subnet).set_security_group_ids(groups),
             Some(public) => request.network_interfaces(
                 InstanceNetworkInterfaceSpecification::builder()
@@ -90,6 +92,12 @@ impl Launch {
                     .build(),
             ),
         };
+        // Of those that save up for bursts, the service's own default is to sell more without an end; see
+        // <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/burstable-performance-instances-unlimited-mode.html>.
+        if self.kind.is_burstable() && !config.unlimited_cpu {
+            request =
+                request.credit_specification(CreditSpecificationRequest::builder().cpu_credits("standard").build());
+        }
         match &config.instance_profile {
             Some(name) => request.iam_instance_profile(IamInstanceProfileSpecification::builder().name(name).build()),
             None => request,
@@ -125,12 +133,12 @@ pub(crate) fn owner_tags(control_plane: &ControlPlaneId, target: &Target) -> Tag
 }
 
 /// What a machine says of the spec that it is at, and that it is to run.
-pub(crate) fn spec_tags(target: &Target) -> Tags {
+pub(crate) fn spec_tags(target: &Target, region: &str) -> Tags {
     let spec = &target.spec;
     let tags = [
         (names::GENERATION, target.generation.to_string()),
         (names::INTENDED, Intended::Running.as_str().to_owned()),
-        (names::BOOT, boot_digest(spec)),
+        (names::BOOT, boot_digest(spec, region)),
         (names::IMAGE, image_digest(spec)),
         (names::SIZE, size(spec)),
         (names::PRODUCT, product(spec).to_tag()),
@@ -153,8 +161,8 @@ pub(crate) fn size(spec: &InstanceSpec) -> String {
 }
 
 /// Tells boot scripts apart, whether or not they may format the volume.
-pub(crate) fn boot_digest(spec: &InstanceSpec) -> String {
-    digest(boot::script(spec, false).as_bytes())
+pub(crate) fn boot_digest(spec: &InstanceSpec, region: &str) -> String {
+    digest(boot::script(spec, region, Disk::default()).as_bytes())
 }
 
 /// Tells images apart, as specs name them: the newest of a pattern may be another one each time.

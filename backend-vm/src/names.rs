@@ -28,6 +28,8 @@ pub(crate) const PRODUCT: &str = "provisioner:product";
 pub(crate) const RELEASED: &str = "provisioner:released";
 /// On a volume: the making with which it is to go.
 pub(crate) const ENDING: &str = "provisioner:ending";
+/// On a volume that an operator made of a snapshot: it holds data. Without it, what comes from a snapshot is a machine's own disk.
+pub(crate) const RESTORED: &str = "provisioner:restored";
 /// Before each label of a spec.
 pub(crate) const LABEL: &str = "provisioner:label:";
 /// What consoles show.

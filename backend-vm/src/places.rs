@@ -81,17 +81,15 @@ impl Places {
         })
     }
 
-    /// The type that a stopped machine is to have there: the one that it has, if that has room for the size, unless there was
-    /// no room for that a moment ago; else the cheapest for which there may be. `None`: there is none.
-    pub(crate) fn choose_type(&self, config: &VmConfig, subnet: &str, size: Size, has: &str) -> Option<MachineType> {
+    /// The type that a stopped machine is to have there: the cheapest that has room for the size, unless there was no room for that a
+    /// moment ago. `None`: there is none.
+    pub(crate) fn choose_type(&self, config: &VmConfig, subnet: &str, size: Size) -> Option<MachineType> {
         let (state, now) = (self.state(), Instant::now());
         let is_full = |kind: &&MachineType| {
             let key = (subnet.to_owned(), kind.name.clone());
             state.full_until.get(&key).is_some_and(|until| *until > now)
         };
-        let mut open = config.types_for(size).filter(|kind| !is_full(kind));
-        let own = open.clone().find(|kind| kind.name == has);
-        own.or_else(|| open.next()).cloned()
+        config.types_for(size).find(|kind| !is_full(kind)).cloned()
     }
 
     /// There was no room to start a machine of this type there.
@@ -143,22 +141,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stopped_machine_keeps_its_type_while_there_is_room_for_it() {
+    async fn a_stopped_machine_gets_the_cheapest_type_for_which_there_is_room() {
         let (places, config) = (Places::default(), config());
-        let choose = |has: &str| {
-            let size = Size { cpu_millis: 100, memory_mib: 1_500 };
-            places.choose_type(&config, "subnet-a", size, has).map(|kind| kind.name)
-        };
-        assert_eq!(choose("t3.medium").as_deref(), Some("t3.medium"));
-        assert_eq!(choose("t3.micro").as_deref(), Some("t3.small"), "too small");
-        places.is_full("subnet-a", "t3.medium");
-        assert_eq!(choose("t3.medium").as_deref(), Some("t3.small"));
+        let size = Size { cpu_millis: 100, memory_mib: 1_500 };
+        let choose = || places.choose_type(&config, "subnet-a", size).map(|kind| kind.name);
+        assert_eq!(choose().as_deref(), Some("t3.small"));
+        places.is_full("subnet-a", "t3.small");
+        assert_eq!(choose().as_deref(), Some("t3.medium"));
         tokio::time::advance(NO_ROOM_FOR).await;
-        assert_eq!(choose("t3.medium").as_deref(), Some("t3.medium"));
+        assert_eq!(choose().as_deref(), Some("t3.small"), "it does not stay large");
         for kind in &config.types {
             places.is_full("subnet-a", &kind.name);
         }
-        assert_eq!(choose("t3.medium"), None);
+        assert_eq!(choose(), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,12 +2,34 @@
 
 use std::time::Duration;
 
-use provisioner_core::types::{Generation, Incarnation, Observed, Phase, Present, Reason};
+use provisioner_core::types::{Generation, Incarnation, Observed, Phase, Present, Reason, Timestamp};
 
 use crate::digest::{Intended, Machine, State, Volume};
 
-/// How soon to look again at what moves. A machine takes seconds for each of its states.
+/// Stands for the time to look again at what moves, until [`together`] says when.
 pub(crate) const MOVING: Duration = Duration::from_secs(1);
+/// The same while the service may not show what was done.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// The same answer, with times to look again at which others look, too: whoever looks at the same moment shares a request.
+/// `every`: how often what moves is looked at.
+pub(crate) fn together(observed: Observed, now: Timestamp, every: Duration) -> Observed {
+    match observed {
+        Observed::Present(mut present) if present.again == Some(MOVING) => {
+            present.again = Some(next(now, every));
+            Observed::Present(present)
+        }
+        Observed::Unknown { again: LOOK_AGAIN } => Observed::Unknown { again: next(now, LOOK_AGAIN) },
+        other => other,
+    }
+}
+
+/// The next moment of those that are so far apart, but for one that comes too soon.
+fn next(now: Timestamp, apart: Duration) -> Duration {
+    let apart_ms = (apart.as_millis() as i64).max(1);
+    let left = Duration::from_millis((apart_ms - now.unix_ms().rem_euclid(apart_ms)).unsigned_abs());
+    if left < apart / 2 { left + apart } else { left }
+}
 
 /// The machines and volumes of one making.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -135,4 +157,19 @@ fn endpoint(machine: &Machine) -> Option<String> {
 fn stopped(machine: &Machine) -> Reason {
     let why = machine.why.as_ref().map_or("the service does not say why", |(_, message)| message);
     Reason::new("stopped", format!("the machine {} was stopped: {why}", machine.id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_looks_again_does_so_at_the_same_moments() {
+        let next = |now| next(Timestamp::from_unix_ms(now), MOVING).as_millis();
+        assert_eq!([0, 1, 500, 501, 999, 1_000].map(next), [1_000, 999, 500, 1_499, 1_001, 1_000]);
+        let unknown = |again| together(Observed::Unknown { again }, Timestamp::from_unix_ms(100), MOVING);
+        assert_eq!(unknown(LOOK_AGAIN), Observed::Unknown { again: Duration::from_millis(400) });
+        let soon = Duration::from_millis(70);
+        assert_eq!(unknown(soon), Observed::Unknown { again: soon }, "it has settled then");
+    }
 }

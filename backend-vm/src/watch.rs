@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use aws_sdk_ec2::types::{InstanceStatus, InstanceStatusSummary};
@@ -20,6 +21,9 @@ use crate::{
     error::Failure,
     names,
 };
+
+/// The longest that one look may take.
+const LOOK_MAX: Duration = Duration::from_secs(60);
 
 /// What is remembered of a machine that runs: when any of it changes, somebody should look.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +73,8 @@ pub(crate) fn watch(shared: Arc<Shared>, mut cx: OpContext) -> BoxStream<'static
 
 impl Watch {
     async fn look(&mut self) {
-        match signs(&self.shared, &self.cx).await {
+        let cx = self.cx.clone().with_timeout(LOOK_MAX);
+        match signs(&self.shared, &cx).await {
             Ok(seen) => {
                 if let Some(known) = &self.known {
                     self.news.extend(changed(known, &seen));

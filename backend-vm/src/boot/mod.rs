@@ -29,12 +29,21 @@ pub(crate) fn port(spec: &InstanceSpec) -> u16 {
     spec.workload.port.unwrap_or(PORT)
 }
 
+/// What a machine is to know of its data volume.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Disk<'a> {
+    /// Whether it may be an empty one.
+    pub(crate) may_format: bool,
+    /// Its id, where it was there before the machine.
+    pub(crate) id: Option<&'a str>,
+}
+
 /// The user data of a target.
 ///
 /// # Errors
 /// When it is too long, also compressed.
-pub(crate) fn user_data(spec: &InstanceSpec, may_format: bool) -> Result<Vec<u8>, InvalidSpec> {
-    let script = script(spec, may_format);
+pub(crate) fn user_data(spec: &InstanceSpec, region: &str, disk: Disk<'_>) -> Result<Vec<u8>, InvalidSpec> {
+    let script = script(spec, region, disk);
     let mut bytes = script.into_bytes();
     if bytes.len() > BYTES_MAX {
         // The same bytes each time: what is the same must look the same.
@@ -53,8 +62,9 @@ pub(crate) fn user_data(spec: &InstanceSpec, may_format: bool) -> Result<Vec<u8>
 }
 
 /// The script. `PROVISIONER_ROOT` is empty on a machine: tests run it in a folder.
-pub(crate) fn script(spec: &InstanceSpec, may_format: bool) -> String {
-    let may_format = if may_format { "yes" } else { "no" };
+pub(crate) fn script(spec: &InstanceSpec, region: &str, disk: Disk<'_>) -> String {
+    let may_format = if disk.may_format { "yes" } else { "no" };
+    let volume = quoted(disk.id.unwrap_or_default());
     let data_path = spec.workload.data_path.as_deref().unwrap_or(DATA_PATH);
     let mounted_at = quoted(data_path);
     let mut variables = format!("export PORT={}\nexport DATA_PATH={mounted_at}\n", port(spec));
@@ -63,7 +73,7 @@ pub(crate) fn script(spec: &InstanceSpec, may_format: bool) -> String {
     }
     let mut secrets = String::new();
     for (name, reference) in &spec.secrets {
-        let _ = writeln!(secrets, "{name}=\"$({})\"\nexport {name}", fetch(reference));
+        let _ = writeln!(secrets, "{name}=\"$({})\"\nexport {name}", fetch(reference, region));
     }
     let start = match &spec.workload.boot_script {
         Some(script) => script.clone(),
@@ -94,7 +104,7 @@ cat > "$home/start" <<'{end}'
 #!/bin/sh
 set -eu
 home="${{PROVISIONER_ROOT:-}}/etc/provisioner"
-DATA_PATH={mounted_at} MAY_FORMAT={may_format} sh "$home/volume"
+DATA_PATH={mounted_at} VOLUME={volume} MAY_FORMAT={may_format} sh "$home/volume"
 . "$home/environment"
 . "$home/secrets"
 exec sh "$home/product"
@@ -129,7 +139,7 @@ TimeoutStopSec={grace}
 WantedBy=multi-user.target
 {end}
 systemctl daemon-reload
-systemctl start provisioner-grow.timer
+systemctl start --no-block provisioner-grow.timer
 systemctl enable provisioner-product.service
 systemctl start --no-block provisioner-product.service
 "#
@@ -137,13 +147,18 @@ systemctl start --no-block provisioner-product.service
 }
 
 /// How a machine fetches a secret, with the rights of its profile.
-fn fetch(reference: &SecretReference) -> String {
-    let path = quoted(reference.path());
+fn fetch(reference: &SecretReference, region: &str) -> String {
+    // Older command lines do not ask the machine where it is.
+    let (path, region) = (quoted(reference.path()), quoted(region));
     match reference.scheme() {
         SECRETS_MANAGER => {
-            format!("aws secretsmanager get-secret-value --secret-id {path} --query SecretString --output text")
+            format!(
+                "aws --region {region} secretsmanager get-secret-value --secret-id {path} --query SecretString --output text"
+            )
         }
-        _ => format!("aws ssm get-parameter --with-decryption --name {path} --query Parameter.Value --output text"),
+        _ => format!(
+            "aws --region {region} ssm get-parameter --with-decryption --name {path} --query Parameter.Value --output text"
+        ),
     }
 }
 
@@ -167,6 +182,8 @@ mod tests {
 
     use super::*;
 
+    const FRESH: Disk<'_> = Disk { may_format: true, id: None };
+
     fn spec() -> InstanceSpec {
         let mut workload = Workload::new("1.0").with_command(["/opt/product", "it's"]);
         workload.port = Some(80);
@@ -183,7 +200,7 @@ mod tests {
         let shim = folder.path().join("bin/systemctl");
         std::fs::write(&shim, "#!/bin/sh\n").unwrap();
         std::fs::set_permissions(&shim, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let script = script(&spec, true);
+        let script = script(&spec, "r", FRESH);
         let run = |script: &str| {
             let path = format!("{}:{}", folder.path().join("bin").display(), std::env::var("PATH").unwrap());
             let output = std::process::Command::new("sh")
@@ -204,12 +221,17 @@ mod tests {
 
     #[test]
     fn only_data_that_is_fresh_may_be_formatted() {
-        assert!(script(&spec(), true).contains("MAY_FORMAT=yes "));
-        assert!(script(&spec(), false).contains("MAY_FORMAT=no "));
+        assert!(script(&spec(), "r", FRESH).contains("MAY_FORMAT=yes "));
+        assert!(script(&spec(), "r", Disk::default()).contains("MAY_FORMAT=no "));
     }
 
     /// Mounts the data where these programs tell of the disks; what was done, and what was said.
     fn mounted(programs: &[(&str, &str)], may_format: bool) -> (String, String) {
+        mounted_of(&[], programs, may_format)
+    }
+
+    /// The same where disks have serial numbers.
+    fn mounted_of(serials: &[(&str, &str)], programs: &[(&str, &str)], may_format: bool) -> (String, String) {
         let folder = tempfile::tempdir().unwrap();
         let usual = [
             ("findmnt", "echo /dev/nvme0n1p1"),
@@ -218,12 +240,18 @@ mod tests {
                 "case \"$1\" in -nrso) printf 'nvme0n1p1\\nnvme0n1\\n';; *) printf 'nvme0n1 disk 8 M\\nnvme1n1 disk 1 M\\n';; esac",
             ),
             ("blkid", "exit 2"),
+            ("head", "exit 0"),
             ("mountpoint", "exit 1"),
             ("mkfs.ext4", "echo format $2 >> $PROVISIONER_ROOT/done"),
             ("mount", "echo mount $1 >> $PROVISIONER_ROOT/done"),
             ("resize2fs", "exit 0"),
         ];
         std::fs::create_dir(folder.path().join("bin")).unwrap();
+        for (disk, serial) in serials {
+            let device = folder.path().join("sys/block").join(disk).join("device");
+            std::fs::create_dir_all(&device).unwrap();
+            std::fs::write(device.join("serial"), format!("{serial}   \n")).unwrap();
+        }
         for (name, program) in usual.iter().chain(programs) {
             let path = folder.path().join("bin").join(name);
             std::fs::write(&path, format!("#!/bin/sh\n{program}\n")).unwrap();
@@ -234,6 +262,7 @@ mod tests {
             .env("PATH", format!("{}:{}", folder.path().join("bin").display(), std::env::var("PATH").unwrap()))
             .env("PROVISIONER_ROOT", folder.path())
             .env("DATA_PATH", "/data")
+            .env("VOLUME", "vol-0a")
             .env("MAY_FORMAT", if may_format { "yes" } else { "no" })
             .output()
             .unwrap();
@@ -269,11 +298,42 @@ mod tests {
     }
 
     #[test]
+    fn a_volume_that_was_there_before_is_known_by_its_number() {
+        let both = "case \"$1\" in -nrso) echo nvme0n1;; *) printf 'nvme0n1 disk 8 M\nnvme1n1 disk 1 M\nnvme2n1 disk 1 M\n';; esac";
+        let found = [("lsblk", both), ("blkid", "exit 0")];
+        let (done, said) = mounted_of(&[("nvme1n1", "vol0b"), ("nvme2n1", "vol0a")], &found, false);
+        assert_eq!((done.as_str(), said.as_str()), ("mount /dev/nvme2n1\n", ""));
+        // One that comes late is waited for, whatever else is there; without numbers nobody can tell.
+        let late = [
+            ("lsblk", both),
+            ("blkid", "exit 0"),
+            ("sleep", "echo vol0a > $PROVISIONER_ROOT/sys/block/nvme2n1/device/serial"),
+        ];
+        let (done, _) = mounted_of(&[("nvme1n1", "vol0b"), ("nvme2n1", "vol0c")], &late, false);
+        assert_eq!(done, "mount /dev/nvme2n1\n");
+        let (done, said) = mounted_of(&[], &found, false);
+        assert!(done.is_empty() && said.contains("more than one disk"), "{done} {said}");
+    }
+
+    #[test]
+    fn nothing_of_the_boot_waits_for_units() {
+        // Boothooks run before those that units wait for.
+        let script = script(&spec(), "r", FRESH);
+        let starts: Vec<_> = script.lines().filter(|line| line.contains("systemctl start")).collect();
+        assert!(starts.len() == 2 && starts.iter().all(|line| line.contains("--no-block")), "{starts:?}");
+    }
+
+    #[test]
     fn nothing_is_formatted_but_what_is_empty_and_may_be() {
         assert_eq!(mounted(&[("blkid", "exit 0")], true).0, "mount /dev/nvme1n1\n");
         for (blkid, may_format) in [("exit 2", false), ("exit 8", true), ("exit 4", true)] {
             let (done, said) = mounted(&[("blkid", blkid)], may_format);
             assert!(done.is_empty() && said.contains("data volume"), "{blkid} {done} {said}");
+        }
+        // Something that blkid does not know, and what cannot be read.
+        for head in ["printf x", "exit 1"] {
+            let (done, said) = mounted(&[("head", head)], true);
+            assert!(done.is_empty() && said.contains("not empty"), "{head} {done} {said}");
         }
         let there = [("mountpoint", "exit 0"), ("findmnt", "echo /dev/nvme0n1p1")];
         let (done, said) = mounted(&there, true);
@@ -285,24 +345,24 @@ mod tests {
         let mut spec = spec();
         spec.secrets.insert(VariableName::new("A").unwrap(), "secretsmanager:prod/db".parse().unwrap());
         spec.secrets.insert(VariableName::new("B").unwrap(), "ssm:/prod/key".parse().unwrap());
-        let script = script(&spec, true);
-        assert!(script.contains("A=\"$(aws secretsmanager get-secret-value --secret-id 'prod/db' "));
-        assert!(script.contains("B=\"$(aws ssm get-parameter --with-decryption --name '/prod/key' "));
+        let script = script(&spec, "r", FRESH);
+        assert!(script.contains("A=\"$(aws --region 'r' secretsmanager get-secret-value --secret-id 'prod/db' "));
+        assert!(script.contains("B=\"$(aws --region 'r' ssm get-parameter --with-decryption --name '/prod/key' "));
     }
 
     #[test]
     fn what_is_long_is_compressed_and_what_is_too_long_is_refused() {
         let mut spec = spec();
-        assert!(user_data(&spec, true).unwrap().starts_with(b"#cloud-boothook"));
+        assert!(user_data(&spec, "r", FRESH).unwrap().starts_with(b"#cloud-boothook"));
         spec.workload.boot_script = Some("echo one\n".repeat(3_000));
-        let packed = user_data(&spec, true).unwrap();
-        assert_eq!(packed, user_data(&spec, true).unwrap());
+        let packed = user_data(&spec, "r", FRESH).unwrap();
+        assert_eq!(packed, user_data(&spec, "r", FRESH).unwrap());
         let mut plain = String::new();
         flate2::read::GzDecoder::new(&*packed).read_to_string(&mut plain).unwrap();
-        assert_eq!(plain, script(&spec, true));
+        assert_eq!(plain, script(&spec, "r", FRESH));
         let random = provisioner_core::seams::Random::from_seed(1);
         spec.workload.boot_script = Some((0..2_000).map(|_| format!("{:032x}", random.bits())).collect());
-        let error = user_data(&spec, true).unwrap_err();
+        let error = user_data(&spec, "r", FRESH).unwrap_err();
         assert_eq!(error.field(), "workload.boot_script");
     }
 }

@@ -1,4 +1,5 @@
-# Mounts the data: the one disk of the block store that has no part of the system. Wants DATA_PATH and MAY_FORMAT.
+# Mounts the data: the one disk of the block store that has no part of the system. Wants DATA_PATH, MAY_FORMAT, and VOLUME, the id of
+# a volume that was there before the machine, or nothing.
 set -eu
 root="${PROVISIONER_ROOT:-}"
 data="$root$DATA_PATH"
@@ -19,6 +20,9 @@ disks() {
         esac
         case "$model" in *Instance*Storage*) continue ;; esac
         [ "$size" -gt 0 ] || continue
+        # The serial number of a disk is its id without the dash. Older machines have none.
+        serial="$(cat "$root/sys/block/$name/device/serial" 2> /dev/null | tr -d ' \n')" || true
+        if [ -n "$VOLUME" ] && [ -n "$serial" ] && [ "$serial" != "$(printf %s "$VOLUME" | tr -d -)" ]; then continue; fi
         if ! printf '%s\n' "$system" | grep -qxF "$name"; then echo "/dev/$name"; fi
     done
 }
@@ -43,6 +47,9 @@ else
     0) ;;
     2)
         [ "$MAY_FORMAT" = yes ] && [ ! -e "$mounted" ] || refuse "the data volume has no file system"
+        # It says so also of what it could not read.
+        read="$(head -c 1048576 "$volume" && echo whole)" && [ "$(printf %s "$read" | tr -d '\0')" = whole ] ||
+            refuse "the data volume is not empty, or cannot be read"
         mkfs.ext4 -q "$volume"
         ;;
     *) refuse "what is on the data volume cannot be told" ;;

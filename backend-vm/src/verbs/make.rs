@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Work;
 use crate::{
-    boot,
+    boot::{self, Disk},
     digest::{Machine, State, Volume},
     launch::{self, Launch},
     names,
@@ -26,11 +26,11 @@ impl Work<'_> {
         for volume in seen.volumes.clone().iter().filter(|volume| volume.is_ending()) {
             self.delete(seen, volume).await?;
         }
-        let volume = self.volume_to_take_up(false).await?;
+        let volume = self.volume_to_take_up(Some(&seen.volumes)).await?;
         if volume.is_none() && matches!(target.data, DataSource::Existing(_)) {
             return Err(self.data_missing());
         }
-        let user_data = self.user_data()?;
+        let user_data = self.user_data(volume.as_ref().map(|volume| &*volume.id))?;
         let calls = self.shared.fleet.during(self.cx);
         let named = target.spec.workload.vm_image.as_deref().unwrap_or_default();
         let image = self.shared.images.resolve(self.cx, named).await.map_err(|failure| self.reading(failure))?;
@@ -49,7 +49,7 @@ impl Work<'_> {
             self.take_up(volume).await?;
         }
         let mut tags = launch::owner_tags(&self.cx.control_plane, target);
-        tags.extend(launch::spec_tags(target));
+        tags.extend(launch::spec_tags(target, &config.region));
         let mut launch = Launch {
             token: self.token(seen.ended()),
             image,
@@ -92,9 +92,11 @@ impl Work<'_> {
         names::client_token(&self.cx.control_plane, &self.target.id, self.incarnation(), after)
     }
 
-    /// The volume with the target's data, if there is one that it may have. `may_be_own`: its own machine may have it.
-    pub(super) async fn volume_to_take_up(&self, may_be_own: bool) -> Result<Option<Volume>> {
-        let mut volumes = self.data_volumes(may_be_own).await?;
+    /// The volume with the target's data, if there is one that it may have. `seen`: what was seen of it, where there is no machine
+    /// yet; else its own machine may have it.
+    pub(super) async fn volume_to_take_up(&self, seen: Option<&[Volume]>) -> Result<Option<Volume>> {
+        let may_be_own = seen.is_none();
+        let mut volumes = self.data_volumes(seen).await?;
         volumes.retain(|volume| !volume.is_ending());
         if volumes.iter().any(|volume| volume.machine.is_some()) {
             volumes.retain(|volume| volume.machine.is_some());
@@ -138,14 +140,18 @@ impl Work<'_> {
     }
 
     /// The volumes with the target's data. When there have to be some, they may not be shown yet.
-    async fn data_volumes(&self, must_be_there: bool) -> Result<Vec<Volume>> {
+    async fn data_volumes(&self, seen: Option<&[Volume]>) -> Result<Vec<Volume>> {
         let settling = self.shared.config.settling;
         let since = self.cx.since_last_call.unwrap_or(settling);
         let until = Instant::now() + settling.saturating_sub(since);
-        let must_be_there = must_be_there || matches!(self.target.data, DataSource::Existing(_));
+        let must_be_there = seen.is_none() || matches!(self.target.data, DataSource::Existing(_));
+        let mut seen = seen.map(<[Volume]>::to_vec);
         loop {
-            let volumes = self.shared.fleet.data(self.cx, self.target.data.id()).await;
-            let volumes = volumes.map_err(|failure| self.reading(failure))?;
+            let mut volumes = match seen.take() {
+                Some(seen) => seen,
+                None => self.volumes().await?,
+            };
+            volumes.retain(|volume| volume.is_data);
             if !volumes.is_empty() || !must_be_there || Instant::now() >= until {
                 return Ok(volumes);
             }
@@ -169,9 +175,9 @@ impl Work<'_> {
     }
 
     /// What the machine does at its boot. Fresh data may be formatted by whichever machine is the first to come to that.
-    pub(super) fn user_data(&self) -> Result<Vec<u8>> {
-        let may_format = matches!(self.target.data, DataSource::Fresh(_));
-        boot::user_data(&self.target.spec, may_format).map_err(|invalid| self.invalid(invalid))
+    pub(super) fn user_data(&self, volume: Option<&str>) -> Result<Vec<u8>> {
+        let disk = Disk { may_format: matches!(self.target.data, DataSource::Fresh(_)), id: volume };
+        boot::user_data(&self.target.spec, &self.shared.config.region, disk).map_err(|invalid| self.invalid(invalid))
     }
 
     pub(super) fn data_missing(&self) -> Error {

@@ -22,10 +22,10 @@ use tokio::time::Instant;
 pub(crate) use self::{remove::delete_data, run::Wake};
 use crate::{
     backend::Shared,
-    digest::{Intended, Machine, State},
+    digest::{Intended, Machine, State, Volume},
     error::{During, Failure},
     names,
-    seen::Seen,
+    seen::{self, Seen},
     writes::{ENDED, STOPPED, Write, Writing},
 };
 
@@ -83,11 +83,23 @@ impl Work<'_> {
         self.writing.note(write);
     }
 
-    /// What is there of the making, as new as what this process wrote before.
+    /// The volumes with the target's data, whichever making used them last.
+    async fn volumes(&self) -> Result<Vec<Volume>> {
+        let volumes = self.shared.fleet.data(self.cx, self.target.data.id()).await;
+        volumes.map_err(|failure| self.reading(failure))
+    }
+
+    /// What is there of the making, and of the data unless a machine has it, as new as what this process wrote before.
     async fn look(&self) -> Result<Seen> {
         let until = Instant::now() + self.shared.config.settling;
         loop {
-            let seen = self.shared.seen(self.cx, self.incarnation()).await.map_err(|failure| self.reading(failure))?;
+            let mut seen = self.shared.seen_machines(self.cx, self.incarnation()).await;
+            if let Ok(seen) = &mut seen
+                && seen.living().is_none()
+            {
+                seen.volumes = self.volumes().await?;
+            }
+            let seen = seen.map_err(|failure| self.reading(failure))?;
             if self.shared.writes.are_shown(self.incarnation(), &seen) || Instant::now() >= until {
                 return Ok(seen);
             }
@@ -110,7 +122,7 @@ impl Work<'_> {
     /// What the verb answers: what was seen, and what it did since. That is not looked at again: it is known.
     async fn answer(&self, seen: &Seen) -> Result<Observed> {
         let health = self.shared.health(self.cx, seen).await.map_err(|failure| self.reading(failure))?;
-        Ok(seen.observed(self.incarnation(), health))
+        Ok(seen::together(seen.observed(self.incarnation(), health), self.cx.now, self.shared.config.look_every))
     }
 
     async fn intend(&self, seen: &mut Seen, machine: &Machine, intended: Intended) -> Result<()> {

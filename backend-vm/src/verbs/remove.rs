@@ -1,7 +1,7 @@
 //! Removing an instance, and data that nobody uses.
 
 use std::{
-    sync::{Arc, PoisonError, Weak},
+    sync::{Arc, LazyLock, PoisonError, Weak},
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ use crate::{
     digest::{Machine, Volume},
     error::During,
     names,
-    seen::{MOVING, Seen},
+    seen::Seen,
     writes::Write,
 };
 
@@ -30,14 +30,15 @@ impl Work<'_> {
         let mut seen = self.look().await?;
         self.shared.removes(self.incarnation());
         seen.is_removed = true;
+        let volumes = self.volumes_to_mark(&seen).await?;
         if data == DataDisposition::Delete {
-            self.delete_left_behind().await?;
+            self.delete_left_behind(&volumes).await?;
         }
-        seen.volumes = self.volumes_to_mark(&seen).await?;
         // First what is to become of the data: when the machine is gone nothing else would tell.
-        let mut volumes = std::mem::take(&mut seen.volumes);
-        for volume in &mut volumes {
-            self.mark(volume, data).await?;
+        let mut volumes: Vec<_> = volumes.into_iter().filter(|volume| self.is_own(volume)).collect();
+        for volume in volumes.iter_mut().filter(|volume| volume.is_data || !volume.goes_with_machine) {
+            // A disk that a machine booted from is of no use to anybody else.
+            self.mark(volume, if volume.is_data { data } else { DataDisposition::Delete }).await?;
         }
         seen.volumes = volumes;
         for machine in seen.machines.clone().iter().filter(|machine| machine.is_living()) {
@@ -64,15 +65,22 @@ impl Work<'_> {
         }
     }
 
-    /// The volumes that the making was the last to use. That of a machine which was made a moment ago may not be shown yet, and
+    fn is_own(&self, volume: &Volume) -> bool {
+        volume.owner.incarnation == self.incarnation()
+    }
+
+    /// The volumes with the data, among them those that the making was the last to use. That of a machine which was made a moment ago may not be shown yet, and
     /// would be left.
     async fn volumes_to_mark(&self, seen: &Seen) -> Result<Vec<Volume>> {
         let settling = self.shared.config.settling;
         let until = Instant::now() + settling.saturating_sub(self.cx.since_last_call.unwrap_or(settling));
+        if seen.living().is_none() {
+            return Ok(seen.volumes.clone());
+        }
         loop {
-            let volumes = self.shared.fleet.volumes(self.cx, self.incarnation()).await;
-            let volumes = volumes.map_err(|failure| self.reading(failure))?;
-            if !volumes.is_empty() || seen.living().is_none() || Instant::now() >= until {
+            let volumes = self.volumes().await?;
+            let is_shown = |volume: &Volume| volume.is_data && self.is_own(volume);
+            if volumes.iter().any(is_shown) || Instant::now() >= until {
                 return Ok(volumes);
             }
             self.pause().await?;
@@ -81,13 +89,12 @@ impl Work<'_> {
 
     /// Deletes the same data that earlier makings of the instance left: by a call that came late, or that was cut before the volume
     /// was taken up. Nothing would look for it any more when this making is gone.
-    async fn delete_left_behind(&self) -> Result<()> {
-        let volumes = self.shared.fleet.data(self.cx, self.target.data.id()).await;
-        for volume in volumes.map_err(|failure| self.reading(failure))? {
+    async fn delete_left_behind(&self, volumes: &[Volume]) -> Result<()> {
+        for volume in volumes {
             let owner = &volume.owner;
             let is_older = owner.instance == self.target.id && owner.incarnation.number() < self.incarnation().number();
             if is_older && volume.machine.is_none() && *owner.tenant == *self.target.tenant.digest() {
-                self.delete(&mut Seen::default(), &volume).await?;
+                self.delete(&mut Seen::default(), volume).await?;
             }
         }
         Ok(())
@@ -138,19 +145,24 @@ async fn follow(shared: Weak<Shared>, control_plane: ControlPlaneId, incarnation
 
 async fn follow_to_the_end(shared: &Weak<Shared>, control_plane: ControlPlaneId, incarnation: Incarnation) {
     let until = Instant::now() + FOLLOWED_FOR;
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
     while Instant::now() < until {
-        tokio::time::sleep(MOVING).await;
+        // At the moments at which others look, too: they share requests.
+        let Some(every) = shared.upgrade().map(|shared| shared.config.look_every) else { return };
+        let passed = BEGAN.elapsed().as_millis() / every.as_millis();
+        tokio::time::sleep_until(*BEGAN + every.saturating_mul(passed as u32 + 1)).await;
         let Some(shared) = shared.upgrade() else { return };
         let mut cx = OpContext::new(control_plane.clone()).with_timeout(FOLLOWED_FOR);
         cx.priority = Priority::Background;
         // What cannot be seen or deleted now is tried again: whoever destroys it is told when it does not come to an end.
         let Ok(seen) = shared.seen(&cx, incarnation).await else { continue };
+        // Of one that is shown, be it as it was before, volumes are not told.
+        if seen.living().is_some() || seen.leaving().is_some() {
+            continue;
+        }
         let ending: Vec<_> = seen.volumes.iter().filter(|volume| volume.is_ending()).collect();
         if ending.is_empty() {
             return;
-        }
-        if seen.living().is_some() || seen.leaving().is_some() {
-            continue;
         }
         for volume in ending {
             if let Err(failure) = shared.fleet.during(&cx).delete_volume(&volume.id).await {
@@ -177,7 +189,7 @@ pub(crate) async fn delete_data(shared: &Shared, cx: &OpContext, data: &DataId) 
         let error = during.error(ErrorKind::Conflict).with_field("data");
         return Err(error.with_message(format!("the machine {} uses it", user.id)));
     }
-    for volume in volumes {
+    for volume in volumes.iter().filter(|volume| volume.is_data || volume.machine.is_none()) {
         match calls.delete_volume(&volume.id).await {
             Err(failure) if failure.kind == ErrorKind::NotFound => {}
             Err(failure) if failure.kind == ErrorKind::Conflict => {

@@ -1,6 +1,6 @@
 //! Having an instance run, at its target's generation: what is there is brought to it, step by step, as machines let it.
 
-use std::sync::atomic::Ordering;
+use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use provisioner_core::{ErrorKind, Result, types::Observed};
 
@@ -58,12 +58,15 @@ impl Work<'_> {
         if machine.volume.is_none() && machine.state != State::Pending {
             self.attach(seen, machine).await?;
         }
-        let change = Change {
+        let mut change = Change {
             kind: is_newer && *machine.size != *launch::size(&target.spec),
-            boot: is_newer && *machine.boot != *launch::boot_digest(&target.spec),
+            boot: is_newer && *machine.boot != *launch::boot_digest(&target.spec, &self.shared.config.region),
+            restart: false,
         };
         if is_newer {
-            self.grow(machine).await?;
+            let has_grown = self.grow(machine).await?;
+            // The same spec once more is a restart: the product is to read its secrets anew.
+            change.restart = !has_grown && !self.has_other_labels(machine);
         }
         match machine.state {
             State::Running if change.needs_stop() => {
@@ -73,7 +76,7 @@ impl Work<'_> {
             State::Running => self.run_on(seen, machine, is_newer).await,
             State::Stopped => self.start(seen, machine, is_newer, change).await,
             // It has to come up before it can be stopped.
-            State::Pending if change.needs_stop() => Ok(()),
+            State::Pending if change.alters() => Ok(()),
             State::Pending => self.tell(seen, machine, is_newer).await,
             State::Stopping | State::ShuttingDown | State::Terminated => Ok(()),
         }
@@ -82,7 +85,7 @@ impl Work<'_> {
     /// Before a machine is ended for another one: that can be made, as far as that can be known.
     async fn expect_another(&self) -> Result<()> {
         let spec = &self.target.spec;
-        self.user_data()?;
+        self.user_data(None)?;
         self.shared.config.types_for(spec.size).next().ok_or_else(|| self.no_kind())?;
         let named = spec.workload.vm_image.as_deref().unwrap_or_default();
         let image = self.shared.images.resolve(self.cx, named).await;
@@ -112,29 +115,30 @@ impl Work<'_> {
 
     async fn start(&self, seen: &mut Seen, machine: &Machine, is_newer: bool, change: Change) -> Result<()> {
         let calls = self.shared.fleet.during(self.cx);
-        if change.needs_stop() && !(machine.boot.is_empty() && machine.size.is_empty()) {
+        if change.alters() && !(machine.boot.is_empty() && machine.size.is_empty()) {
             // From here on nobody knows what it is and does at its boot, and nothing of that can be seen.
             let unknown = [names::BOOT, names::SIZE].map(|key| (key.to_owned(), String::new())).into();
             calls.tag(&machine.id, &unknown).await.map_err(|failure| self.writing(failure))?;
         }
         // Also where it was the same, as far as is known: somebody may have changed it at the console.
         if is_newer {
-            calls.set_user_data(&machine.id, self.user_data()?).await.map_err(|failure| self.writing(failure))?;
+            calls
+                .set_user_data(&machine.id, self.user_data(machine.volume.as_deref())?)
+                .await
+                .map_err(|failure| self.writing(failure))?;
         }
-        self.start_with_room(machine, change.kind).await?;
+        self.start_with_room(machine).await?;
         self.wrote(Write::State(machine.id.clone(), STARTED));
         seen.change(&machine.id, |machine| machine.state = State::Pending);
         self.tell(seen, machine, is_newer).await
     }
 
     /// Starts a stopped machine. Its volume holds it in its zone: where there is no room for its type, the next one is tried.
-    async fn start_with_room(&self, machine: &Machine, resize: bool) -> Result<()> {
+    async fn start_with_room(&self, machine: &Machine) -> Result<()> {
         let (calls, places, config) = (self.shared.fleet.during(self.cx), &self.shared.places, &self.shared.config);
         let mut has = machine.kind.clone();
-        // Of another size, the cheapest that has room for that.
-        let keeps = if resize { "" } else { &*machine.kind };
-        let choose = |has: &str| places.choose_type(config, &machine.subnet, self.target.spec.size, has);
-        let mut kind = choose(keeps);
+        let choose = || places.choose_type(config, &machine.subnet, self.target.spec.size);
+        let mut kind = choose();
         loop {
             // Where none has room, the service says so of the one that it has.
             let wanted = kind.as_ref().map_or(&*has, |kind| &kind.name);
@@ -145,7 +149,7 @@ impl Work<'_> {
             match self.shared.fleet.start(self.cx, &machine.id).await {
                 Err(failure) if failure.kind == ErrorKind::CapacityExhausted && !failure.may_have_acted => {
                     places.is_full(&machine.subnet, &has);
-                    kind = choose("");
+                    kind = choose();
                     if kind.is_none() {
                         return Err(self.writing(failure));
                     }
@@ -161,7 +165,7 @@ impl Work<'_> {
             return self.intend(seen, machine, Intended::Running).await;
         }
         let calls = self.shared.fleet.during(self.cx);
-        let tags = launch::spec_tags(self.target);
+        let tags = launch::spec_tags(self.target, &self.shared.config.region);
         calls.tag(&machine.id, &tags).await.map_err(|failure| self.writing(failure))?;
         self.wrote(Write::Generation(machine.id.clone(), self.target.generation));
         self.wrote(Write::Intended(machine.id.clone(), Intended::Running));
@@ -179,7 +183,7 @@ impl Work<'_> {
 
     /// Gives a machine its volume: one that is taken up is attached when the machine runs.
     async fn attach(&self, seen: &mut Seen, machine: &Machine) -> Result<()> {
-        let volume = self.volume_to_take_up(true).await?;
+        let volume = self.volume_to_take_up(None).await?;
         let Some(volume) = volume else { return Err(self.data_missing()) };
         let attached = volume.id.clone();
         if volume.machine.as_deref() == Some(&*machine.id) {
@@ -198,22 +202,26 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Volumes grow while they are used, and never shrink.
-    async fn grow(&self, machine: &Machine) -> Result<()> {
+    fn has_other_labels(&self, machine: &Machine) -> bool {
+        let wanted = self.target.spec.labels.iter().map(|(key, value)| (key.to_string(), value.to_string()));
+        let has = machine.labels.iter().map(|(key, value)| (key.to_string(), value.to_string()));
+        wanted.collect::<BTreeMap<_, _>>() != has.collect()
+    }
+
+    /// Volumes grow while they are used, and never shrink. Whether this one did.
+    async fn grow(&self, machine: &Machine) -> Result<bool> {
         let wanted = launch::volume_gib(&self.target.spec);
-        let volumes = self.shared.fleet.data(self.cx, self.target.data.id()).await;
-        let volumes = volumes.map_err(|failure| self.reading(failure))?;
-        let Some(volume) = volumes.iter().find(|volume| Some(&volume.id) == machine.volume.as_ref()) else {
-            return Ok(());
-        };
-        if wanted > volume.size_gib {
-            match self.shared.fleet.during(self.cx).grow(&volume.id, wanted).await {
-                // It grows already, and shows that late.
-                Err(failure) if failure.kind == ErrorKind::Conflict => {}
-                done => done.map_err(|failure| self.writing(failure))?,
+        let volumes = self.volumes().await?;
+        let own = volumes.iter().find(|volume| Some(&volume.id) == machine.volume.as_ref());
+        let Some(volume) = own.filter(|volume| wanted > volume.size_gib) else { return Ok(false) };
+        match self.shared.fleet.during(self.cx).grow(&volume.id, wanted).await {
+            // It grows already, and shows that late; or it is not done with growing before, which takes hours.
+            Err(failure) if failure.kind == ErrorKind::Conflict => {
+                return Err(self.too_early(format!("the volume {} cannot grow yet", volume.id)));
             }
+            done => done.map_err(|failure| self.writing(failure))?,
         }
-        Ok(())
+        Ok(true)
     }
 
     pub(super) fn owner_of_volume(&self) -> Tags {
@@ -230,10 +238,16 @@ impl Work<'_> {
 struct Change {
     kind: bool,
     boot: bool,
+    restart: bool,
 }
 
 impl Change {
-    const fn needs_stop(self) -> bool {
+    /// Whether the machine becomes another than it was.
+    const fn alters(self) -> bool {
         self.kind || self.boot
+    }
+
+    const fn needs_stop(self) -> bool {
+        self.alters() || self.restart
     }
 }

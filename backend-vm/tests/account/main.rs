@@ -12,6 +12,7 @@ mod lost;
 mod secrets;
 mod stage;
 mod trouble;
+mod updates;
 
 use std::future::Future;
 
@@ -30,6 +31,13 @@ fn main() {
         trial("a_removal_whose_answers_are_lost_leaves_nothing", lost::removals),
         trial("after_many_lives_nothing_is_left_and_nothing_was_untagged", left::by_another_client),
         trial("a_life_on_the_bare_server", left::on_the_bare_server),
+        trial(
+            "what_can_be_changed_in_place_is_and_the_rest_is_another_machine_on_the_same_data",
+            updates::of_each_kind,
+        ),
+        trial("a_restart_takes_new_secrets_up", secrets::rotated),
+        trial("what_lags_is_never_taken_for_the_truth", updates::lagging),
+        trial("forty_sign_ups_are_made_within_the_documented_buckets", updates::within_buckets),
         trial("secrets_are_fetched_by_the_machine_and_are_nowhere_else", secrets::native),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();

@@ -5,7 +5,7 @@ use std::path::Path;
 use provisioner_core::types::VariableName;
 use test_ec2::Options;
 
-use crate::stage::{OWNER, Stage, create, done};
+use crate::stage::{OWNER, Stage, by, create, done, id};
 
 const VALUES: [(&str, &str, &str); 2] =
     [("secretsmanager", "prod/db", "canary-0123456789"), ("ssm", "/prod/key", "canary-abcdefghij")];
@@ -21,7 +21,8 @@ iam.create_instance_profile(InstanceProfileName='product')
     assert!(made.success());
 }
 
-pub(crate) async fn native() {
+/// An instance that runs with the secrets, really.
+async fn with_secrets() -> Stage {
     let stage = Stage::with(Options::default(), |config| {
         config.probes = true;
         config.instance_profile = Some("product".into());
@@ -31,8 +32,8 @@ pub(crate) async fn native() {
     let mut spec = stage.spec();
     for (n, (scheme, path, value)) in VALUES.into_iter().enumerate() {
         stage.stand.set_secret(scheme, path, value);
-        spec.secrets
-            .insert(VariableName::new(format!("SECRET_{n}")).unwrap(), format!("{scheme}:{path}").parse().unwrap());
+        let reference = format!("{scheme}:{path}").parse().unwrap();
+        spec.secrets.insert(VariableName::new(format!("SECRET_{n}")).unwrap(), reference);
     }
     let product = benches::product();
     spec.workload.command.clear();
@@ -42,6 +43,11 @@ pub(crate) async fn native() {
     ));
     spec.workload.health_path = "/healthz".into();
     done(create(&stage.plane, 1, spec).await).await;
+    stage
+}
+
+pub(crate) async fn native() {
+    let stage = with_secrets().await;
     let environment = stage.stand.environment(&stage.machine(1).await.id).unwrap();
     for (n, (_, _, value)) in VALUES.into_iter().enumerate() {
         assert_eq!(environment.get(&format!("SECRET_{n}")).map(String::as_str), Some(value));
@@ -51,4 +57,15 @@ pub(crate) async fn native() {
     assert!(!stage.stand.search("prod/db").await.is_empty(), "the reference is there, so a search finds what is");
     done(crate::stage::destroy(&stage.plane, 1).await).await;
     assert_eq!(stage.stand.left((OWNER, "stage")).await, Vec::<String>::new());
+}
+
+pub(crate) async fn rotated() {
+    let stage = with_secrets().await;
+    let machine = stage.machine(1).await.id;
+    let (scheme, path, _) = VALUES[0];
+    stage.stand.set_secret(scheme, path, "canary-rotated");
+    done(stage.plane.restart(&id(1), by()).await.unwrap()).await;
+    assert_eq!(stage.machine(1).await.id, machine, "the same machine");
+    let environment = stage.stand.environment(&machine).unwrap();
+    assert_eq!(environment.get("SECRET_0").map(String::as_str), Some("canary-rotated"));
 }

@@ -38,6 +38,7 @@ pub(crate) fn backend(endpoint: &str, subnets: Vec<(String, String)>, change: im
     let mut config = VmConfig::new(test_ec2::REGION, places.collect());
     config.settling = SETTLING;
     config.boot_time = Duration::ZERO;
+    config.look_every = Duration::from_millis(300);
     config.watch_every = Duration::from_millis(300);
     config.buckets = clients::unpaced();
     change(&mut config);
@@ -62,6 +63,14 @@ impl Stage {
         workload.vm_image = Some(self.image.clone());
         workload.port = Some(8080);
         InstanceSpec::new(workload)
+    }
+
+    /// An image that is another one.
+    pub(crate) async fn other_image(&self) -> String {
+        let by_name = [("Filter.1.Name", "name"), ("Filter.1.Value.1", "amzn-ami-hvm-*")];
+        let images = self.stand.call("DescribeImages", &by_name).await.unwrap();
+        let mut ids = images.split("<imageId>").skip(1).filter_map(|rest| rest.split('<').next());
+        ids.find(|id| *id != self.image).expect("there are several").to_owned()
     }
 
     /// An instance that runs.

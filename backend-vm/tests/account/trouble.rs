@@ -1,6 +1,8 @@
 //! What befalls machines that nobody here has called for.
 
-use test_ec2::Lasting;
+use std::time::Duration;
+
+use test_ec2::{Lasting, Options};
 
 use crate::stage::{Stage, by, create, done, id, until};
 
@@ -26,7 +28,22 @@ pub(crate) async fn ended() {
 }
 
 pub(crate) async fn impaired() {
-    let stage = Stage::new().await;
+    let patient = Stage::new().await;
+    patient.running(1).await;
+    let machine = patient.machine(1).await;
+    patient.stand.impair(&machine.id, true).unwrap();
+    let is_told = || async {
+        let reason = patient.plane.get(&id(1)).await.unwrap().reason?;
+        (&*reason.code == "status-check").then_some(())
+    };
+    until("it was told", is_told).await;
+    // Many come back by themselves, and the first minutes are theirs.
+    patient.stand.impair(&machine.id, false).unwrap();
+    until("it runs again", || async { patient.plane.get(&id(1)).await.unwrap().settled.then_some(()) }).await;
+    assert_eq!(patient.machine(1).await.id, machine.id);
+
+    let options = Options { boots: false, ..Options::default() };
+    let stage = Stage::with(options, |config| config.impaired_for = Duration::from_secs(1)).await;
     stage.running(1).await;
     let machine = stage.machine(1).await;
     stage.stand.impair(&machine.id, true).unwrap();

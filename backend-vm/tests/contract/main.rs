@@ -63,6 +63,7 @@ impl Setup for Machines {
         // These take none.
         config.boot_time = Duration::ZERO;
         config.settling = SETTLING;
+        config.look_every = Duration::from_millis(500);
         config.watch_every = Duration::from_secs(1);
         config.size_max = SizeMax { cpu_millis: 2_000, memory_mib: 4_096, data_mib: 10 << 10 };
         // What is tried here is not how fast an account may call.
@@ -82,7 +83,10 @@ impl Setup for Machines {
         profile.deadline = Duration::from_secs(60);
         profile.many = 30;
         // Each life is one of machines that boot, there are hundreds, and the server gets slower with each machine that ever was.
-        (profile.cuts_at_once, profile.cuts_apart, profile.pairs_apart) = (2, 200, 5);
+        profile.cuts_at_once = 2;
+        if std::env::var_os("CONTRACT_LIVES").is_none_or(|lives| lives != "all") {
+            (profile.cuts_apart, profile.pairs_apart) = (24, 5);
+        }
         profile.slow = Some((slow, SLOW));
         profile.broken = Some(broken);
         profile.keep = Some(Box::new(stand));

@@ -210,7 +210,7 @@ impl Ec2 {
     /// # Errors
     /// When there is no such machine.
     pub fn impair(&self, id: &str, is_impaired: bool) -> Result<(), String> {
-        self.with(id, |machine| machine.is_impaired = is_impaired)
+        self.with(id, |machine| machine.impaired_since = is_impaired.then(|| jiff::Timestamp::now().to_string()))
     }
 
     /// Announces that the hardware of a machine retires, at a time such as `2099-01-01T00:00:00.000Z`.

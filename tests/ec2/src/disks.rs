@@ -13,10 +13,11 @@ use flate2::read::GzDecoder;
 use crate::stand::Stand;
 
 /// What a machine runs instead of what concerns the whole machine.
-const SHIMS: [(&str, &str); 9] = [
+const SHIMS: [(&str, &str); 10] = [
     ("aws", include_str!("shims/aws")),
     ("blkid", include_str!("shims/blkid")),
     ("findmnt", include_str!("shims/findmnt")),
+    ("head", include_str!("shims/head")),
     ("lsblk", include_str!("shims/lsblk")),
     ("mkfs.ext4", include_str!("shims/mkfs.ext4")),
     ("mount", include_str!("shims/mount")),

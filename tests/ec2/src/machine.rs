@@ -78,7 +78,7 @@ pub(crate) struct Machine {
     pub(crate) user_data: String,
     pub(crate) may_not_stop: bool,
     pub(crate) may_not_terminate: bool,
-    pub(crate) is_impaired: bool,
+    pub(crate) impaired_since: Option<String>,
     pub(crate) retires_at: Option<String>,
     /// Why it ends instead of coming up: a code and words.
     pub(crate) doom: Option<(String, String)>,
@@ -97,7 +97,7 @@ impl Machine {
             user_data: String::new(),
             may_not_stop: false,
             may_not_terminate: false,
-            is_impaired: false,
+            impaired_since: None,
             retires_at: None,
             doom: None,
             service: None,
@@ -137,7 +137,7 @@ impl Machine {
     pub(crate) fn dress_status(&self, status: &mut Element, checks: std::time::Duration) {
         status.put(self.state.to_element("instanceState"));
         let (says, passed) = match self.state {
-            State::Running if self.is_impaired => ("impaired", "failed"),
+            State::Running if self.impaired_since.is_some() => ("impaired", "failed"),
             State::Running if self.since.elapsed() < checks => ("initializing", "initializing"),
             State::Running => ("ok", "passed"),
             _ => ("not-applicable", ""),
@@ -145,7 +145,10 @@ impl Machine {
         for name in ["systemStatus", "instanceStatus"] {
             let mut element = Element::new(name).with_text("status", says);
             if !passed.is_empty() {
-                let check = Element::new("item").with_text("name", "reachability").with_text("status", passed);
+                let mut check = Element::new("item").with_text("name", "reachability").with_text("status", passed);
+                if let Some(since) = &self.impaired_since {
+                    check = check.with_text("impairedSince", since);
+                }
                 element = element.with(Element::new("details").with(check));
             }
             status.put(element);

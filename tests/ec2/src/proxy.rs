@@ -117,12 +117,26 @@ fn refused(form: &Form, refusal: Refusal) -> Response {
 
 async fn executed(stand: Arc<Stand>, form: Form, request: Request) -> Response {
     if is_ec2(&form) {
-        return xml(stand.execute(&form).await);
+        let answer = stand.execute(&form).await;
+        return xml(answer.map_err(|refusal| stand.as_allowed(&form, refusal)));
     }
     let path = request.uri.path_and_query().map_or("/", |path| path.as_str());
     let passed = stand.moto.pass(request.method.as_str(), path, &request.headers, request.body.to_vec()).await;
     match passed {
         Ok((status, content_type, body)) => response(status, &content_type, body),
         Err(error) => response(502, "text/plain", error),
+    }
+}
+
+impl Stand {
+    /// Rights that depend on tags are none to what is not there: where callers have some rights alone, that is what they are told.
+    fn as_allowed(&self, form: &Form, refusal: Refusal) -> Refusal {
+        let is_missing = matches!(&*refusal.code, "InvalidInstanceID.NotFound" | "InvalidVolume.NotFound");
+        let is_read = form.action().starts_with("Describe") || form.action() == "RunInstances";
+        if !is_missing || is_read || self.options.actions.is_none() {
+            return refusal;
+        }
+        let message = format!("You are not authorized to perform this operation: ec2:{}.", form.action());
+        Refusal::with_status(403, "UnauthorizedOperation", message)
     }
 }

@@ -97,7 +97,8 @@ async fn cut_call(subject: &Subject, verb: Verb, target: &Target, polls: usize, 
     answer.is_none()
 }
 
-/// Goes through the await points of a verb, or some of them, some at once, until the verb ends before it is cut.
+/// Goes through the await points of a verb, or some of them, some at once, until the verb ends before it is cut. At least once it
+/// is cut: where it has fewer points than there are between those that are looked at, earlier ones are tried.
 async fn each_cut<F: Future<Output = Outcome> + Send>(
     subject: &Subject,
     verb: Verb,
@@ -105,7 +106,9 @@ async fn each_cut<F: Future<Output = Outcome> + Send>(
 ) -> Outcome {
     for cut in [Cut::AtOnce, Cut::Answered] {
         let (at_once, apart) = (subject.profile.cuts_at_once, subject.profile.cuts_apart);
-        let mut first = usize::from(cut == Cut::Answered) + random() as usize % apart;
+        let earliest = usize::from(cut == Cut::Answered);
+        let mut first = earliest + random() as usize % apart;
+        let mut was_cut = false;
         loop {
             ensure!(first < CUTS_MAX, "{verb} is not at its end after {CUTS_MAX} await points");
             let each = (first..).step_by(apart).take(at_once).map(|polls| {
@@ -121,10 +124,15 @@ async fn each_cut<F: Future<Output = Outcome> + Send>(
                     Outcome::Ok(was_cut)
                 }
             });
-            if try_join_all(each).await?.contains(&false) {
+            let cuts = try_join_all(each).await?;
+            was_cut |= cuts.contains(&true);
+            if !cuts.contains(&false) {
+                first += at_once * apart;
+            } else if was_cut || first == earliest {
                 break;
+            } else {
+                first = earliest + (first - earliest) / 2;
             }
-            first += at_once * apart;
         }
     }
     Ok(())
