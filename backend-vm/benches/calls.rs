@@ -28,6 +28,8 @@ use test_ec2::{Ec2, Options};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 const PARTS: [&str; 4] = ["create", "sleep", "wake", "destroy"];
+/// Beside those, the scripts look at each of them once they run.
+const LOOK: &str = "observe";
 const COUNTS: [usize; 3] = [1, 100, 1000];
 /// More of them take an hour, one after the other.
 const COUNT_OF_SCRIPTS: usize = 100;
@@ -49,20 +51,23 @@ async fn run(count: Option<usize>) {
         let stand = stand().await;
         let (life, looked) = ours(&stand, count).await;
         row("the engine with this backend", count, life);
-        looks.push((count, looked));
+        looks.push(("the engine with this backend", count, looked));
     }
     let count = count.unwrap_or(COUNT_OF_SCRIPTS);
     for (name, script) in [("a loop with boto3", "boto3_life.py"), ("a loop with Apache Libcloud", "libcloud_life.py")]
     {
         let stand = self::stand().await;
         match rival(&stand, script, count).await {
-            Some(life) => row(name, count, life),
+            Some((life, looked)) => {
+                row(name, count, life);
+                looks.push((name, count, looked));
+            }
             None => println!("| {name} | {count} | does not come to its end here | | | | | |"),
         }
     }
-    println!("\n| looked at, all at once | calls | time |\n|---|---|---|");
-    for (count, (calls, took)) in looks {
-        println!("| {count} that run | {calls} | {} ms |", took.as_millis());
+    println!("\n| a look at all that run | instances | calls | time |\n|---|---|---|---|");
+    for (name, count, (calls, took)) in looks {
+        println!("| {name} | {count} | {calls} | {} ms |", took.as_millis());
     }
 }
 
@@ -111,7 +116,7 @@ async fn ours(stand: &Ec2, count: usize) -> (Life, (u64, Duration)) {
     let store = SqliteStore::open(folder.path().join("store.db"), plane_id(), CommitMode::Grouped).await.unwrap();
     let store: Arc<dyn Store> = store;
     let backend = backend(stand);
-    let cell = Cell::new(CellName::new("account").unwrap(), Arc::new(backend.clone()));
+    let cell = Cell::new(CellName::new("account").unwrap(), Arc::new(backend.clone())).with_calls_max(256);
     let control_plane = ControlPlane::builder(store).cell(cell).start().await.unwrap();
     let image = stand.image().await;
     let ids: Vec<_> = (0..count).map(|n| InstanceId::new(format!("i{n}")).unwrap()).collect();
@@ -133,7 +138,6 @@ async fn ours(stand: &Ec2, count: usize) -> (Life, (u64, Duration)) {
             handles.push(handle.unwrap());
         }
         futures::future::join_all(handles.iter().map(ended)).await;
-        eprintln!("{part}: {:?}", stand.calls_by_action());
         life.push((stand.calls() - before, began.elapsed()));
         if part == "create" {
             looked = Some(look(stand, &backend, &control_plane, &ids).await);
@@ -167,7 +171,7 @@ async fn ended(handle: &OperationHandle) {
 }
 
 /// `None`: it failed, and has said why.
-async fn rival(stand: &Ec2, script: &str, count: usize) -> Option<Life> {
+async fn rival(stand: &Ec2, script: &str, count: usize) -> Option<(Life, (u64, Duration))> {
     let (subnet, _) = stand.subnets().into_iter().next().unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/rivals").join(script);
     let mut child = tokio::process::Command::new(test_ec2::python())
@@ -184,5 +188,5 @@ async fn rival(stand: &Ec2, script: &str, count: usize) -> Option<Life> {
         life.insert(part, (stand.calls() - before, began.elapsed()));
         (before, began) = (stand.calls(), Instant::now());
     }
-    child.wait().await.unwrap().success().then(|| PARTS.map(|part| life[part]).to_vec())
+    child.wait().await.unwrap().success().then(|| (PARTS.map(|part| life[part]).to_vec(), life[LOOK]))
 }

@@ -77,3 +77,62 @@ fn change(wanted: &InstanceSpec, applied: &InstanceSpec) -> Result<()> {
         format!("{}: expected {} or more, as volumes do not shrink", wanted.data.size_mib, applied.data.size_mib);
     Err(Error::new(ErrorKind::Conflict, "validate").with_field("data.size_mib").with_message(problem))
 }
+
+#[cfg(test)]
+mod tests {
+    use provisioner_core::types::Workload;
+
+    use super::*;
+    use crate::config::Place;
+
+    fn checked(change: impl FnOnce(&mut InstanceSpec), applied: Option<&InstanceSpec>) -> Option<(ErrorKind, String)> {
+        let config = VmConfig::new("r", vec![Place { subnet: "subnet-1".into(), zone: "a".into() }]);
+        let mut spec = wanted();
+        change(&mut spec);
+        let mut capabilities = Capabilities::PLAIN;
+        capabilities.secrets = provisioner_core::types::SecretSupport::Native;
+        let error = super::spec(&spec, applied, &capabilities, &config).err()?;
+        Some((error.kind(), error.field().unwrap_or_default().to_owned()))
+    }
+
+    fn wanted() -> InstanceSpec {
+        let mut workload = Workload::new("1.0").with_command(["/product"]);
+        workload.port = Some(80);
+        workload.vm_image = Some("ami-1".into());
+        let mut spec = InstanceSpec::new(workload);
+        spec.data.size_mib = 2048;
+        spec
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        assert_eq!(checked(|_| {}, None), None);
+        type Spoil = fn(&mut InstanceSpec);
+        let wrong: [(&str, Spoil); 8] = [
+            ("workload.port", |spec| spec.workload.port = None),
+            ("workload.command", |spec| spec.workload.command.clear()),
+            ("workload.vm_image", |spec| spec.workload.vm_image = Some("debian".into())),
+            ("workload.data_path", |spec| spec.workload.data_path = Some("/a/../etc".into())),
+            ("workload.data_path", |spec| spec.workload.data_path = Some("/".into())),
+            ("workload.health_path", |spec| spec.workload.health_path = format!("/{}", "x".repeat(300)).into()),
+            ("size", |spec| spec.size.memory_mib = 1 << 20),
+            // Without a profile a machine may fetch none.
+            ("secrets.KEY", |spec| {
+                spec.secrets.insert("KEY".parse().unwrap(), "ssm:/key".parse().unwrap());
+            }),
+        ];
+        for (field, spoil) in wrong {
+            assert_eq!(checked(spoil, None), Some((ErrorKind::InvalidSpec, field.to_owned())));
+        }
+    }
+
+    #[test]
+    fn a_volume_grows_and_does_not_shrink() {
+        let applied = wanted();
+        assert_eq!(checked(|spec| spec.data.size_mib = 4096, Some(&applied)), None);
+        let shrunk = Some((ErrorKind::Conflict, "data.size_mib".to_owned()));
+        assert_eq!(checked(|spec| spec.data.size_mib = 1024, Some(&applied)), shrunk);
+        // Disks come in whole gibibytes.
+        assert_eq!(checked(|spec| spec.data.size_mib = 1025, Some(&applied)), None);
+    }
+}

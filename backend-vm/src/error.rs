@@ -229,3 +229,49 @@ fn is_connecting(error: &aws_sdk_ec2::error::ConnectorError) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_code_says_what_it_is_whether_to_try_again_and_whether_it_acted() {
+        use ErrorKind::{
+            CapacityExhausted, Conflict, Internal, InvalidSpec, NotFound, QuotaExceeded, Throttled, Unauthorized,
+            Unavailable,
+        };
+        let usual = |kind: ErrorKind| Error::new(kind, "t").retry();
+        let (none, unknown, pause) = (Effect::None, Effect::Unknown, Retry::After(THROTTLED_PAUSE));
+        for (code, status, kind, retry, effect, field) in [
+            ("RequestLimitExceeded", 503, Throttled, pause, none, None),
+            ("InsufficientInstanceCapacity", 500, CapacityExhausted, usual(CapacityExhausted), none, None),
+            ("VcpuLimitExceeded", 400, QuotaExceeded, usual(QuotaExceeded), none, None),
+            ("VolumeModificationRateExceeded", 400, QuotaExceeded, Retry::After(MODIFIED_AGAIN), none, None),
+            ("UnauthorizedOperation", 403, Unauthorized, Retry::Never, none, None),
+            ("InvalidAMIID.NotFound", 400, InvalidSpec, Retry::Never, none, Some("workload.vm_image")),
+            ("InvalidUserData.Malformed", 400, InvalidSpec, Retry::Never, none, Some("workload.boot_script")),
+            ("InvalidParameterCombination", 400, InvalidSpec, Retry::Never, none, None),
+            ("InvalidInstanceID.NotFound", 400, NotFound, Retry::Backoff, none, None),
+            ("OperationNotPermitted", 400, Conflict, Retry::Backoff, none, Some("protection")),
+            ("IncorrectInstanceState", 400, Conflict, Retry::Backoff, none, None),
+            ("IdempotentParameterMismatch", 400, Unavailable, usual(Unavailable), unknown, None),
+            ("IdempotentInstanceTerminated", 400, Unavailable, Retry::Anew, none, None),
+            ("InternalError", 500, Unavailable, usual(Unavailable), unknown, None),
+            ("SomethingNew", 500, Unavailable, usual(Unavailable), unknown, None),
+            ("SomethingNew", 400, Internal, usual(Internal), unknown, None),
+        ] {
+            let error = Failure::refused(code, status).during(During { operation: "t", instance: None }, true);
+            let told = (error.kind(), error.retry(), error.effect(), error.field());
+            assert_eq!(told, (kind, retry, effect, field), "{code} {status}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_gone_is_asked_for_again_and_what_changes_nothing_has_no_effect() {
+        let refused = Failure::refused("UnauthorizedOperation", 403).perhaps_gone();
+        let error = refused.during(During { operation: "t", instance: None }, true);
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Unauthorized, Retry::Backoff));
+        let lost = Failure::new(ErrorKind::Timeout, "").in_doubt();
+        assert_eq!(lost.during(During { operation: "t", instance: None }, false).effect(), Effect::None);
+    }
+}

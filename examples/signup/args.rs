@@ -94,6 +94,9 @@ pub(crate) struct AccountArgs {
     /// With vm: a security group by id. Can be given more than once.
     #[arg(long, value_name = "ID")]
     pub(crate) security_group: Vec<String>,
+    /// With vm: the size of the disk that machines boot from, in gibibytes, instead of as large as their image says.
+    #[arg(long, value_name = "GIB")]
+    pub(crate) root_gib: Option<u16>,
     /// With vm: this machine is in the machines' network, and asks the product itself whether it is ready.
     #[arg(long)]
     pub(crate) probes: bool,

@@ -66,6 +66,7 @@ fn account(args: &AccountArgs) -> anyhow::Result<Result<Arc<dyn Provisioner>>> {
     config.endpoint.clone_from(&args.endpoint);
     config.security_groups.clone_from(&args.security_group);
     config.probes = args.probes;
+    config.root_gib = args.root_gib;
     Ok(config.build().map(|backend| Arc::new(backend) as Arc<dyn Provisioner>))
 }
 

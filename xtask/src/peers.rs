@@ -59,7 +59,9 @@ const PEERS: &[Peer] = &[
             name: "moto",
             requirements: include_str!("../../tests/peers/moto.txt"),
         })),
-        wanted_by: &["backend-vm, target contract, and test-ec2, target stand: an EC2 API server"],
+        wanted_by: &[
+            "backend-vm, targets account and contract; examples, target ec2; test-ec2, target stand: an EC2 API server",
+        ],
     },
     Peer {
         name: kubernetes::NAME,

@@ -49,6 +49,10 @@ for number in range(count):
     machines[machine] = [disk["Ebs"]["VolumeId"] for disk in seen["BlockDeviceMappings"] if disk["DeviceName"] == "/dev/sdf"]
 print("create", flush=True)
 for machine in machines:
+    until(machine, "running")
+    checked(machine)
+print("observe", flush=True)
+for machine in machines:
     ec2.stop_instances(InstanceIds=[machine])
     until(machine, "stopped")
 print("sleep", flush=True)

@@ -39,6 +39,9 @@ for number in range(count):
     nodes.append(until(node, NodeState.RUNNING))
 print("create", flush=True)
 for node in nodes:
+    until(node, NodeState.RUNNING)
+print("observe", flush=True)
+for node in nodes:
     driver.ex_stop_node(node)
     until(node, NodeState.STOPPED)
 print("sleep", flush=True)

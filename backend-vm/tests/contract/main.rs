@@ -83,9 +83,8 @@ impl Setup for Machines {
         profile.deadline = Duration::from_secs(60);
         profile.many = 30;
         // Each life is one of machines that boot, there are hundreds, and the server gets slower with each machine that ever was.
-        profile.cuts_at_once = 2;
         if std::env::var_os("CONTRACT_LIVES").is_none_or(|lives| lives != "all") {
-            (profile.cuts_apart, profile.pairs_apart) = (24, 5);
+            (profile.cuts_apart, profile.pairs_apart) = (12, 5);
         }
         profile.slow = Some((slow, SLOW));
         profile.broken = Some(broken);

@@ -424,3 +424,197 @@ async fn of_several_volumes_with_the_same_data_none_is_taken() {
     assert!(error.to_string().contains("vol-7") && error.to_string().contains("vol-8"), "{error}");
     assert_eq!(actions(&server.asked(), "RunInstances"), 0);
 }
+
+#[tokio::test]
+async fn all_that_a_cell_is_told_is_in_the_request() {
+    let (server, _) = start().await;
+    let mut config = config();
+    config.security_groups = vec!["sg-1".into(), "sg-2".into()];
+    config.instance_profile = Some("product".into());
+    config.kms_key = Some("key-1".into());
+    config.root_gib = Some(20);
+    config.public_address = Some(true);
+    server.backend(config.clone()).create(&cx(), &target(1)).await.unwrap();
+    config.public_address = None;
+    config.unlimited_cpu = true;
+    server.backend(config).create(&cx(), &target(2)).await.unwrap();
+    let runs: Vec<_> = server.asked().into_iter().filter(|asked| asked.action == "RunInstances").collect();
+    let has = |run: &Asked, expected: &[(&str, Option<&str>)]| {
+        for (name, value) in expected {
+            assert_eq!(run.parameters.get(*name).map(String::as_str), *value, "{name}");
+        }
+    };
+    for run in &runs {
+        has(
+            run,
+            &[
+                ("IamInstanceProfile.Name", Some("product")),
+                ("BlockDeviceMapping.1.Ebs.KmsKeyId", Some("key-1")),
+                ("BlockDeviceMapping.1.Ebs.VolumeSize", Some("20")),
+                ("BlockDeviceMapping.2.Ebs.KmsKeyId", Some("key-1")),
+                ("MetadataOptions.HttpPutResponseHopLimit", Some("1")),
+            ],
+        );
+    }
+    has(
+        &runs[0],
+        &[
+            ("NetworkInterface.1.AssociatePublicIpAddress", Some("true")),
+            ("NetworkInterface.1.SecurityGroupId.2", Some("sg-2")),
+            ("CreditSpecification.CpuCredits", Some("standard")),
+        ],
+    );
+    // As the subnet says, and as the service does by itself.
+    has(
+        &runs[1],
+        &[
+            ("NetworkInterface.1.SubnetId", None),
+            ("SubnetId", Some("subnet-a")),
+            ("SecurityGroupId.1", Some("sg-1")),
+            ("CreditSpecification.CpuCredits", None),
+        ],
+    );
+}
+
+#[tokio::test]
+async fn an_image_is_the_newest_of_a_pattern_or_a_templates() {
+    let server = Server::start(|asked| match asked.action.as_str() {
+        "DescribeImages" => {
+            let image = |id: &str, month: u8| {
+                format!(
+                    "<item><imageId>{id}</imageId><creationDate>2026-{month:02}-01T00:00:00.000Z</creationDate>\
+                     <rootDeviceName>/dev/sda1</rootDeviceName></item>"
+                )
+            };
+            let all = [image("ami-old", 3), image("ami-new", 11), image("ami-older", 2)];
+            ok(asked, &format!("<imagesSet>{}</imagesSet>", all.concat()))
+        }
+        _ => forgetful(asked),
+    })
+    .await;
+    let named = |n, image: &str| {
+        let mut target = target(n);
+        Arc::make_mut(&mut target.spec).workload.vm_image = Some(image.to_owned());
+        target
+    };
+    let backend = server.backend(config());
+    backend.create(&cx(), &named(1, "self/product-*")).await.unwrap();
+    let asked = server.asked();
+    let images = asked.iter().find(|asked| asked.action == "DescribeImages").unwrap();
+    for (name, value) in
+        [("Owner.1", "self"), ("Filter.1.Name", "name"), ("Filter.1.Value.1", "product-*"), ("Filter.2.Name", "state")]
+    {
+        assert_eq!(images.parameters.get(name).map(String::as_str), Some(value), "{name}");
+    }
+    let run = asked.iter().find(|asked| asked.action == "RunInstances").unwrap();
+    assert_eq!(run.parameters["ImageId"], "ami-new");
+    assert_eq!(run.parameters["BlockDeviceMapping.1.DeviceName"], "/dev/sda1");
+
+    // A template has its own root and groups, with which a network interface in the request does not go.
+    backend.create(&cx(), &named(2, "lt-1:3")).await.unwrap();
+    let asked = server.asked();
+    let run = asked.iter().find(|asked| asked.action == "RunInstances").unwrap();
+    for (name, value) in [
+        ("LaunchTemplate.LaunchTemplateId", Some("lt-1")),
+        ("LaunchTemplate.Version", Some("3")),
+        ("ImageId", None),
+        ("SubnetId", Some("subnet-a")),
+        ("NetworkInterface.1.SubnetId", None),
+        ("BlockDeviceMapping.1.DeviceName", Some("/dev/sdf")),
+    ] {
+        assert_eq!(run.parameters.get(name).map(String::as_str), value, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn every_page_is_asked_for() {
+    let server = Server::start(|asked| {
+        let page = match asked.parameters.get("NextToken").map(String::as_str) {
+            None => 1,
+            Some("2") => 2,
+            other => panic!("{other:?}"),
+        };
+        let machine = |n| Thing::machine(&target(n), "running").with("volume", "vol-1");
+        let (status, body) = match asked.action.as_str() {
+            "DescribeInstances" => machines(asked, &[machine(page), machine(page + 2)]),
+            "DescribeVolumes" => {
+                let other = Target { incarnation: Incarnation::new(9, page), ..target(page) };
+                volumes(asked, &[Thing::volume(&other, page as u32)])
+            }
+            _ => empty(asked),
+        };
+        let next = "<nextToken>2</nextToken>";
+        let is_first = page == 1 && asked.action != "DescribeInstanceStatus";
+        let end = format!("</{}Response>", asked.action);
+        (status, if is_first { body.replace(&end, &format!("{next}{end}")) } else { body })
+    })
+    .await;
+    let backend = server.backend(config());
+    let listed: Vec<_> = futures::StreamExt::collect::<Vec<_>>(backend.list(&cx())).await;
+    let listed: Vec<_> = listed.into_iter().map(|owned| owned.unwrap().incarnation.to_string()).collect();
+    assert_eq!(listed.len(), 4 + 2, "{listed:?}");
+    let looks: Vec<_> = (1..=4).map(target).collect();
+    for seen in backend.observe_many(&cx(), &looks).await {
+        assert_eq!(seen.unwrap().phase(), Some(Phase::Provisioning));
+    }
+}
+
+#[tokio::test]
+async fn one_bad_machine_of_a_hundred_costs_few_requests() {
+    let server = Server::start(|asked| match asked.action.as_str() {
+        "DescribeInstances" => {
+            let all: Vec<_> = (1..=100).map(|n| Thing::machine(&target(n), "running")).collect();
+            machines(asked, &all)
+        }
+        "StopInstances" if asked.parameters.values().any(|value| value == "i-7") => {
+            refusal(400, "IncorrectInstanceState")
+        }
+        _ => empty(asked),
+    })
+    .await;
+    // As many as the service takes by default.
+    let backend = server.backend(config());
+    let targets: Vec<_> = (1..=100).map(target).collect();
+    let (cx, backend) = (&cx(), &backend);
+    let stopped = futures::future::join_all(targets.iter().map(|target| backend.scale_to_zero(cx, target))).await;
+    assert_eq!(stopped.iter().filter(|stopped| stopped.is_err()).count(), 1);
+    let asked = actions(&server.asked(), "StopInstances");
+    assert!(asked <= 2 * 8 + 2, "{asked} requests");
+}
+
+/// Reads what is asked, and hangs up.
+#[tokio::test]
+async fn a_connection_that_is_cut_leaves_the_effect_in_doubt() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let backend = Server::at(format!("http://{}", listener.local_addr().unwrap())).backend(config());
+    let service = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                let mut piece = [0; 65_536];
+                loop {
+                    let read = stream.read(&mut piece).await.unwrap();
+                    request.extend_from_slice(&piece[..read]);
+                    let text = String::from_utf8_lossy(&request).into_owned();
+                    if read == 0 || text.contains("Action=RunInstances") {
+                        return;
+                    }
+                    let Some((_, action)) = text.split_once("Action=") else { continue };
+                    let action = action.split('&').next().unwrap().to_owned();
+                    let asked = Asked { action, parameters: std::collections::BTreeMap::new() };
+                    let (_, body) = empty(&asked);
+                    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+                    stream.write_all((head + &body).as_bytes()).await.unwrap();
+                    request.clear();
+                }
+            });
+        }
+    });
+    let error = backend.create(&cx(), &target(1)).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::Unknown), "{error}");
+    assert_ne!(error.retry(), Retry::Never);
+    service.abort();
+}

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
-    /// How far its reads may lag behind its writes. Zero: never.
+    /// How far its reads may lag behind its writes. Zero: never, or the backend itself knows what an answer does not show yet: it
+    /// says `Unknown` until what it wrote is shown, and confirms absences by itself.
     pub settling: Duration,
     /// The longest one call may take to have its effect, even after its answer was lost.
     pub call_max: Duration,

@@ -3,29 +3,53 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
-    env,
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
+    pin::Pin,
     time::{Duration, Instant},
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use test_ec2::{Bucket, Buckets, Ec2, Lasting, Once, Options, Seen, State, is_here};
+use libtest_mimic::{Arguments, Completion, Trial};
+use test_ec2::{Bucket, Buckets, Ec2, Lasting, Once, Options, Seen, State, is_here, is_required};
 
 const TAG: (&str, &str) = ("owner", "test");
 const PORT: u16 = 7070;
 
-/// A stand; nothing, where it cannot be and nobody requires it.
-async fn stand(options: Options) -> Option<Ec2> {
-    match is_here() {
-        Ok(()) => Some(Ec2::start(options).await.unwrap()),
-        Err(error) => {
-            let required = env::var("REQUIRED_PEERS").unwrap_or_default();
-            assert!(!required.split(',').any(|peer| peer.trim() == "moto"), "{error}");
-            println!("not tested: {error}");
-            None
+type Test = (&'static str, fn() -> Pin<Box<dyn Future<Output = ()>>>);
+
+const TRIALS: [Test; 6] = [
+    ("the_same_token_is_the_same_machine", || Box::pin(the_same_token_is_the_same_machine())),
+    ("machines_take_their_time_and_refuse_what_they_cannot_do", || {
+        Box::pin(machines_take_their_time_and_refuse_what_they_cannot_do())
+    }),
+    ("a_machine_boots_and_its_data_outlives_it", || Box::pin(a_machine_boots_and_its_data_outlives_it())),
+    ("reads_lag_behind_writes", || Box::pin(reads_lag_behind_writes())),
+    ("faults_befall_requests_and_end", || Box::pin(faults_befall_requests_and_end())),
+    ("pages_show_everything_once_and_other_services_answer", || {
+        Box::pin(pages_show_everything_once_and_other_services_answer())
+    }),
+];
+
+fn main() {
+    libtest_mimic::run(&Arguments::from_args(), TRIALS.map(trial).into()).exit();
+}
+
+fn trial((name, test): Test) -> Trial {
+    Trial::ignorable_test(name, move || {
+        if let Err(reason) = is_here() {
+            if is_required() {
+                return Err(format!("moto is required: {reason}").into());
+            }
+            return Ok(Completion::ignored_with(reason));
         }
-    }
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(test());
+        Ok(Completion::Completed)
+    })
+}
+
+async fn stand(options: Options) -> Ec2 {
+    Ec2::start(options).await.unwrap()
 }
 
 fn without_boots() -> Options {
@@ -171,9 +195,8 @@ async fn until_started(ec2: &Ec2, id: &str, times: usize) {
     until(ec2, id, "started so often", async || starts(address) == Some(times)).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_token_is_the_same_machine() {
-    let Some(ec2) = stand(without_boots()).await else { return };
+    let ec2 = stand(without_boots()).await;
     let token = [("ClientToken", "one")];
     let (a, b) = futures::join!(launched(&ec2, &token), launched(&ec2, &token));
     assert_eq!(a, b);
@@ -197,11 +220,10 @@ async fn the_same_token_is_the_same_machine() {
     assert_eq!((text(&body, "instanceId"), text(&body, "name")), (a, "terminated".to_owned()));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn machines_take_their_time_and_refuse_what_they_cannot_do() {
     let time = Duration::from_millis(400);
     let options = Options { start: time, stop: time, terminate: time, checks: time, ..without_boots() };
-    let Some(ec2) = stand(options).await else { return };
+    let ec2 = stand(options).await;
     let id = launched(&ec2, &DISK).await;
     let ids = [("InstanceId.1", &*id)];
     let incorrect = (400, "IncorrectInstanceState".to_owned());
@@ -260,9 +282,8 @@ async fn machines_take_their_time_and_refuse_what_they_cannot_do() {
     assert!(status.contains("impaired") && status.contains("instance-retirement"), "{status}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_machine_boots_and_its_data_outlives_it() {
-    let Some(ec2) = stand(Options::default()).await else { return };
+    let ec2 = stand(Options::default()).await;
     ec2.set_secret("ssm", "/a/b", "it's secret");
     let fresh = user_data(true);
     let id = launched(&ec2, &[&DISK[..], &[("UserData", &*fresh)]].concat()).await;
@@ -303,10 +324,9 @@ async fn a_machine_boots_and_its_data_outlives_it() {
     assert_eq!(command, b"");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_lag_behind_writes() {
     let lag = Duration::from_millis(1500);
-    let Some(ec2) = stand(Options { lag, ..without_boots() }).await else { return };
+    let ec2 = stand(Options { lag, ..without_boots() }).await;
     let id = launched(&ec2, &[]).await;
     let ids = [("InstanceId.1", &*id)];
     let missing = (400, "InvalidInstanceID.NotFound".to_owned());
@@ -329,10 +349,9 @@ async fn reads_lag_behind_writes() {
         .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn faults_befall_requests_and_end() {
     let buckets = Some(Buckets { launches: Bucket::new(5.0, 0.1), ..Buckets::default() });
-    let Some(ec2) = stand(Options { quota: Some(3), buckets, ..without_boots() }).await else { return };
+    let ec2 = stand(Options { quota: Some(3), buckets, ..without_boots() }).await;
     let zones = ec2.subnets();
     ec2.befall(Some(Lasting::NoCapacityIn(vec![zones[0].1.clone()])));
     let (status, body) = launch(&ec2, &[]).await;
@@ -384,9 +403,8 @@ async fn faults_befall_requests_and_end() {
     assert!(throttled > 0);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pages_show_everything_once_and_other_services_answer() {
-    let Some(ec2) = stand(without_boots()).await else { return };
+    let ec2 = stand(without_boots()).await;
     for _ in 0..7 {
         launched(&ec2, &[]).await;
     }

@@ -105,7 +105,7 @@ async fn each_cut<F: Future<Output = Outcome> + Send>(
     then: impl Fn(Subject, Target) -> F + Send + Sync,
 ) -> Outcome {
     for cut in [Cut::AtOnce, Cut::Answered] {
-        let (at_once, apart) = (subject.profile.cuts_at_once, subject.profile.cuts_apart);
+        let (mut at_once, apart) = (subject.profile.cuts_at_once, subject.profile.cuts_apart);
         let earliest = usize::from(cut == Cut::Answered);
         let mut first = earliest + random() as usize % apart;
         let mut was_cut = false;
@@ -131,7 +131,7 @@ async fn each_cut<F: Future<Output = Outcome> + Send>(
             } else if was_cut || first == earliest {
                 break;
             } else {
-                first = earliest + (first - earliest) / 2;
+                (first, at_once) = (earliest + (first - earliest) / 3, 1);
             }
         }
     }
