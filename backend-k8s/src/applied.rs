@@ -23,7 +23,7 @@ pub(crate) fn note(part: &mut Part, generation: Generation) {
 /// What else is changed of them the cluster counts, or refuses.
 pub(crate) fn note_marks(meta: &mut ObjectMeta, changing: &[&str]) {
     let mut annotations = meta.annotations.clone().unwrap_or_default();
-    annotations.retain(|key, _| !changing.contains(&key.as_str()));
+    annotations.retain(|key, _| key != names::APPLIED && !changing.contains(&key.as_str()));
     let said = json!({"metadata": {"labels": meta.labels, "annotations": annotations}}).to_string();
     meta.annotations.get_or_insert_default().insert(names::APPLIED.to_owned(), said);
 }
@@ -70,10 +70,17 @@ pub(crate) fn noted_labels(meta: &ObjectMeta) -> BTreeMap<String, String> {
     serde_json::from_value(noted["metadata"]["labels"].clone()).unwrap_or_default()
 }
 
+/// An annotation of ours: as it was noted, whatever somebody made of it since.
+pub(crate) fn annotation(meta: &ObjectMeta, key: &str) -> Option<String> {
+    let annotations = meta.annotations.as_ref()?;
+    let noted = annotations.get(names::APPLIED).and_then(|noted| serde_json::from_str::<Value>(noted).ok());
+    let noted = noted.and_then(|noted| Some(noted["metadata"]["annotations"][key].as_str()?.to_owned()));
+    noted.or_else(|| annotations.get(key).cloned())
+}
+
 /// The generation that an object was applied for.
 pub(crate) fn generation(meta: &ObjectMeta) -> Generation {
-    let noted = meta.annotations.as_ref().and_then(|annotations| annotations.get(names::GENERATION));
-    Generation(noted.and_then(|noted| noted.parse().ok()).unwrap_or_default())
+    Generation(annotation(meta, names::GENERATION).and_then(|noted| noted.parse().ok()).unwrap_or_default())
 }
 
 /// What else a list may have than what was applied.

@@ -128,20 +128,20 @@ impl Shared {
     }
 
     async fn look(&self, cx: &OpContext, incarnation: Incarnation) -> Result<Observed, Failure> {
-        let settling = self.config.settling;
+        let (settling, began) = (self.config.settling, Instant::now());
         let seen = self.seen(cx, incarnation).await?;
         if !self.writes.are_told(incarnation, &seen, cx.since_last_call) {
             let settled_in = settling.saturating_sub(cx.since_last_call.unwrap_or_default());
             return Ok(seen::together(
                 Observed::Unknown { again: settled_in.clamp(MOMENT, LOOK_AGAIN) },
-                cx.now,
+                cx.now.after(began.elapsed()),
                 self.config.look_every,
             ));
         }
         let health = self.health(cx, &seen).await?;
         Ok(seen::together(
             self.confirmed(incarnation, &seen, seen.observed(incarnation, health)),
-            cx.now,
+            cx.now.after(began.elapsed()),
             self.config.look_every,
         ))
     }
@@ -155,6 +155,10 @@ impl Shared {
         absent.retain(|_, since| now.saturating_duration_since(*since) < 60 * CONFIRMED_IN);
         if observed != Observed::Absent || seen.ended().is_some() {
             absent.remove(&incarnation);
+            if let (Observed::Absent, Some(ended)) = (&observed, seen.ended()) {
+                let why = ended.why.as_ref().map_or("it is not told why", |(_, message)| message);
+                tracing::info!(instance = %ended.owner.instance, machine = &*ended.id, why, "the machine has ended");
+            }
             return observed;
         }
         let since = *absent.entry(incarnation).or_insert(now);
@@ -213,11 +217,12 @@ impl VmBackend {
         target: &'a Target,
         verb: impl for<'w> FnOnce(&'w Work<'a>) -> BoxFuture<'w, Result<Observed>> + Send,
     ) -> Result<Observed> {
-        let during = During { operation, instance: Some(&target.id) };
+        let (during, began) = (During { operation, instance: Some(&target.id) }, Instant::now());
         let turn = self.shared.turn(cx, target.incarnation).await;
         let _turn = turn.map_err(|kind| during.error(kind).with_message("another verb is at it"))?;
         let writing = self.shared.writes.begin(target.incarnation);
-        let work = Work { shared: &self.shared, cx, operation, target, writing, acted: AtomicBool::new(false) };
+        let acted = AtomicBool::new(false);
+        let work = Work { shared: &self.shared, cx, operation, target, writing, began, acted };
         let answer = verb(&work).await;
         // A refusal is known as well as what was done.
         if answer.as_ref().map_or_else(|error| error.effect() == provisioner_core::Effect::None, |_| true) {
@@ -367,7 +372,7 @@ async fn volumes_page(
     let living = living.lock().unwrap_or_else(PoisonError::into_inner);
     let loose = found.iter().filter_map(Volume::of).filter(|volume| volume.machine.is_none());
     let owned = loose.filter(|volume| !living.contains(&volume.owner.incarnation)).map(|volume| {
-        let (owner, is_left) = (volume.owner.clone(), volume.is_ending() || !volume.is_data);
+        let (owner, is_left) = (volume.owner.clone(), volume.is_ending());
         let (kind, phase) =
             if is_left { (OwnedKind::Instance, Phase::Destroying) } else { (OwnedKind::Data, Phase::Zero) };
         let observed = Present::new(phase, Generation(0), owner.incarnation).into();

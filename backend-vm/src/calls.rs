@@ -233,6 +233,13 @@ impl Calls<'_> {
         Ok(answer.images.unwrap_or_default())
     }
 
+    /// That a launch template is there, and this version of it.
+    pub(crate) async fn expect_template(&self, id: &str, version: Option<&str>) -> Result<(), Failure> {
+        let request = self.ec2().await.describe_launch_template_versions().launch_template_id(id);
+        let request = request.versions(version.unwrap_or("$Default"));
+        self.send(Family::Describe, "DescribeLaunchTemplateVersions", request.send()).await.map(drop)
+    }
+
     // Writes
 
     /// Makes one machine, or tells of the one that this token made before.

@@ -23,6 +23,11 @@ pub(crate) fn spec(
     wanted.check_against(capabilities)?;
     images::check(wanted)?;
     let workload = &wanted.workload;
+    if workload.vm_image.as_deref().is_some_and(|image| image.starts_with("lt-")) && config.public_address.is_some() {
+        let problem = "a launch template: expected an image, as whether machines of a template get a public address is not for this \
+                       cell to say (its public_address is to be none for that)";
+        return Err(InvalidSpec::new("workload.vm_image", problem).into());
+    }
     if workload.port.is_none() {
         return Err(InvalidSpec::new("workload.port", "absent: expected the port that the product listens on").into());
     }
@@ -108,13 +113,15 @@ mod tests {
     fn what_is_wrong_is_named() {
         assert_eq!(checked(|_| {}, None), None);
         type Spoil = fn(&mut InstanceSpec);
-        let wrong: [(&str, Spoil); 8] = [
+        let wrong: [(&str, Spoil); 9] = [
             ("workload.port", |spec| spec.workload.port = None),
             ("workload.command", |spec| spec.workload.command.clear()),
             ("workload.vm_image", |spec| spec.workload.vm_image = Some("debian".into())),
             ("workload.data_path", |spec| spec.workload.data_path = Some("/a/../etc".into())),
+            // Nobody says there that it gets no public address.
+            ("workload.vm_image", |spec| spec.workload.vm_image = Some("lt-1".into())),
             ("workload.data_path", |spec| spec.workload.data_path = Some("/".into())),
-            ("workload.health_path", |spec| spec.workload.health_path = format!("/{}", "x".repeat(300)).into()),
+            ("workload.health_path", |spec| spec.workload.health_path = format!("/{}", "x".repeat(300))),
             ("size", |spec| spec.size.memory_mib = 1 << 20),
             // Without a profile a machine may fetch none.
             ("secrets.KEY", |spec| {

@@ -61,7 +61,7 @@ pub struct VmConfig {
     #[serde(default = "settling")]
     pub settling: Duration,
     /// How long a status check must have failed until the machine is replaced. Many come back by themselves, and the service moves
-    /// some of them to other hardware.
+    /// some of them to other hardware. It counts against the engine's `move_deadline`, in which the other machine has to be up.
     #[serde(default = "impaired_for")]
     pub impaired_for: Duration,
     /// How often what moves is looked at: a machine that starts or stops takes many seconds for that.
@@ -138,7 +138,7 @@ fn settling() -> Duration {
 }
 
 fn impaired_for() -> Duration {
-    Duration::from_secs(300)
+    Duration::from_secs(120)
 }
 
 fn look_every() -> Duration {

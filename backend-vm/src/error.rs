@@ -145,6 +145,7 @@ impl Failure {
             | "InvalidAMIID.Unavailable"
             | "InvalidLaunchTemplateId.NotFound"
             | "InvalidLaunchTemplateName.NotFoundException"
+            | "InvalidLaunchTemplateId.VersionNotFound"
             | "InvalidLaunchTemplateId.Malformed" => of_field(ErrorKind::InvalidSpec, "workload.vm_image"),
             "InvalidUserData.Malformed" => of_field(ErrorKind::InvalidSpec, "workload.boot_script"),
             "InvalidParameterValue"

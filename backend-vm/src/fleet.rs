@@ -27,8 +27,10 @@ use crate::{
 const FILTER_MAX: usize = 200;
 /// How many ids a request takes that names machines. The service takes more; a bad one among them costs a request each.
 const IDS_MAX: usize = 100;
-/// The longest that a request for many may take.
-const REQUEST_MAX: Duration = Duration::from_secs(30);
+/// The longest that requests for many may take which change something: all of them, when they are asked for in halves.
+const WRITE_MAX: Duration = Duration::from_secs(30);
+/// The same for a read: all who ask meanwhile wait for it.
+const READ_MAX: Duration = Duration::from_secs(10);
 
 /// What the service says of a machine that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,8 +133,12 @@ impl Fleet {
 }
 
 /// Who asks on behalf of many is none of them.
-pub(crate) fn cx(priority: Priority) -> OpContext {
-    let mut cx = OpContext::new(ControlPlaneId::new("fleet").expect("a DNS label")).with_timeout(REQUEST_MAX);
+pub(crate) fn reading(priority: Priority) -> OpContext {
+    cx(priority, READ_MAX)
+}
+
+fn cx(priority: Priority, within: Duration) -> OpContext {
+    let mut cx = OpContext::new(ControlPlaneId::new("fleet").expect("a DNS label")).with_timeout(within);
     cx.priority = priority;
     cx
 }
@@ -161,7 +167,7 @@ where
 {
     let account = Arc::clone(account);
     Batches::new(FILTER_MAX, tasks, move |keys: BTreeSet<K>, priority| {
-        let read = read(Arc::clone(&account), cx(priority), by_tag(tag, keys.iter().map(ToString::to_string)));
+        let read = read(Arc::clone(&account), reading(priority), by_tag(tag, keys.iter().map(ToString::to_string)));
         async move {
             let found = match read.await {
                 Ok(found) => found,
@@ -192,7 +198,7 @@ where
     T: Clone,
 {
     // One for all of them: what was not sent by its deadline is not sent any more.
-    let cx = cx(priority);
+    let cx = cx(priority, WRITE_MAX);
     let mut answers = BTreeMap::new();
     let mut parts = vec![ids.iter().cloned().collect::<Vec<_>>()];
     while let Some(mut part) = parts.pop() {

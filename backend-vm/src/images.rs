@@ -84,7 +84,7 @@ impl Images {
         let asked = Batches::new(NAMES_MAX, tasks, move |names: BTreeSet<String>, priority| {
             let (account, kept) = (Arc::clone(&account), Arc::clone(&kept));
             async move {
-                let cx = fleet::cx(priority);
+                let cx = fleet::reading(priority);
                 let mut answers = BTreeMap::new();
                 for name in names {
                     let image = match known_image(&kept, &name) {
@@ -97,6 +97,15 @@ impl Images {
             }
         });
         Self { known, asked }
+    }
+
+    /// Whether it is there now, whatever was known of it before.
+    pub(crate) async fn expect(&self, cx: &OpContext, calls: Calls<'_>, text: &str) -> Result<(), Failure> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(text);
+        match self.resolve(cx, text).await? {
+            Image::Template { id, version } => calls.expect_template(&id, version.as_deref()).await,
+            Image::Ami { .. } => Ok(()),
+        }
     }
 
     pub(crate) async fn resolve(&self, cx: &OpContext, text: &str) -> Result<Image, Failure> {

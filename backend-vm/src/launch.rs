@@ -78,9 +78,7 @@ impl Launch {
                 .block_device_mappings(BlockDeviceMapping::builder().device_name(names::DEVICE).ebs(data).build());
         }
         let groups = (!config.security_groups.is_empty()).then(|| config.security_groups.clone());
-        // Templates have groups of their own, which do not go with a network interface in the request.
-        let public = config.public_address.filter(|_| matches!(self.image, Image::Ami { .. }));
-        request = match public {
+        request = match config.public_address {
             None => request.subnet_id(&self.place.subnet).set_security_group_ids(groups),
             Some(public) => request.network_interfaces(
                 InstanceNetworkInterfaceSpecification::builder()
@@ -141,6 +139,7 @@ pub(crate) fn spec_tags(target: &Target, region: &str) -> Tags {
         (names::BOOT, boot_digest(spec, region)),
         (names::IMAGE, image_digest(spec)),
         (names::SIZE, size(spec)),
+        (names::SPEC, spec_digest(spec)),
         (names::PRODUCT, product(spec).to_tag()),
     ];
     let labels = spec.labels.iter().map(|(key, value)| (format!("{}{key}", names::LABEL), value.to_string()));
@@ -163,6 +162,12 @@ pub(crate) fn size(spec: &InstanceSpec) -> String {
 /// Tells boot scripts apart, whether or not they may format the volume.
 pub(crate) fn boot_digest(spec: &InstanceSpec, region: &str) -> String {
     digest(boot::script(spec, region, Disk::default()).as_bytes())
+}
+
+/// Tells specs apart.
+pub(crate) fn spec_digest(spec: &InstanceSpec) -> String {
+    // Whatever is in it is in an order of its own.
+    digest(&serde_json::to_vec(spec).expect("a spec serializes"))
 }
 
 /// Tells images apart, as specs name them: the newest of a pattern may be another one each time.

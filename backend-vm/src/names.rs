@@ -22,6 +22,8 @@ pub(crate) const BOOT: &str = "provisioner:boot";
 pub(crate) const IMAGE: &str = "provisioner:image";
 /// On a machine: the size of its spec.
 pub(crate) const SIZE: &str = "provisioner:size";
+/// On a machine: a digest of its whole spec. The same once more is a restart.
+pub(crate) const SPEC: &str = "provisioner:spec";
 /// On a machine: where and how soon the product is to answer, for who does not know its spec.
 pub(crate) const PRODUCT: &str = "provisioner:product";
 /// On a volume: the making that is done with it, and leaves it to others.

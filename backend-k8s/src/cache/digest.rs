@@ -85,6 +85,8 @@ pub(crate) struct SetDigest {
     pub(crate) edits: i64,
     /// Whether somebody else changed what we said.
     pub(crate) is_foreign: bool,
+    /// Whether that is so of its labels or annotations.
+    pub(crate) has_other_marks: bool,
     /// Where it answers when it runs.
     pub(crate) endpoint: Box<str>,
     /// How many objects of watched kinds belong to it, beside routes.
@@ -218,12 +220,13 @@ impl SetDigest {
     pub(crate) fn of(set: &StatefulSet) -> Option<Self> {
         let meta = &set.metadata;
         let status = set.status.as_ref();
-        let generation = annotation(meta, names::GENERATION)?.parse().ok()?;
+        annotation(meta, names::GENERATION)?.parse::<u64>().ok()?;
+        let has_other_marks = !applied::has_marks(meta);
         Some(Self {
             name: name_of(meta),
             uid: uid_of(meta),
             incarnation: incarnation_of(meta)?,
-            generation: Generation(generation),
+            generation: applied::generation(meta),
             intended: Intended::parse(annotation(meta, names::INTENDED)?)?,
             replicas: set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1),
             pods: status.map_or(0, |status| status.replicas),
@@ -233,7 +236,8 @@ impl SetDigest {
             held: held(meta),
             edits: meta.generation.unwrap_or_default(),
             is_foreign: meta.generation > annotation(meta, names::WRITTEN).and_then(|written| written.parse().ok())
-                || !applied::has_marks(meta),
+                || has_other_marks,
+            has_other_marks,
             endpoint: annotation(meta, names::ENDPOINT).unwrap_or_default().into(),
             parts: annotation(meta, names::PARTS).and_then(|parts| parts.parse().ok()).unwrap_or(0),
             routes: annotation(meta, names::ROUTES).and_then(|routes| routes.parse().ok()).unwrap_or(0),

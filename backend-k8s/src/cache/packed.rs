@@ -171,6 +171,7 @@ mod tests {
             held: None,
             edits: 12,
             is_foreign: false,
+            has_other_marks: false,
             endpoint: format!("http://{name}.{home}.svc:80").into(),
             parts: 5,
             routes: 1,

@@ -42,7 +42,7 @@ impl Work<'_> {
     /// Whether a claim that is there has the room that is wanted, or can be given it.
     pub(super) fn check_size(&self, claim: &PersistentVolumeClaim) -> Result<()> {
         let wanted = self.subject.target.spec.data.size_mib;
-        let asked = claim.metadata.annotations.as_ref().and_then(|noted| noted.get(names::SIZE)?.parse::<u32>().ok());
+        let asked = applied::annotation(&claim.metadata, names::SIZE).and_then(|asked| asked.parse::<u32>().ok());
         let is_own = incarnation_of(&claim.metadata) == Some(self.incarnation());
         let problem = match size_mib(claim) {
             Some(size) if u64::from(wanted) > size && !self.subject.config.volume_expansion => {
@@ -66,7 +66,8 @@ impl Work<'_> {
         let mut claim = objects.claim.clone();
         if let Some(found) = found {
             let grows = size_mib(found).is_some_and(|size| u64::from(self.subject.target.spec.data.size_mib) > size);
-            if !grows && !is_new_making && applied::has_marks(&found.metadata) {
+            let is_own = incarnation_of(&found.metadata) == Some(self.incarnation());
+            if !grows && !is_new_making && is_own && applied::has_marks(&found.metadata) {
                 return None;
             }
             let (spec, found) = (claim.spec.get_or_insert_default(), found.spec.as_ref());

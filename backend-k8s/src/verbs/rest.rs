@@ -28,6 +28,7 @@ impl Work<'_> {
         }
         match space.set_of(self.incarnation()) {
             Some(set) if set.is_ending => Ok(()),
+            Some(set) if set.has_other_marks => self.rest_unseen(&space, intended).await,
             Some(set) => self.rest_set(set, &space, intended).await,
             None if convert::uses(&space, self.incarnation()) => self.rest_unseen(&space, intended).await,
             None => Ok(()),
@@ -104,7 +105,7 @@ impl Work<'_> {
         let is_used = !pods.is_empty() || found.as_ref().is_some_and(is_to_run);
         let has_claim = self.expect_lasting_data(is_used).await?;
         if let Some(found) = found {
-            return match self.is_told(&found) {
+            return match self.is_told(&found) && applied::has_marks(&found.metadata) {
                 // Made a moment ago.
                 true => Err(self.overtaken()),
                 false => self.rest_unlabelled(&found).await,
@@ -155,12 +156,14 @@ impl Work<'_> {
             return Ok(());
         }
         self.check_overtaken(applied::generation(meta))?;
-        let ours = self.objects().set.metadata;
+        let mut ours = self.objects().set.metadata;
+        let generation = applied::generation(meta).0.to_string();
+        ours.annotations.get_or_insert_default().insert(names::GENERATION.to_owned(), generation);
+        applied::note_marks(&mut ours, &names::CHANGING);
         let mut labels = meta.labels.clone().unwrap_or_default();
         labels.extend(ours.labels.unwrap_or_default());
         let mut annotations = meta.annotations.clone().unwrap_or_default();
         annotations.extend(ours.annotations.unwrap_or_default());
-        annotations.insert(names::GENERATION.to_owned(), applied::generation(meta).0.to_string());
         annotations.insert(names::INTENDED.to_owned(), Intended::Zero.as_str().to_owned());
         annotations.insert(names::WRITTEN.to_owned(), "0".to_owned());
         let version = meta.resource_version.as_deref().unwrap_or_default();

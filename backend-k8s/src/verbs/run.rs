@@ -45,7 +45,9 @@ impl Work<'_> {
             return Err(self.conflict("data", "it is another tenant's"));
         }
         let set = space.set_of(self.incarnation());
-        if let Some(other) = space.sets.iter().find(|set| set.incarnation != self.incarnation()) {
+        // One that has our name is ours, whatever somebody wrote on it.
+        let is_other = |set: &&SetDigest| set.incarnation != self.incarnation() && *set.name != *self.name();
+        if let Some(other) = space.sets.iter().find(is_other) {
             // No event takes the word back: it is asked for at the cluster.
             let there = self.calls.get::<StatefulSet>(Some(self.namespace), &other.name).await;
             let there = there.map_err(|failure| self.calls.reading(failure))?;

@@ -76,6 +76,14 @@ impl Work<'_> {
     pub(super) async fn update_set(&self, set: &SetDigest, objects: &Objects) -> Result<()> {
         let mut seen = set.clone();
         for _ in 0..OVERTAKEN_MAX {
+            if seen.has_other_marks {
+                // What is on it is no test of what was seen.
+                let found = self.calls.get::<StatefulSet>(Some(self.namespace), &self.name()).await;
+                return match found.map_err(|failure| self.calls.reading(failure))? {
+                    Some(found) => self.retake_set(&found, objects).await,
+                    None => Err(self.overtaken()),
+                };
+            }
             match self.replace_set(&seen, objects).await {
                 Err(error) if error.kind() == ErrorKind::Conflict => {}
                 done => return done,

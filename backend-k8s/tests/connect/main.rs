@@ -25,7 +25,7 @@ fn main() {
         Trial::test("a_context_that_is_not_there_is_named_at_the_first_call", || Runtime::new()?.block_on(missing())),
         Trial::test("a_file_that_is_not_there_is_named_at_the_first_call", || Runtime::new()?.block_on(no_file())),
         trial("the_context_that_is_named_is_taken", contexts),
-        trial("a_pod_connects_with_its_service_account", pod::connects),
+        trial_with("a_pod_connects_with_its_service_account", pod::prepared, pod::connects),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
@@ -35,9 +35,17 @@ fn trial<F>(name: &'static str, test: fn(Cluster) -> F) -> Trial
 where
     F: Future<Output = Result<(), String>> + 'static,
 {
+    trial_with(name, |_| Ok(()), test)
+}
+
+/// A test that needs a cluster with something on it.
+fn trial_with<F>(name: &'static str, prepare: fn(&Cluster) -> Result<(), String>, test: fn(Cluster) -> F) -> Trial
+where
+    F: Future<Output = Result<(), String>> + 'static,
+{
     Trial::ignorable_test(name, move || {
         Runtime::new()?.block_on(async {
-            match Cluster::found().await {
+            match Cluster::found().await.and_then(|cluster| prepare(&cluster).map(|()| cluster)) {
                 Ok(cluster) => test(cluster).await.map(|()| Completion::Completed).map_err(Failed::from),
                 Err(reason) if is_required() => Err(format!("kubernetes is required: {reason}").into()),
                 Err(reason) => Ok(Completion::ignored_with(reason)),

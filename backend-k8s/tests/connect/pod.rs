@@ -16,8 +16,12 @@ const IMAGE: &str = "localhost/k8s-test-identity:1";
 /// Longer than a busy node takes to start a container.
 const WITHIN: Duration = Duration::from_secs(120);
 
+/// Brings what the pod runs onto the cluster.
+pub(crate) fn prepared(cluster: &Cluster) -> Result<(), String> {
+    cluster.peer.load(&Image::new(IMAGE, env!("CARGO_BIN_EXE_k8s-test-identity")))
+}
+
 pub(crate) async fn connects(cluster: Cluster) -> Result<(), String> {
-    cluster.peer.load(&Image::new(IMAGE, env!("CARGO_BIN_EXE_k8s-test-identity")))?;
     let name = format!("connect-{:016x}", provisioner_contract::random() as u64);
     let pods = Api::<Pod>::namespaced(cluster.admin.clone(), ACCOUNTS);
     let connected = async {

@@ -6,7 +6,7 @@ use provisioner_core::{
     Effect, ErrorKind, Provisioner, Retry,
     types::{DataDisposition, Generation, Observed, Phase},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     fixture::{Fixture, cx, cx_after_a_call, target},
@@ -15,6 +15,7 @@ use crate::{
 };
 
 const GENERATION: &str = "provisioner.internal/generation";
+const APPLIED: &str = "provisioner.internal/applied";
 
 /// Everything that `create` writes, in its order.
 const WRITES: [(&str, &str); 9] = [
@@ -30,7 +31,16 @@ const WRITES: [(&str, &str); 9] = [
 ];
 
 fn set_generation(set: crate::world::Key, generation: &'static str) -> impl FnOnce(&mut World) + Send + 'static {
-    move |world| world.change(&set, |set| set["metadata"]["annotations"][GENERATION] = json!(generation))
+    move |world| world.change(&set, |set| applied_for(set, generation))
+}
+
+/// As somebody who applied it for this generation leaves it: said, and noted.
+pub(crate) fn applied_for(object: &mut Value, generation: &str) {
+    let annotations = &mut object["metadata"]["annotations"];
+    annotations[GENERATION] = json!(generation);
+    let mut noted: Value = serde_json::from_str(annotations[APPLIED].as_str().unwrap()).unwrap();
+    noted["metadata"]["annotations"][GENERATION] = json!(generation);
+    annotations[APPLIED] = json!(noted.to_string());
 }
 
 #[tokio::test]

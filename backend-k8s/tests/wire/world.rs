@@ -213,7 +213,9 @@ impl World {
         let claims = self.objects.keys().filter(|key| key.0 == "persistentvolumeclaims").cloned();
         for claim in claims.collect::<Vec<_>>() {
             let mut object = self.objects[&claim].clone();
-            object["status"] = json!({"phase": "Bound"});
+            if object["status"].is_null() {
+                object["status"] = json!({"phase": "Bound"});
+            }
             self.write(&claim, object);
         }
         let sets = self.objects.keys().filter(|key| key.0 == "statefulsets").cloned();

@@ -65,7 +65,11 @@ impl Work<'_> {
                 Ok(made) => made,
                 Err(failure) => {
                     let is_full = failure.kind == ErrorKind::CapacityExhausted && !failure.may_have_acted;
-                    let error = self.writing(failure);
+                    // That the data was taken up is known: of this call there is no effect.
+                    let error = match is_full {
+                        true => failure.during(self.during(), true),
+                        false => self.writing(failure),
+                    };
                     if is_full && self.shared.places.refused(config, self.incarnation(), target.spec.size, zone) {
                         return Err(error.with_retry(Retry::Anew));
                     }

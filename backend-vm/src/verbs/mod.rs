@@ -15,7 +15,7 @@ use std::{
 
 use provisioner_core::{
     Effect, Error, ErrorKind, OpContext, Result, Retry,
-    types::{Incarnation, Observed, Target},
+    types::{Incarnation, Observed, Target, Timestamp},
 };
 use tokio::time::Instant;
 
@@ -39,6 +39,8 @@ pub(crate) struct Work<'a> {
     pub(crate) operation: &'static str,
     pub(crate) target: &'a Target,
     pub(crate) writing: Writing<'a>,
+    /// When it was called, which is the caller's `now`.
+    pub(crate) began: Instant,
     /// Whether it has done something that can be seen.
     pub(crate) acted: AtomicBool,
 }
@@ -46,6 +48,11 @@ pub(crate) struct Work<'a> {
 impl Work<'_> {
     fn incarnation(&self) -> Incarnation {
         self.target.incarnation
+    }
+
+    /// By the caller's clock.
+    fn now(&self) -> Timestamp {
+        self.cx.now.after(self.began.elapsed())
     }
 
     fn during(&self) -> During<'_> {
@@ -122,7 +129,7 @@ impl Work<'_> {
     /// What the verb answers: what was seen, and what it did since. That is not looked at again: it is known.
     async fn answer(&self, seen: &Seen) -> Result<Observed> {
         let health = self.shared.health(self.cx, seen).await.map_err(|failure| self.reading(failure))?;
-        Ok(seen::together(seen.observed(self.incarnation(), health), self.cx.now, self.shared.config.look_every))
+        Ok(seen::together(seen.observed(self.incarnation(), health), self.now(), self.shared.config.look_every))
     }
 
     async fn intend(&self, seen: &mut Seen, machine: &Machine, intended: Intended) -> Result<()> {

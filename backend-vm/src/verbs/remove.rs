@@ -36,9 +36,16 @@ impl Work<'_> {
         }
         // First what is to become of the data: when the machine is gone nothing else would tell.
         let mut volumes: Vec<_> = volumes.into_iter().filter(|volume| self.is_own(volume)).collect();
-        for volume in volumes.iter_mut().filter(|volume| volume.is_data || !volume.goes_with_machine) {
-            // A disk that a machine booted from is of no use to anybody else.
-            self.mark(volume, if volume.is_data { data } else { DataDisposition::Delete }).await?;
+        for volume in &mut volumes {
+            // A disk that its machine booted from is of no use to anybody else. What an operator has attached somewhere else may be
+            // the only copy.
+            let is_root =
+                !volume.is_data && seen.machines.iter().any(|machine| volume.machine == Some(machine.id.clone()));
+            match (is_root, volume.goes_with_machine) {
+                (true, true) => {}
+                (true, false) => self.mark(volume, DataDisposition::Delete).await?,
+                (false, _) => self.mark(volume, data).await?,
+            }
         }
         seen.volumes = volumes;
         for machine in seen.machines.clone().iter().filter(|machine| machine.is_living()) {

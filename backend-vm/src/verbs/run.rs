@@ -1,6 +1,6 @@
 //! Having an instance run, at its target's generation: what is there is brought to it, step by step, as machines let it.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use provisioner_core::{ErrorKind, Result, types::Observed};
 
@@ -58,15 +58,20 @@ impl Work<'_> {
         if machine.volume.is_none() && machine.state != State::Pending {
             self.attach(seen, machine).await?;
         }
-        let mut change = Change {
+        let change = Change {
             kind: is_newer && *machine.size != *launch::size(&target.spec),
             boot: is_newer && *machine.boot != *launch::boot_digest(&target.spec, &self.shared.config.region),
-            restart: false,
+            // The same spec once more: the product is to read its secrets anew.
+            restart: is_newer && *machine.spec == *launch::spec_digest(&target.spec),
         };
-        if is_newer {
-            let has_grown = self.grow(machine).await?;
-            // The same spec once more is a restart: the product is to read its secrets anew.
-            change.restart = !has_grown && !self.has_other_labels(machine);
+        let grown = if is_newer { self.grow(machine).await } else { Ok(()) };
+        if let Err(error) = grown {
+            let waits = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::QuotaExceeded);
+            if machine.state != State::Stopped || !waits {
+                return Err(error);
+            }
+            // A customer who waits for a wake does not wait for room: it starts as it was, and is asked to grow while it runs.
+            return self.start(seen, machine, false, Change::default()).await;
         }
         match machine.state {
             State::Running if change.needs_stop() => {
@@ -88,8 +93,11 @@ impl Work<'_> {
         self.user_data(None)?;
         self.shared.config.types_for(spec.size).next().ok_or_else(|| self.no_kind())?;
         let named = spec.workload.vm_image.as_deref().unwrap_or_default();
-        let image = self.shared.images.resolve(self.cx, named).await;
-        image.map(drop).map_err(|failure| self.reading(failure))
+        self.shared
+            .images
+            .expect(self.cx, self.shared.fleet.during(self.cx), named)
+            .await
+            .map_err(|failure| self.reading(failure))
     }
 
     /// A machine that runs, and may be in trouble.
@@ -120,17 +128,23 @@ impl Work<'_> {
             let unknown = [names::BOOT, names::SIZE].map(|key| (key.to_owned(), String::new())).into();
             calls.tag(&machine.id, &unknown).await.map_err(|failure| self.writing(failure))?;
         }
-        // Also where it was the same, as far as is known: somebody may have changed it at the console.
-        if is_newer {
+        // Also where it was the same, as far as is known: somebody may have changed it at the console, or it names another volume.
+        if is_newer || machine.volume.is_none() {
+            let has = seen.machines.iter().find(|other| other.id == machine.id).and_then(|other| other.volume.clone());
             calls
-                .set_user_data(&machine.id, self.user_data(machine.volume.as_deref())?)
+                .set_user_data(&machine.id, self.user_data(has.as_deref())?)
                 .await
                 .map_err(|failure| self.writing(failure))?;
+        }
+        let tells_first = !change.alters();
+        if tells_first {
+            // A restart that is cut is not one twice.
+            self.tell(seen, machine, is_newer).await?;
         }
         self.start_with_room(machine).await?;
         self.wrote(Write::State(machine.id.clone(), STARTED));
         seen.change(&machine.id, |machine| machine.state = State::Pending);
-        self.tell(seen, machine, is_newer).await
+        if tells_first { Ok(()) } else { self.tell(seen, machine, is_newer).await }
     }
 
     /// Starts a stopped machine. Its volume holds it in its zone: where there is no room for its type, the next one is tried.
@@ -202,26 +216,19 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn has_other_labels(&self, machine: &Machine) -> bool {
-        let wanted = self.target.spec.labels.iter().map(|(key, value)| (key.to_string(), value.to_string()));
-        let has = machine.labels.iter().map(|(key, value)| (key.to_string(), value.to_string()));
-        wanted.collect::<BTreeMap<_, _>>() != has.collect()
-    }
-
-    /// Volumes grow while they are used, and never shrink. Whether this one did.
-    async fn grow(&self, machine: &Machine) -> Result<bool> {
+    /// Volumes grow while they are used, and never shrink.
+    async fn grow(&self, machine: &Machine) -> Result<()> {
         let wanted = launch::volume_gib(&self.target.spec);
         let volumes = self.volumes().await?;
         let own = volumes.iter().find(|volume| Some(&volume.id) == machine.volume.as_ref());
-        let Some(volume) = own.filter(|volume| wanted > volume.size_gib) else { return Ok(false) };
+        let Some(volume) = own.filter(|volume| wanted > volume.size_gib) else { return Ok(()) };
         match self.shared.fleet.during(self.cx).grow(&volume.id, wanted).await {
             // It grows already, and shows that late; or it is not done with growing before, which takes hours.
             Err(failure) if failure.kind == ErrorKind::Conflict => {
-                return Err(self.too_early(format!("the volume {} cannot grow yet", volume.id)));
+                Err(self.too_early(format!("the volume {} cannot grow yet", volume.id)))
             }
-            done => done.map_err(|failure| self.writing(failure))?,
+            done => done.map_err(|failure| self.writing(failure)),
         }
-        Ok(true)
     }
 
     pub(super) fn owner_of_volume(&self) -> Tags {
@@ -234,7 +241,7 @@ impl Work<'_> {
 }
 
 /// What differs that a running machine cannot have changed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Change {
     kind: bool,
     boot: bool,

@@ -63,7 +63,9 @@ pub(super) async fn what_an_outsider_changed_is_undone_by_the_next_spec(subject:
         let (subject, name) = (subject.clone(), name.clone());
         async move {
             for verb in Verb::ALL {
-                undoes_a_change(&subject, asleep, verb, &name).await.during(&format!("{verb} of what was changed"))?;
+                undoes_a_change(&subject, asleep, verb, &name)
+                    .await
+                    .during(format_args!("{verb} of what was changed"))?;
             }
             Ok(())
         }
