@@ -76,8 +76,8 @@ impl Work<'_> {
         volume.owner.incarnation == self.incarnation()
     }
 
-    /// The volumes with the data, among them those that the making was the last to use. That of a machine which was made a moment ago may not be shown yet, and
-    /// would be left.
+    /// The volumes with the data, among them those that the making was the last to use. That of a machine which was made a moment
+    /// ago may not be shown yet, and would be left.
     async fn volumes_to_mark(&self, seen: &Seen) -> Result<Vec<Volume>> {
         let settling = self.shared.config.settling;
         let until = Instant::now() + settling.saturating_sub(self.cx.since_last_call.unwrap_or(settling));
