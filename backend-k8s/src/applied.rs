@@ -97,6 +97,8 @@ pub(crate) enum Lists {
 pub(crate) fn is_intact(meta: &ObjectMeta, object: &impl Serialize, lists: Lists) -> bool {
     let noted = meta.annotations.as_ref().and_then(|annotations| annotations.get(names::APPLIED));
     let noted = noted.and_then(|noted| serde_json::from_str::<Value>(noted).ok());
+    // Every note of ours has labels: without them it is somebody else's, and would be one of nothing.
+    let noted = noted.filter(|noted| noted["metadata"]["labels"].as_object().is_some_and(|labels| !labels.is_empty()));
     let found = serde_json::to_value(object);
     matches!((found, noted), (Ok(found), Some(noted)) if covers(&found, &noted, lists))
 }
@@ -163,6 +165,9 @@ mod tests {
         assert_intact(false, |body| drop(body["spec"].as_object_mut().unwrap().remove("policyTypes")));
         assert_intact(false, |body| drop(body["spec"].as_object_mut().unwrap().remove("egress")));
         assert_intact(false, |body| drop(body["metadata"].as_object_mut().unwrap().remove("annotations")));
+        for note in ["{}", r#"{"metadata": {}}"#, "0", "no note"] {
+            assert_intact(false, |body| body["metadata"]["annotations"][names::APPLIED] = json!(note));
+        }
     }
 
     #[test]

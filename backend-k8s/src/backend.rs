@@ -223,6 +223,12 @@ impl KubernetesBackend {
             seen = convert::observed(space.as_ref(), target.incarnation);
         }
         let Some(space) = space else { return Ok(seen) };
+        // Of what somebody changed no generation is told, but for one that is newer than the caller knows: it goes on from there.
+        if let (Observed::Present(present), Some(set)) = (&mut seen, space.set_of(target.incarnation))
+            && set.generation > target.generation
+        {
+            present.generation = set.generation;
+        }
         if seen != Observed::Absent || !convert::is_last_user(&space, target.incarnation) {
             return Ok(explain::explained(calls, namespace, &space, seen).await);
         }

@@ -160,8 +160,10 @@ pub(crate) fn version_of(meta: &ObjectMeta) -> u64 {
     meta.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
 }
 
+/// The making that an object belongs to: as it was noted, where that was noted.
 pub(crate) fn incarnation_of(meta: &ObjectMeta) -> Option<Incarnation> {
-    label(meta, names::INCARNATION)?.parse().ok()
+    let noted = applied::noted_labels(meta).get(names::INCARNATION).and_then(|noted| noted.parse().ok());
+    noted.or_else(|| label(meta, names::INCARNATION)?.parse().ok())
 }
 
 fn name_of(meta: &ObjectMeta) -> Box<str> {
@@ -238,7 +240,7 @@ impl SetDigest {
             is_foreign: meta.generation > annotation(meta, names::WRITTEN).and_then(|written| written.parse().ok())
                 || has_other_marks,
             has_other_marks,
-            endpoint: annotation(meta, names::ENDPOINT).unwrap_or_default().into(),
+            endpoint: applied::annotation(meta, names::ENDPOINT).unwrap_or_default().into(),
             parts: annotation(meta, names::PARTS).and_then(|parts| parts.parse().ok()).unwrap_or(0),
             routes: annotation(meta, names::ROUTES).and_then(|routes| routes.parse().ok()).unwrap_or(0),
         })

@@ -155,10 +155,13 @@ impl Work<'_> {
         if meta.deletion_timestamp.is_some() {
             return Ok(());
         }
-        self.check_overtaken(applied::generation(meta))?;
+        // Also of a newer generation than the caller knows: it stays at that, and rests.
         let mut ours = self.objects().set.metadata;
-        let generation = applied::generation(meta).0.to_string();
-        ours.annotations.get_or_insert_default().insert(names::GENERATION.to_owned(), generation);
+        let (generation, noted) = (applied::generation(meta).0.to_string(), ours.annotations.get_or_insert_default());
+        noted.insert(names::GENERATION.to_owned(), generation);
+        if let Some(routes) = applied::annotation(meta, names::ROUTES) {
+            noted.insert(names::ROUTES.to_owned(), routes);
+        }
         applied::note_marks(&mut ours, &names::CHANGING);
         let mut labels = meta.labels.clone().unwrap_or_default();
         labels.extend(ours.labels.unwrap_or_default());

@@ -245,6 +245,90 @@ async fn what_was_changed_of_its_marks_keeps_nothing_awake() {
     }
 }
 
+/// What somebody says of whose it is keeps nothing from going.
+#[tokio::test]
+async fn what_is_called_another_makings_goes_with_its_own() {
+    for (plural, data) in [
+        ("statefulsets", DataDisposition::Delete),
+        ("statefulsets", DataDisposition::Retain),
+        ("services", DataDisposition::Retain),
+        ("ingresses", DataDisposition::Retain),
+    ] {
+        let (fixture, target) = with_route().await;
+        let changed = fixture.key_of(plural);
+        let making = "provisioner.internal/incarnation";
+        fixture.server.world(|world| {
+            world.change(&changed, |object| {
+                object["metadata"]["labels"][making] = json!("2-00000000000000000000000000000009");
+            });
+        });
+        until_generation(&fixture, &target, 0).await;
+        for _ in 0..100 {
+            // Half-way it says to come back.
+            let _ = fixture.backend.destroy(&cx_after_a_call(), &target, data).await;
+            if fixture.observe(&target).await == Observed::Absent {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        let namespace = key("namespaces", "", &changed.1);
+        let there = fixture.server.world(|world| [&changed, &namespace].map(|key| world.objects.contains_key(key)));
+        assert_eq!(there, [false, data == DataDisposition::Retain], "{plural} {data:?}");
+    }
+}
+
+/// A store that was restored from an older backup learns what there is, whatever somebody changed of it.
+#[tokio::test]
+async fn a_newer_generation_is_told_and_can_be_suspended_also_where_its_marks_were_changed() {
+    let (fixture, older) = with_route().await;
+    fixture.backend.create(&cx(), &routed(7)).await.unwrap();
+    fixture.until(&routed(7), Phase::Running).await;
+    let set = fixture.key_of("statefulsets");
+    let tenant = "provisioner.internal/tenant";
+    fixture.server.world(|world| world.change(&set, |set| set["metadata"]["labels"][tenant] = json!("nobody")));
+    until_generation(&fixture, &older, 7).await;
+    until_generation(&fixture, &routed(8), 0).await;
+    let mut rested = false;
+    for _ in 0..50 {
+        rested = fixture.backend.suspend(&cx_after_a_call(), &older).await.is_ok();
+        if rested {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert!(rested);
+    fixture.until(&older, Phase::Suspended).await;
+}
+
+/// From suspension it goes to sleep by a newer spec, and its generation was changed meanwhile.
+#[tokio::test]
+async fn what_was_changed_while_it_was_suspended_keeps_it_from_no_sleep() {
+    let (fixture, target) = with_route().await;
+    fixture.backend.suspend(&cx(), &target).await.unwrap();
+    fixture.until(&target, Phase::Suspended).await;
+    let set = fixture.key_of("statefulsets");
+    let generation = "provisioner.internal/generation";
+    fixture.server.world(|world| world.change(&set, |set| set["metadata"]["annotations"][generation] = json!("9")));
+    until_generation(&fixture, &target, 0).await;
+    let mut slept = false;
+    for _ in 0..50 {
+        match fixture.backend.scale_to_zero(&cx_after_a_call(), &routed(2)).await {
+            Ok(_) => {
+                slept = true;
+                break;
+            }
+            Err(error) => assert_ne!(error.retry(), Retry::Never, "{error}"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert!(slept);
+    fixture.until(&routed(2), Phase::Zero).await;
+    assert_eq!(routes(&fixture), 1);
+    create(&fixture, &routed(2)).await;
+    fixture.until(&routed(2), Phase::Running).await;
+    until_generation(&fixture, &routed(2), 2).await;
+}
+
 #[tokio::test]
 async fn an_endpoint_that_somebody_else_wrote_is_put_back() {
     let (fixture, target) = with_route().await;
@@ -257,6 +341,7 @@ async fn an_endpoint_that_somebody_else_wrote_is_put_back() {
     let change = |set: &mut Value| set["metadata"]["annotations"]["provisioner.internal/endpoint"] = evil;
     fixture.server.world(|world| world.change(&key, change));
     until_generation(&fixture, &target, 0).await;
+    assert_eq!(endpoint(fixture.observe(&target).await), before, "nobody is sent there meanwhile");
     fixture.backend.create(&cx(), &target).await.unwrap();
     until_generation(&fixture, &target, 1).await;
     assert_eq!(endpoint(fixture.observe(&target).await), before);
