@@ -136,9 +136,9 @@ impl Work<'_> {
                 .await
                 .map_err(|failure| self.writing(failure))?;
         }
-        let tells_first = !change.alters();
+        // A restart that is cut is not one twice. A sleeper is told to sleep until it was taken to be started.
+        let tells_first = change.restart && machine.intended == Intended::Updating;
         if tells_first {
-            // A restart that is cut is not one twice.
             self.tell(seen, machine, is_newer).await?;
         }
         self.start_with_room(machine).await?;
