@@ -80,7 +80,8 @@ impl Setup for Machines {
         let (slow, broken) = (with("READY_AFTER_SECONDS", &SLOW.as_secs().to_string()), with("EXIT_AT_ONCE", "1"));
         let mut profile = Profile::new(build(), spec_of).with_outsider(Ec2Outsider { stand: stand.clone() });
         profile.reopen = Some(Box::new(move || build()));
-        profile.deadline = Duration::from_secs(60);
+        // On a machine that is busy with something else, the lives of the rules that cut take minutes.
+        profile.deadline = Duration::from_secs(120);
         profile.many = 30;
         // Each life is one of machines that boot, there are hundreds, and the server gets slower with each machine that ever was.
         if std::env::var_os("CONTRACT_LIVES").is_none_or(|lives| lives != "all") {
