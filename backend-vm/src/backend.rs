@@ -87,6 +87,7 @@ impl Shared {
         self.prober.as_ref()
     }
 
+    /// The machines of a making.
     pub(crate) async fn seen_machines(&self, cx: &OpContext, incarnation: Incarnation) -> Result<Seen, Failure> {
         let machines = self.fleet.machines(cx, incarnation).await?;
         Ok(Seen { machines, is_removed: self.is_removed(incarnation), ..Seen::default() })

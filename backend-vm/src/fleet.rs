@@ -197,7 +197,7 @@ async fn ask_all<T>(
 where
     T: Clone,
 {
-    // One for all of them: what was not sent by its deadline is not sent any more.
+    // One deadline for all of them.
     let cx = cx(priority, WRITE_MAX);
     let mut answers = BTreeMap::new();
     let mut parts = vec![ids.iter().cloned().collect::<Vec<_>>()];

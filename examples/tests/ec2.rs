@@ -18,10 +18,7 @@ const OWNER: &str = "provisioner:control-plane";
 
 fn main() {
     let trials = vec![Trial::ignorable_test("a_customer_signs_up_sleeps_wakes_is_held_and_leaves", || {
-        if let Err(reason) = test_ec2::is_here() {
-            if test_ec2::is_required() {
-                return Err(format!("moto is required: {reason}").into());
-            }
+        if let Some(reason) = test_ec2::missing()? {
             return Ok(Completion::ignored_with(reason));
         }
         tokio::runtime::Runtime::new()?.block_on(live());

@@ -98,8 +98,7 @@ impl Work<'_> {
 
     /// Its set is not there, or cannot be told for ours: somebody took it or its labels away, or it was never made.
     async fn rest_unseen(&self, space: &Space, intended: Intended) -> Result<()> {
-        let found = self.calls.get::<StatefulSet>(Some(self.namespace), &self.name()).await;
-        let found = found.map_err(|failure| self.calls.reading(failure))?;
+        let found = self.found_set().await?;
         let pods: Vec<_> = space.pods_of(self.incarnation()).filter(|pod| !pod.is_ending).collect();
         let is_to_run = |set: &StatefulSet| set.spec.as_ref().and_then(|spec| spec.replicas) != Some(0);
         let is_used = !pods.is_empty() || found.as_ref().is_some_and(is_to_run);

@@ -21,6 +21,12 @@ impl Work<'_> {
         set.generation == self.subject.target.generation && !set.is_foreign && is_running
     }
 
+    /// What the cluster has under our name, whatever is written on it.
+    pub(super) async fn found_set(&self) -> Result<Option<StatefulSet>> {
+        let found = self.calls.get::<StatefulSet>(Some(self.namespace), &self.name()).await;
+        found.map_err(|failure| self.calls.reading(failure))
+    }
+
     /// Whether watches tell of a set as one of ours.
     pub(super) fn is_told(&self, set: &StatefulSet) -> bool {
         let is_ours = SetDigest::of(set).is_some_and(|set| set.incarnation == self.incarnation());
@@ -35,8 +41,7 @@ impl Work<'_> {
                 Ok(())
             }
             Err(failure) if failure.is_already_there() => {
-                let found = self.calls.get::<StatefulSet>(Some(self.namespace), &self.name()).await;
-                let found = found.map_err(|failure| self.calls.reading(failure))?;
+                let found = self.found_set().await?;
                 match found.as_ref().map(|found| (found, SetDigest::of(found))) {
                     Some((_, Some(set))) if set.is_ending => Err(self.overtaken()),
                     Some((_, Some(set))) => {
@@ -78,8 +83,7 @@ impl Work<'_> {
         for _ in 0..OVERTAKEN_MAX {
             if seen.has_other_marks {
                 // What is on it is no test of what was seen.
-                let found = self.calls.get::<StatefulSet>(Some(self.namespace), &self.name()).await;
-                return match found.map_err(|failure| self.calls.reading(failure))? {
+                return match self.found_set().await? {
                     Some(found) => self.retake_set(&found, objects).await,
                     None => Err(self.overtaken()),
                 };
@@ -88,8 +92,7 @@ impl Work<'_> {
                 Err(error) if error.kind() == ErrorKind::Conflict => {}
                 done => return done,
             }
-            let found = self.calls.get::<StatefulSet>(Some(self.namespace), &self.name()).await;
-            let found = found.map_err(|failure| self.calls.reading(failure))?;
+            let found = self.found_set().await?;
             let version = found.as_ref().map(|found| version_of(&found.metadata)).unwrap_or_default();
             let Some(found) = found.as_ref().and_then(SetDigest::of) else { break };
             self.check_generation(Some(&found))?;

@@ -5,8 +5,10 @@
 mod conflicts;
 mod fixture;
 mod layouts;
+mod marks;
 mod outages;
 mod quiet;
+mod reasons;
 mod refusals;
 mod removal;
 mod repairs;

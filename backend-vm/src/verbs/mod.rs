@@ -100,13 +100,11 @@ impl Work<'_> {
     async fn look(&self) -> Result<Seen> {
         let until = Instant::now() + self.shared.config.settling;
         loop {
-            let mut seen = self.shared.seen_machines(self.cx, self.incarnation()).await;
-            if let Ok(seen) = &mut seen
-                && seen.living().is_none()
-            {
+            let seen = self.shared.seen_machines(self.cx, self.incarnation()).await;
+            let mut seen = seen.map_err(|failure| self.reading(failure))?;
+            if seen.living().is_none() {
                 seen.volumes = self.volumes().await?;
             }
-            let seen = seen.map_err(|failure| self.reading(failure))?;
             if self.shared.writes.are_shown(self.incarnation(), &seen) || Instant::now() >= until {
                 return Ok(seen);
             }

@@ -151,8 +151,9 @@ async fn follow(shared: Weak<Shared>, control_plane: ControlPlaneId, incarnation
 }
 
 async fn follow_to_the_end(shared: &Weak<Shared>, control_plane: ControlPlaneId, incarnation: Incarnation) {
-    let until = Instant::now() + FOLLOWED_FOR;
     static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+    let until = Instant::now() + FOLLOWED_FOR;
     while Instant::now() < until {
         // At the moments at which others look, too: they share requests.
         let Some(every) = shared.upgrade().map(|shared| shared.config.look_every) else { return };

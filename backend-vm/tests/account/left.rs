@@ -3,7 +3,7 @@
 use futures::future::join_all;
 use test_ec2::{Ec2, Options};
 
-use crate::stage::{Stage, backend, by, create, destroy, done, id, plane};
+use crate::stage::{Stage, backend, by, create, destroy, done, id, plane, spec};
 
 /// Lists, with boto3, all that an account pays for, and the tags of each.
 const LISTING: &str = include_str!("listing.py");
@@ -48,11 +48,7 @@ pub(crate) async fn on_the_bare_server() {
     let stand = Ec2::start(Options::default()).await.unwrap();
     let image = stand.image().await;
     let plane = plane(backend(stand.moto(), stand.subnets(), |config| config.root_gib = Some(8))).await;
-    let mut workload = provisioner_core::types::Workload::new("1.0").with_command(["/usr/local/bin/product"]);
-    workload.vm_image = Some(image);
-    workload.port = Some(8080);
-    let spec = provisioner_core::types::InstanceSpec::new(workload);
-    done(create(&plane, 1, spec).await).await;
+    done(create(&plane, 1, spec(&image)).await).await;
     done(plane.sleep(&id(1), by()).await.unwrap()).await;
     done(plane.wake(&id(1), by()).await.unwrap()).await;
     done(destroy(&plane, 1).await).await;

@@ -45,10 +45,7 @@ fn main() {
 
 fn trial<F: Future<Output = ()> + Send>(name: &str, test: impl FnOnce() -> F + Send + 'static) -> Trial {
     Trial::ignorable_test(name, || {
-        if let Err(reason) = test_ec2::is_here() {
-            if test_ec2::is_required() {
-                return Err(format!("moto is required: {reason}").into());
-            }
+        if let Some(reason) = test_ec2::missing()? {
             return Ok(Completion::ignored_with(reason));
         }
         tokio::runtime::Runtime::new()?.block_on(test());

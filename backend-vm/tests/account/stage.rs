@@ -32,6 +32,14 @@ pub(crate) fn plane_id() -> ControlPlaneId {
     ControlPlaneId::new("stage").unwrap()
 }
 
+/// What instances are of this image.
+pub(crate) fn spec(image: &str) -> InstanceSpec {
+    let mut workload = Workload::new("1.0").with_command(["/usr/local/bin/product"]);
+    workload.vm_image = Some(image.to_owned());
+    workload.port = Some(8080);
+    InstanceSpec::new(workload)
+}
+
 /// A backend that asks there, and looks often.
 pub(crate) fn backend(endpoint: &str, subnets: Vec<(String, String)>, change: impl FnOnce(&mut VmConfig)) -> VmBackend {
     let places = subnets.into_iter().take(2).map(|(subnet, zone)| Place { subnet, zone });
@@ -59,10 +67,7 @@ impl Stage {
     }
 
     pub(crate) fn spec(&self) -> InstanceSpec {
-        let mut workload = Workload::new("1.0").with_command(["/usr/local/bin/product"]);
-        workload.vm_image = Some(self.image.clone());
-        workload.port = Some(8080);
-        InstanceSpec::new(workload)
+        spec(&self.image)
     }
 
     /// An image that is another one.

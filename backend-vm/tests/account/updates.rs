@@ -12,7 +12,7 @@ use provisioner_core::{
 use test_ec2::{Buckets, Ec2, Options};
 use tokio::time::Instant;
 
-use crate::stage::{Stage, backend, by, create, destroy, done, id, plane_id};
+use crate::stage::{Stage, backend, by, create, destroy, done, id, plane_id, spec};
 
 pub(crate) async fn of_each_kind() {
     let stage = Stage::new().await;
@@ -67,18 +67,12 @@ pub(crate) async fn lagging() {
     let stand = Ec2::start(Options { lag: LAG, boots: false, ..Options::default() }).await.unwrap();
     let image = stand.image().await;
     let backend = backend(stand.endpoint(), stand.subnets(), |config| config.settling = 2 * LAG);
-    let stage_spec = {
-        let mut workload = provisioner_core::types::Workload::new("1.0").with_command(["/usr/local/bin/product"]);
-        workload.vm_image = Some(image);
-        workload.port = Some(8080);
-        provisioner_core::types::InstanceSpec::new(workload)
-    };
     let target = Target {
         id: id(1),
         tenant: TenantId::new("tenant").unwrap(),
         incarnation: Incarnation::new(1, 7),
         generation: Generation::FIRST,
-        spec: Arc::new(stage_spec),
+        spec: Arc::new(spec(&image)),
         data: DataSource::Fresh(DataId::from_random(9)),
     };
     let cx = |since: Duration| {
@@ -103,11 +97,9 @@ pub(crate) async fn lagging() {
         };
         answer.unwrap();
         let called = Instant::now();
-        let mut known = 0;
         loop {
             let seen = backend.observe(&cx(called.elapsed()), &target).await.unwrap();
             if !matches!(seen, Observed::Unknown { .. }) {
-                known += 1;
                 assert!(may_be.contains(&seen.phase()), "{:?} after {verb}: {seen:?}", called.elapsed());
                 let answers = seen.present().is_some_and(|present| present.endpoint.is_some());
                 assert!(verb != "zero" || !answers, "it answers after it was put to sleep: {seen:?}");
@@ -119,7 +111,6 @@ pub(crate) async fn lagging() {
             assert!(called.elapsed() < Duration::from_secs(40), "{verb} does not come to its end: {seen:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        assert!(known > 0);
     }
 }
 

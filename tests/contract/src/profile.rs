@@ -44,6 +44,9 @@ pub struct Profile {
     pub cuts_apart: usize,
     /// The same for the pairs of verbs of which one follows the other.
     pub pairs_apart: usize,
+    /// Whether what died may run again before anybody can be told, as a product that its machine starts again within seconds: the
+    /// rules about watches stop it at the provider instead.
+    pub deaths_pass_unseen: bool,
     /// Somebody who looks at the provider without the backend.
     pub outsider: Option<Arc<dyn Outsider>>,
     /// Kept until the rule has ended: folders, servers.
@@ -64,6 +67,7 @@ impl Profile {
             cuts_at_once: 1,
             cuts_apart: 1,
             pairs_apart: 1,
+            deaths_pass_unseen: false,
             outsider: None,
             keep: None,
         }

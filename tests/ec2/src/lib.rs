@@ -31,7 +31,7 @@ pub use crate::{
     buckets::{Bucket, Buckets},
     faults::{Lasting, Once},
     machine::State,
-    moto::{REGION, is_here, is_required, python},
+    moto::{REGION, is_here, missing, python},
     options::Options,
     stand::Ec2,
 };

@@ -46,10 +46,17 @@ pub fn python() -> PathBuf {
     Path::new(FOLDER).join("bin/python")
 }
 
-/// Whether a run without the server does not count: `REQUIRED_PEERS` names it.
-#[must_use]
-pub fn is_required() -> bool {
-    std::env::var("REQUIRED_PEERS").unwrap_or_default().split(',').any(|peer| peer.trim() == "moto")
+/// Why tests that need the server are ignored. `None`: it is here.
+///
+/// # Errors
+/// When a run without it does not count, as `REQUIRED_PEERS` names it.
+pub fn missing() -> Result<Option<String>, String> {
+    let Err(reason) = is_here() else { return Ok(None) };
+    let required = std::env::var("REQUIRED_PEERS").unwrap_or_default();
+    match required.split(',').any(|peer| peer.trim() == "moto") {
+        true => Err(format!("moto is required: {reason}")),
+        false => Ok(Some(reason)),
+    }
 }
 
 /// Its process.

@@ -11,7 +11,7 @@ use std::{
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use libtest_mimic::{Arguments, Completion, Trial};
-use test_ec2::{Bucket, Buckets, Ec2, Lasting, Once, Options, Seen, State, is_here, is_required};
+use test_ec2::{Bucket, Buckets, Ec2, Lasting, Once, Options, Seen, State, missing};
 
 const TAG: (&str, &str) = ("owner", "test");
 const PORT: u16 = 7070;
@@ -37,10 +37,7 @@ fn main() {
 
 fn trial((name, test): Test) -> Trial {
     Trial::ignorable_test(name, move || {
-        if let Err(reason) = is_here() {
-            if is_required() {
-                return Err(format!("moto is required: {reason}").into());
-            }
+        if let Some(reason) = missing()? {
             return Ok(Completion::ignored_with(reason));
         }
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(test());

@@ -118,8 +118,8 @@ pub const RULES: &[Rule] = rules! {
     8 listing::two_control_planes_do_not_see_each_other, nothing;
     8 listing::two_control_planes_do_not_touch_each_other, nothing;
     8 listing::two_hundred_are_listed_in_pages_while_others_come_and_go, nothing;
-    9 watching::watch_yields_the_id_of_what_changes, a_watch_and_a_killer;
-    9 watching::watch_yields_nothing_of_another_control_plane, a_watch_and_a_killer;
+    9 watching::watch_yields_the_id_of_what_changes, a_watch_and_a_striker;
+    9 watching::watch_yields_nothing_of_another_control_plane, a_watch_and_a_striker;
     9 watching::without_watch_the_stream_is_empty, no_watch;
     9 watching::losing_events_costs_no_truth, nothing;
     10 errors::errors_say_kind_retry_effect_operation_and_instance, nothing;
@@ -186,9 +186,9 @@ fn reads_that_lag(profile: &Profile) -> Result<(), String> {
     unless(!profile.capabilities().settling.is_zero(), "its capabilities say that reads never lag")
 }
 
-fn a_watch_and_a_killer(profile: &Profile) -> Result<(), String> {
+fn a_watch_and_a_striker(profile: &Profile) -> Result<(), String> {
     unless(profile.capabilities().watch, "its capabilities say that there is no watch")?;
-    profile.needs(&[Ability::Kill])
+    profile.needs(&[watching::striking(profile)])
 }
 
 fn a_killer_and_no_restarts(profile: &Profile) -> Result<(), String> {

@@ -10,7 +10,7 @@ use futures::{
 use provisioner_core::types::{InstanceId, Phase, Target};
 
 use crate::{
-    Ability, Subject, Verb,
+    Ability, Profile, Subject, Verb,
     failure::{Outcome, ensure},
     subject::shown,
 };
@@ -28,15 +28,19 @@ async fn opened(subject: &Subject) -> BoxStream<'static, InstanceId> {
     }
 }
 
-/// Has something happen to a running instance that nobody called for. Where the provider starts by itself what died, that may be
-/// over before anybody could be told: it is stopped there.
+/// Has something happen to a running instance that nobody called for.
 async fn strike(subject: &Subject, target: &Target) -> Outcome {
     let outsider = subject.outsider();
-    match subject.profile.capabilities().restarts && subject.profile.can(Ability::Stop) {
+    match subject.profile.deaths_pass_unseen {
         true => outsider.stop(&subject.owner, target).await?,
         false => outsider.kill(&subject.owner, target).await?,
     }
     Ok(())
+}
+
+/// What an outsider has to be able to do for that.
+pub(super) fn striking(profile: &Profile) -> Ability {
+    if profile.deaths_pass_unseen { Ability::Stop } else { Ability::Kill }
 }
 
 /// Waits until the stream yields this id.
@@ -120,7 +124,7 @@ pub(super) async fn losing_events_costs_no_truth(subject: Subject) -> Outcome {
         let (seen, expected) = (seen?, if at % 2 == 0 { Phase::Zero } else { Phase::Suspended });
         ensure!(seen.phase() == Some(expected), "after lost events it is {}, expected {expected}", shown(&seen));
     }
-    if subject.profile.capabilities().watch && subject.profile.can(Ability::Kill) {
+    if subject.profile.capabilities().watch && subject.profile.can(striking(&subject.profile)) {
         let target = subject.running().await?;
         let mut again = opened(&subject).await;
         strike(&subject, &target).await?;
