@@ -71,11 +71,18 @@ async fn run(count: Option<usize>) {
     }
 }
 
-/// Machines take half a second for each of their states, and boot nothing.
+/// Machines take half a second for each of their states, and boot nothing. The server has its tags indexed for all that are measured.
 async fn stand() -> Ec2 {
     let moment = Duration::from_millis(500);
-    let options =
-        Options { start: moment, stop: moment, terminate: moment, checks: moment, boots: false, ..Options::default() };
+    let options = Options {
+        start: moment,
+        stop: moment,
+        terminate: moment,
+        checks: moment,
+        boots: false,
+        indexed_tags: true,
+        ..Options::default()
+    };
     Ec2::start(options).await.unwrap()
 }
 

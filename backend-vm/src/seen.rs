@@ -85,7 +85,7 @@ impl Seen {
     /// Whether a machine runs, so that its health counts.
     pub(crate) fn to_check(&self) -> Option<&Machine> {
         self.living().filter(|machine| {
-            machine.state == State::Running && machine.intended == Intended::Running && machine.volume.is_some()
+            machine.state == State::Running && machine.intended != Intended::Updating && machine.volume.is_some()
         })
     }
 
@@ -103,9 +103,9 @@ impl Seen {
         let present = match (machine.state, machine.intended) {
             (State::Stopped, Intended::Zero) => present(Phase::Zero),
             (State::Stopped, Intended::Suspended) => present(Phase::Suspended),
-            (_, Intended::Zero | Intended::Suspended) => falls_asleep(),
             (State::Stopped, Intended::Running) => present(Phase::Failed).with_reason(stopped(machine)),
-            (State::Running, Intended::Running) => {
+            // Also one that was to sleep when it could not be stopped yet: nothing but another call will.
+            (State::Running, Intended::Running | Intended::Zero | Intended::Suspended) => {
                 let moving = present(Phase::Provisioning).look_again(MOVING);
                 match health {
                     Some(Health::Answers) => match endpoint(machine) {
@@ -117,6 +117,7 @@ impl Seen {
                     Some(Health::Starting(None)) | None => moving,
                 }
             }
+            (_, Intended::Zero | Intended::Suspended) => falls_asleep(),
             _ => present(Phase::Provisioning).look_again(MOVING),
         };
         present.into()

@@ -26,6 +26,18 @@ threading.Thread(target=watch, daemon=True).start()
 from moto.server import main
 main()
 ";
+/// What goes before it, to have the same answers sooner; see [`Options::indexed_tags`](crate::Options::indexed_tags).
+const INDEX_TAGS: &str = "\
+from moto.ec2.models.core import TaggedEC2Resource
+from moto.ec2.utils import EC2_PREFIX_TO_RESOURCE, get_prefix
+def get_tags(self):
+    if not self.id:
+        return []
+    kind = EC2_PREFIX_TO_RESOURCE.get(get_prefix(self.id), '')
+    tags = self.ec2_backend.tags.get(self.id, {})
+    return [{'resource_id': self.id, 'key': k, 'value': v, 'resource_type': kind} for k, v in tags.items()]
+TaggedEC2Resource.get_tags = get_tags
+";
 /// How long it may take to start on a busy machine.
 const START_MAX: Duration = Duration::from_secs(60);
 
@@ -64,12 +76,13 @@ pub fn missing() -> Result<Option<String>, String> {
 pub(crate) struct Moto(Child);
 
 impl Moto {
-    pub(crate) fn spawn(port: u16, log: &Path) -> Result<Self, String> {
+    pub(crate) fn spawn(port: u16, log: &Path, indexed_tags: bool) -> Result<Self, String> {
         is_here()?;
         let problem = |error: std::io::Error| format!("moto does not start: {error}");
         let log = File::create(log).map_err(problem)?;
         let mut command = Command::new(python());
-        command.args(["-c", PROGRAM, "-H", "127.0.0.1", "-p", &port.to_string()]);
+        let program = format!("{}{PROGRAM}", if indexed_tags { INDEX_TAGS } else { "" });
+        command.args(["-c", &program, "-H", "127.0.0.1", "-p", &port.to_string()]);
         command.env_clear().env("PATH", "/usr/bin:/bin");
         // Without these, images and types are taken that there are not. With that of key pairs, none is no key pair.
         command.env("MOTO_ENABLE_AMI_VALIDATION", "1").env("MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION", "1");

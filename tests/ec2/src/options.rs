@@ -23,6 +23,9 @@ pub struct Options {
     pub buckets: Option<Buckets>,
     /// Whether machines run anything.
     pub boots: bool,
+    /// Whether moto finds the tags of a thing by its id. As it is, it looks through all tags that there are for each thing, and so
+    /// takes a time for an answer that grows with the square of what there is. For benchmarks with many machines.
+    pub indexed_tags: bool,
     /// The actions that callers have the right to; all, where none are named.
     pub actions: Option<BTreeSet<String>>,
 }
@@ -39,6 +42,7 @@ impl Default for Options {
             quota: None,
             buckets: None,
             boots: true,
+            indexed_tags: false,
             actions: None,
         }
     }

@@ -99,7 +99,7 @@ impl Ec2 {
         let ports = Ports::take();
         let [port, moto_port] = [*ports.range().start(), ports.range().start() + 1];
         let keeper = Keeper::spawn(folder.path().to_owned()).map_err(problem)?;
-        let mut moto = Moto::spawn(moto_port, &folder.path().join("moto.log"))?;
+        let mut moto = Moto::spawn(moto_port, &folder.path().join("moto.log"), options.indexed_tags)?;
         let client = Client::new(moto_port)?;
         moto.ready(&client).await?;
         let subnets = client.call(&Form::new("DescribeSubnets").with_filter("default-for-az", "true")).await;
