@@ -3,24 +3,25 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicBool},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture, stream, stream::BoxStream};
+use provisioner_account::{Page, Turns, pages};
 use provisioner_core::{
-    Error, ErrorKind, OpContext, Provisioner, Result,
+    Error, OpContext, Provisioner, Result,
     types::{
         Bound, Capabilities, DataDisposition, DataId, Generation, Incarnation, InstanceId, InstanceSpec, Isolation,
         Observed, Owned, OwnedKind, Phase, Present, SecretSupport, Target,
     },
 };
-use tokio::{sync::OwnedMutexGuard, time::Instant};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    calls::{Account, Clients, Page, by_tag},
+    calls::{Account, Clients, by_tag},
     check,
     config::VmConfig,
     digest::{Intended, Machine, Volume},
@@ -29,7 +30,6 @@ use crate::{
     health::{self, Prober},
     images::Images,
     names,
-    pace::until,
     places::Places,
     seen::{self, Health, LOOK_AGAIN, Seen},
     verbs::{self, Wake, Work},
@@ -73,7 +73,8 @@ pub(crate) struct Shared {
     absent: Mutex<BTreeMap<Incarnation, Instant>>,
     /// Since when makings are to be removed. Of one that never came up nothing else tells that.
     removed: Mutex<BTreeMap<Incarnation, Instant>>,
-    turns: Mutex<BTreeMap<Incarnation, Weak<tokio::sync::Mutex<()>>>>,
+    /// One verb at a time is at a making.
+    turns: Turns<Incarnation>,
 }
 
 impl fmt::Display for VmBackend {
@@ -166,24 +167,6 @@ impl Shared {
         let left = confirmed_in.saturating_sub(now.saturating_duration_since(since));
         if left.is_zero() { Observed::Absent } else { Observed::Unknown { again: left } }
     }
-
-    /// One verb at a time is at a making.
-    async fn turn(&self, cx: &OpContext, incarnation: Incarnation) -> Result<OwnedMutexGuard<()>, ErrorKind> {
-        let turn = {
-            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            turns.retain(|_, turn| turn.strong_count() > 0);
-            let found = turns.get(&incarnation).and_then(Weak::upgrade);
-            let turn = found.unwrap_or_default();
-            turns.insert(incarnation, Arc::downgrade(&turn));
-            turn
-        };
-        tokio::select! {
-            biased;
-            () = cx.cancel.cancelled() => Err(ErrorKind::Cancelled),
-            () = until(cx.deadline) => Err(ErrorKind::Timeout),
-            turn = turn.lock_owned() => Ok(turn),
-        }
-    }
 }
 
 impl VmBackend {
@@ -193,7 +176,7 @@ impl VmBackend {
         let (fleet, images) = (Fleet::new(&account, &tasks), Images::new(&account, &tasks));
         let writes = Writes::new(config.settling);
         let prober = config.probes.then(|| Prober::new(config.settling, config.boot_time));
-        let (places, turns) = (Places::default(), Mutex::default());
+        let (places, turns) = (Places::default(), Turns::default());
         Self {
             shared: Arc::new(Shared {
                 config,
@@ -219,8 +202,8 @@ impl VmBackend {
         verb: impl for<'w> FnOnce(&'w Work<'a>) -> BoxFuture<'w, Result<Observed>> + Send,
     ) -> Result<Observed> {
         let (during, began) = (During { operation, instance: Some(&target.id) }, Instant::now());
-        let turn = self.shared.turn(cx, target.incarnation).await;
-        let _turn = turn.map_err(|kind| during.error(kind).with_message("another verb is at it"))?;
+        let turn = self.shared.turns.take(target.incarnation, cx).await;
+        let _turn = turn.map_err(|why| Failure::no_turn(why, "another verb is at it").during(during, false))?;
         let writing = self.shared.writes.begin(target.incarnation);
         let acted = AtomicBool::new(false);
         let work = Work { shared: &self.shared, cx, operation, target, writing, began, acted };
@@ -318,18 +301,6 @@ fn listing(failure: Failure) -> Error {
 }
 
 type Living = Arc<Mutex<BTreeSet<Incarnation>>>;
-
-/// Asks for pages until there are no more.
-fn pages<T: Send + 'static>(
-    ask: impl FnMut(Option<String>) -> BoxFuture<'static, Result<Page<T>, Failure>> + Send + 'static,
-) -> BoxStream<'static, Result<T, Failure>> {
-    let asked = stream::try_unfold((ask, Some(None)), |(mut ask, next): (_, Option<Option<String>>)| async move {
-        let Some(next) = next else { return Ok(None) };
-        let (things, then) = ask(next).await?;
-        Ok(Some((stream::iter(things.into_iter().map(Ok)), (ask, then.map(Some)))))
-    });
-    asked.try_flatten().boxed()
-}
 
 async fn machines_page(
     shared: Arc<Shared>,

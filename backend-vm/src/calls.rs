@@ -13,14 +13,15 @@ use aws_sdk_ec2::{
     },
 };
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use provisioner_account::{Pace, Page, until};
 use provisioner_core::{ErrorKind, OpContext};
 use tokio::sync::OnceCell;
 
 use crate::{
     config::VmConfig,
-    error::{Failure, THROTTLED_PAUSE},
+    error::{self, Failure, THROTTLED_PAUSE},
     launch::Launch,
-    pace::{Family, NotSent, Pace, until},
+    pace::Family,
 };
 
 /// How many things a page has: the most for most calls.
@@ -39,7 +40,7 @@ pub(crate) struct Account {
     region: String,
     endpoint: Option<String>,
     clients: OnceCell<Clients>,
-    pace: Arc<Pace>,
+    pace: Arc<Pace<Family>>,
 }
 
 impl Account {
@@ -48,7 +49,7 @@ impl Account {
             region: config.region.clone(),
             endpoint: config.endpoint.clone(),
             clients: clients.map(|clients| OnceCell::new_with(Some(clients))).unwrap_or_default(),
-            pace: Pace::new(&config.buckets),
+            pace: Pace::new(config.buckets.all().map(|(family, _, bucket)| (family, bucket))),
         }
     }
 
@@ -85,9 +86,6 @@ pub(crate) struct Calls<'a> {
     pub(crate) cx: &'a OpContext,
 }
 
-/// A page, and what asks for the next one.
-pub(crate) type Page<T> = (Vec<T>, Option<String>);
-
 /// A filter by what one tag is.
 pub(crate) fn by_tag(key: &str, values: impl IntoIterator<Item = String>) -> Filter {
     by(&format!("tag:{key}"), values)
@@ -111,11 +109,7 @@ impl Calls<'_> {
     /// Waits until so many of a family may be asked for.
     async fn take(&self, family: Family, count: usize, call: &'static str) -> Result<(), Failure> {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        self.account.pace.take(family, count, self.cx).await.map_err(|why| match why {
-            // By us, so that the service need not.
-            NotSent::TooLate => Failure::new(ErrorKind::Throttled, format!("{call}: too many wait for their turn")),
-            NotSent::Cancelled => Failure::new(ErrorKind::Cancelled, format!("{call}: given up before it was sent")),
-        })
+        self.account.pace.take(family, count, self.cx).await.map_err(|why| Failure::not_sent(why, call))
     }
 
     async fn send<T, E: ProvideErrorMetadata>(
@@ -140,14 +134,14 @@ impl Calls<'_> {
             () = given_up => return Err(cut(ErrorKind::Cancelled, "given up before its answer")),
         };
         answer.map_err(|error| {
-            let failure = Failure::of(call, &error);
+            let failure = error::failure_of(call, &error);
             if failure.kind == ErrorKind::Throttled {
                 pace.refused(family, THROTTLED_PAUSE);
             }
             match family {
                 Family::Run | Family::Describe | Family::Identity => failure,
                 // Rights depend on tags, and what is gone, or not known everywhere yet, has none.
-                _ => failure.perhaps_gone(),
+                _ => error::perhaps_gone(failure),
             }
         })
     }

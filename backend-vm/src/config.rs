@@ -2,17 +2,14 @@
 
 use std::time::Duration;
 
+use provisioner_account::Bucket;
 use provisioner_core::{
     Error, ErrorKind, Result,
     types::{Size, SizeMax},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    backend::VmBackend,
-    calls::Clients,
-    pace::{Bucket, Buckets},
-};
+use crate::{backend::VmBackend, calls::Clients, pace::Buckets};
 
 /// What the backend is told about one account and region.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

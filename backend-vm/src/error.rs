@@ -6,203 +6,134 @@ use aws_sdk_ec2::{
     error::{ProvideErrorMetadata, SdkError},
     operation::RequestId,
 };
-use provisioner_core::{Effect, Error, ErrorKind, Retry, types::InstanceId};
+pub(crate) use provisioner_account::{During, Failure};
+use provisioner_core::{ErrorKind, Retry};
 
-/// What was being done when something failed.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct During<'a> {
-    pub(crate) operation: &'static str,
-    pub(crate) instance: Option<&'a InstanceId>,
-}
-
-impl During<'_> {
-    pub(crate) fn error(self, kind: ErrorKind) -> Error {
-        let error = Error::new(kind, self.operation);
-        match self.instance {
-            Some(instance) => error.with_instance(instance),
-            None => error,
-        }
+/// The same of what may be gone, or be too new: that it may not be touched is no last word.
+pub(crate) fn perhaps_gone(failure: Failure) -> Failure {
+    match failure.kind {
+        ErrorKind::Unauthorized => Failure { retry: Some(Retry::Backoff), ..failure },
+        _ => failure,
     }
 }
 
-/// Why a call failed. Cheap to share among those who waited for the same call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Failure {
-    pub(crate) kind: ErrorKind,
-    retry: Option<Retry>,
-    /// Whether it may have acted, if it was one that changes something.
-    pub(crate) may_have_acted: bool,
-    code: Option<String>,
-    request_id: Option<String>,
-    message: String,
-    field: Option<&'static str>,
+/// Whether one machine of many may be to blame, so that the request goes through without it.
+pub(crate) fn is_about_one(failure: &Failure) -> bool {
+    use ErrorKind::{
+        CapacityExhausted, Conflict, Internal, InvalidSpec, NotFound, QuotaExceeded, Unauthorized, Unsupported,
+    };
+    let is_refusal = failure.code.is_some();
+    let kinds =
+        [CapacityExhausted, Conflict, Internal, InvalidSpec, NotFound, QuotaExceeded, Unauthorized, Unsupported];
+    is_refusal && kinds.contains(&failure.kind)
 }
 
-impl Failure {
-    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        let message = message.into();
-        Self { kind, retry: None, may_have_acted: false, code: None, request_id: None, message, field: None }
-    }
-
-    /// The same, and nobody knows whether it acted.
-    pub(crate) fn in_doubt(self) -> Self {
-        Self { may_have_acted: true, ..self }
-    }
-
-    /// The same of what may be gone, or be too new: that it may not be touched is no last word.
-    pub(crate) fn perhaps_gone(self) -> Self {
-        match self.kind {
-            ErrorKind::Unauthorized => Self { retry: Some(Retry::Backoff), ..self },
-            _ => self,
+/// Of a call by the client library.
+pub(crate) fn failure_of<E: ProvideErrorMetadata>(call: &'static str, error: &SdkError<E>) -> Failure {
+    let told =
+        |kind, may_have_acted, why: String| Failure { may_have_acted, ..Failure::new(kind, format!("{call}: {why}")) };
+    let request_id = error.request_id().map(str::to_owned);
+    match error {
+        SdkError::ConstructionFailure(_) => told(ErrorKind::Internal, false, "the request could not be built".into()),
+        SdkError::TimeoutError(_) => told(ErrorKind::Timeout, true, "no answer in time".into()),
+        SdkError::DispatchFailure(failure) => {
+            // Never connected: nothing was sent.
+            let is_unsent = failure.is_user() || failure.as_connector_error().is_some_and(is_connecting);
+            told(ErrorKind::Unavailable, !is_unsent, "the service could not be reached".into())
         }
+        SdkError::ResponseError(response) => {
+            let status = response.raw().status().as_u16();
+            let mut failure = match status {
+                500.. => {
+                    told(ErrorKind::Unavailable, true, format!("an answer with status {status} that cannot be read"))
+                }
+                _ => told(ErrorKind::Internal, true, format!("an answer with status {status} that cannot be read")),
+            };
+            failure.request_id = request_id;
+            failure
+        }
+        SdkError::ServiceError(refusal) => {
+            let (code, message) = (refusal.err().code(), refusal.err().message().unwrap_or_default());
+            let status = refusal.raw().status().as_u16();
+            let mut failure = refused(code.unwrap_or_default(), status);
+            failure.message = format!("{call}: {message}");
+            failure.code = code.map(str::to_owned);
+            failure.request_id = request_id.or_else(|| request_id_of(refusal.raw().body().bytes()?));
+            failure
+        }
+        _ => told(ErrorKind::Internal, true, "it failed in a way that is new".into()),
     }
+}
 
-    /// The same about a field of the spec.
-    pub(crate) fn about(self, field: &'static str) -> Self {
-        Self { field: Some(field), ..self }
-    }
-
-    /// Whether one machine of many may be to blame, so that the request goes through without it.
-    pub(crate) fn is_about_one(&self) -> bool {
-        use ErrorKind::{
-            CapacityExhausted, Conflict, Internal, InvalidSpec, NotFound, QuotaExceeded, Unauthorized, Unsupported,
-        };
-        let is_refusal = self.code.is_some();
-        let kinds =
-            [CapacityExhausted, Conflict, Internal, InvalidSpec, NotFound, QuotaExceeded, Unauthorized, Unsupported];
-        is_refusal && kinds.contains(&self.kind)
-    }
-
-    /// Of a call by the client library.
-    pub(crate) fn of<E: ProvideErrorMetadata>(call: &'static str, error: &SdkError<E>) -> Self {
-        let told =
-            |kind, may_have_acted, why: String| Self { may_have_acted, ..Self::new(kind, format!("{call}: {why}")) };
-        let request_id = error.request_id().map(str::to_owned);
-        match error {
-            SdkError::ConstructionFailure(_) => {
-                told(ErrorKind::Internal, false, "the request could not be built".into())
-            }
-            SdkError::TimeoutError(_) => told(ErrorKind::Timeout, true, "no answer in time".into()),
-            SdkError::DispatchFailure(failure) => {
-                // Never connected: nothing was sent.
-                let is_unsent = failure.is_user() || failure.as_connector_error().is_some_and(is_connecting);
-                told(ErrorKind::Unavailable, !is_unsent, "the service could not be reached".into())
-            }
-            SdkError::ResponseError(response) => {
-                let status = response.raw().status().as_u16();
-                let mut failure = match status {
-                    500.. => told(
-                        ErrorKind::Unavailable,
-                        true,
-                        format!("an answer with status {status} that cannot be read"),
-                    ),
-                    _ => told(ErrorKind::Internal, true, format!("an answer with status {status} that cannot be read")),
-                };
-                failure.request_id = request_id;
-                failure
-            }
-            SdkError::ServiceError(refused) => {
-                let (code, message) = (refused.err().code(), refused.err().message().unwrap_or_default());
-                let status = refused.raw().status().as_u16();
-                let mut failure = Self::refused(code.unwrap_or_default(), status);
-                failure.message = format!("{call}: {message}");
-                failure.code = code.map(str::to_owned);
-                failure.request_id = request_id.or_else(|| request_id_of(refused.raw().body().bytes()?));
-                failure
-            }
-            _ => told(ErrorKind::Internal, true, "it failed in a way that is new".into()),
+/// By code; see <https://docs.aws.amazon.com/ec2/latest/devguide/errors-overview.html>.
+fn refused(code: &str, status: u16) -> Failure {
+    let of = |kind| Failure::new(kind, "");
+    let of_field = |kind, field| Failure { field: Some(field), ..Failure::new(kind, "") };
+    match code {
+        "RequestLimitExceeded" | "Throttling" | "ThrottlingException" | "EC2ThrottledException" => {
+            Failure { retry: Some(Retry::After(THROTTLED_PAUSE)), ..of(ErrorKind::Throttled) }
         }
-    }
-
-    /// By code; see <https://docs.aws.amazon.com/ec2/latest/devguide/errors-overview.html>.
-    fn refused(code: &str, status: u16) -> Self {
-        let of = |kind| Self::new(kind, "");
-        let of_field = |kind, field| Self { field: Some(field), ..Self::new(kind, "") };
-        match code {
-            "RequestLimitExceeded" | "Throttling" | "ThrottlingException" | "EC2ThrottledException" => {
-                Self { retry: Some(Retry::After(THROTTLED_PAUSE)), ..of(ErrorKind::Throttled) }
-            }
-            "InsufficientInstanceCapacity"
-            | "InsufficientHostCapacity"
-            | "InsufficientCapacity"
-            | "InsufficientVolumeCapacity"
-            | "InsufficientFreeAddressesInSubnet"
-            | "Unsupported" => of(ErrorKind::CapacityExhausted),
-            "InstanceLimitExceeded" | "VcpuLimitExceeded" | "VolumeLimitExceeded" | "MaxIOPSLimitExceeded" => {
-                of(ErrorKind::QuotaExceeded)
-            }
-            "UnauthorizedOperation"
-            | "AuthFailure"
-            | "AccessDenied"
-            | "AccessDeniedException"
-            | "OptInRequired"
-            | "Blocked"
-            | "PendingVerification"
-            | "SignatureDoesNotMatch"
-            | "InvalidClientTokenId" => of(ErrorKind::Unauthorized),
-            "InvalidAMIID.NotFound"
-            | "InvalidAMIID.Malformed"
-            | "InvalidAMIID.Unavailable"
-            | "InvalidLaunchTemplateId.NotFound"
-            | "InvalidLaunchTemplateName.NotFoundException"
-            | "InvalidLaunchTemplateId.VersionNotFound"
-            | "InvalidLaunchTemplateId.Malformed" => of_field(ErrorKind::InvalidSpec, "workload.vm_image"),
-            "InvalidUserData.Malformed" => of_field(ErrorKind::InvalidSpec, "workload.boot_script"),
-            "InvalidParameterValue"
-            | "InvalidParameterCombination"
-            | "MissingParameter"
-            | "InvalidParameter"
-            | "ValidationError"
-            | "InvalidSubnetID.NotFound"
-            | "InvalidGroup.NotFound"
-            | "InvalidBlockDeviceMapping"
-            | "UnknownParameter" => of(ErrorKind::InvalidSpec),
-            "UnsupportedOperation" => of(ErrorKind::Unsupported),
-            // Once in six hours: <https://docs.aws.amazon.com/ebs/latest/userguide/modify-volume-requirements.html>.
-            "VolumeModificationRateExceeded" => {
-                Self { retry: Some(Retry::After(MODIFIED_AGAIN)), ..of(ErrorKind::QuotaExceeded) }
-            }
-            // Not there, or not told of yet: who asks says which.
-            "InvalidInstanceID.NotFound"
-            | "InvalidVolume.NotFound"
-            | "InvalidSnapshot.NotFound"
-            | "InvalidAttachment.NotFound" => Self { retry: Some(Retry::Backoff), ..of(ErrorKind::NotFound) },
-            // Somebody protects it. Only that somebody can let it go.
-            "OperationNotPermitted" => {
-                Self { retry: Some(Retry::Backoff), ..of_field(ErrorKind::Conflict, "protection") }
-            }
-            // Its machine was made, and has ended since: nothing can be made by that token any more.
-            "IdempotentInstanceTerminated" => Self { retry: Some(Retry::Anew), ..of(ErrorKind::Unavailable) },
-            // The same token with other parameters: it was made by a call whose answer nobody has, and is shown soon.
-            "IdempotentParameterMismatch" => Self { may_have_acted: true, ..of(ErrorKind::Unavailable) },
-            "IncorrectInstanceState" | "IncorrectState" | "VolumeInUse" | "IncorrectModificationState" => {
-                Self { retry: Some(Retry::Backoff), ..of(ErrorKind::Conflict) }
-            }
-            "InternalError" | "InternalFailure" | "Unavailable" | "ServiceUnavailable" | "RequestExpired" => {
-                Self { may_have_acted: true, ..of(ErrorKind::Unavailable) }
-            }
-            _ if status >= 500 => Self { may_have_acted: true, ..of(ErrorKind::Unavailable) },
-            _ => Self { may_have_acted: true, ..of(ErrorKind::Internal) },
+        "InsufficientInstanceCapacity"
+        | "InsufficientHostCapacity"
+        | "InsufficientCapacity"
+        | "InsufficientVolumeCapacity"
+        | "InsufficientFreeAddressesInSubnet"
+        | "Unsupported" => of(ErrorKind::CapacityExhausted),
+        "InstanceLimitExceeded" | "VcpuLimitExceeded" | "VolumeLimitExceeded" | "MaxIOPSLimitExceeded" => {
+            of(ErrorKind::QuotaExceeded)
         }
-    }
-
-    /// The public error.
-    pub(crate) fn during(self, during: During<'_>, mutating: bool) -> Error {
-        let effect = if mutating && self.may_have_acted { Effect::Unknown } else { Effect::None };
-        let mut error = during.error(self.kind).with_effect(effect).with_message(self.message);
-        if let Some(retry) = self.retry {
-            error = error.with_retry(retry);
+        "UnauthorizedOperation"
+        | "AuthFailure"
+        | "AccessDenied"
+        | "AccessDeniedException"
+        | "OptInRequired"
+        | "Blocked"
+        | "PendingVerification"
+        | "SignatureDoesNotMatch"
+        | "InvalidClientTokenId" => of(ErrorKind::Unauthorized),
+        "InvalidAMIID.NotFound"
+        | "InvalidAMIID.Malformed"
+        | "InvalidAMIID.Unavailable"
+        | "InvalidLaunchTemplateId.NotFound"
+        | "InvalidLaunchTemplateName.NotFoundException"
+        | "InvalidLaunchTemplateId.VersionNotFound"
+        | "InvalidLaunchTemplateId.Malformed" => of_field(ErrorKind::InvalidSpec, "workload.vm_image"),
+        "InvalidUserData.Malformed" => of_field(ErrorKind::InvalidSpec, "workload.boot_script"),
+        "InvalidParameterValue"
+        | "InvalidParameterCombination"
+        | "MissingParameter"
+        | "InvalidParameter"
+        | "ValidationError"
+        | "InvalidSubnetID.NotFound"
+        | "InvalidGroup.NotFound"
+        | "InvalidBlockDeviceMapping"
+        | "UnknownParameter" => of(ErrorKind::InvalidSpec),
+        "UnsupportedOperation" => of(ErrorKind::Unsupported),
+        // Once in six hours: <https://docs.aws.amazon.com/ebs/latest/userguide/modify-volume-requirements.html>.
+        "VolumeModificationRateExceeded" => {
+            Failure { retry: Some(Retry::After(MODIFIED_AGAIN)), ..of(ErrorKind::QuotaExceeded) }
         }
-        if let Some(field) = self.field {
-            error = error.with_field(field);
+        // Not there, or not told of yet: who asks says which.
+        "InvalidInstanceID.NotFound"
+        | "InvalidVolume.NotFound"
+        | "InvalidSnapshot.NotFound"
+        | "InvalidAttachment.NotFound" => Failure { retry: Some(Retry::Backoff), ..of(ErrorKind::NotFound) },
+        // Somebody protects it. Only that somebody can let it go.
+        "OperationNotPermitted" => {
+            Failure { retry: Some(Retry::Backoff), ..of_field(ErrorKind::Conflict, "protection") }
         }
-        if let Some(code) = self.code {
-            error = error.with_code(code);
+        // Its machine was made, and has ended since: nothing can be made by that token any more.
+        "IdempotentInstanceTerminated" => Failure { retry: Some(Retry::Anew), ..of(ErrorKind::Unavailable) },
+        // The same token with other parameters: it was made by a call whose answer nobody has, and is shown soon.
+        "IdempotentParameterMismatch" => Failure { may_have_acted: true, ..of(ErrorKind::Unavailable) },
+        "IncorrectInstanceState" | "IncorrectState" | "VolumeInUse" | "IncorrectModificationState" => {
+            Failure { retry: Some(Retry::Backoff), ..of(ErrorKind::Conflict) }
         }
-        if let Some(id) = self.request_id {
-            error = error.with_request_id(id);
+        "InternalError" | "InternalFailure" | "Unavailable" | "ServiceUnavailable" | "RequestExpired" => {
+            Failure { may_have_acted: true, ..of(ErrorKind::Unavailable) }
         }
-        error
+        _ if status >= 500 => Failure { may_have_acted: true, ..of(ErrorKind::Unavailable) },
+        _ => Failure { may_have_acted: true, ..of(ErrorKind::Internal) },
     }
 }
 
@@ -233,6 +164,8 @@ fn is_connecting(error: &aws_sdk_ec2::error::ConnectorError) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use provisioner_core::{Effect, Error};
+
     use super::*;
 
     #[test]
@@ -261,7 +194,7 @@ mod tests {
             ("SomethingNew", 500, Unavailable, usual(Unavailable), unknown, None),
             ("SomethingNew", 400, Internal, usual(Internal), unknown, None),
         ] {
-            let error = Failure::refused(code, status).during(During { operation: "t", instance: None }, true);
+            let error = refused(code, status).during(During { operation: "t", instance: None }, true);
             let told = (error.kind(), error.retry(), error.effect(), error.field());
             assert_eq!(told, (kind, retry, effect, field), "{code} {status}");
         }

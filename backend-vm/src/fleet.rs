@@ -9,17 +9,17 @@ use std::{
 
 use aws_sdk_ec2::types::{EventCode, Filter, InstanceStatus, InstanceStatusSummary, SummaryStatus};
 use futures::{FutureExt, future::BoxFuture};
+use provisioner_account::{Batches, on_behalf_of_many};
 use provisioner_core::{
     ErrorKind, OpContext, Priority,
-    types::{ControlPlaneId, DataId, Incarnation, Reason},
+    types::{DataId, Incarnation, Reason},
 };
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    batch::Batches,
     calls::{Account, Calls, by, by_tag},
     digest::{Machine, Volume},
-    error::Failure,
+    error::{Failure, is_about_one},
     names,
 };
 
@@ -57,13 +57,13 @@ type Id = Box<str>;
 #[derive(Debug)]
 pub(crate) struct Fleet {
     account: Arc<Account>,
-    machines: Batches<Incarnation, Machines>,
-    volumes: Batches<Incarnation, Volumes>,
-    data: Batches<DataId, Volumes>,
-    checks: Batches<Id, Checks>,
-    starts: Batches<Id, ()>,
-    stops: Batches<Id, ()>,
-    ends: Batches<Id, ()>,
+    machines: Batches<Incarnation, Machines, Failure>,
+    volumes: Batches<Incarnation, Volumes, Failure>,
+    data: Batches<DataId, Volumes, Failure>,
+    checks: Batches<Id, Checks, Failure>,
+    starts: Batches<Id, (), Failure>,
+    stops: Batches<Id, (), Failure>,
+    ends: Batches<Id, (), Failure>,
 }
 
 impl Fleet {
@@ -134,13 +134,7 @@ impl Fleet {
 
 /// Who asks on behalf of many is none of them.
 pub(crate) fn reading(priority: Priority) -> OpContext {
-    cx(priority, READ_MAX)
-}
-
-fn cx(priority: Priority, within: Duration) -> OpContext {
-    let mut cx = OpContext::new(ControlPlaneId::new("fleet").expect("a DNS label")).with_timeout(within);
-    cx.priority = priority;
-    cx
+    on_behalf_of_many(priority, READ_MAX)
 }
 
 type Read<T> = fn(Arc<Account>, OpContext, Filter) -> BoxFuture<'static, Result<Vec<T>, Failure>>;
@@ -160,7 +154,7 @@ fn reads<K, T>(
     tag: &'static str,
     read: Read<T>,
     key: fn(&T) -> K,
-) -> Batches<K, Arc<Vec<T>>>
+) -> Batches<K, Arc<Vec<T>>, Failure>
 where
     K: Clone + Ord + ToString + Send + Sync + 'static,
     T: Send + Sync + 'static,
@@ -198,12 +192,12 @@ where
     T: Clone,
 {
     // One deadline for all of them.
-    let cx = cx(priority, WRITE_MAX);
+    let cx = on_behalf_of_many(priority, WRITE_MAX);
     let mut answers = BTreeMap::new();
     let mut parts = vec![ids.iter().cloned().collect::<Vec<_>>()];
     while let Some(mut part) = parts.pop() {
         let answer = ask(Arc::clone(&account), cx.clone(), part.iter().map(ToString::to_string).collect()).await;
-        if part.len() > 1 && answer.as_ref().is_err_and(Failure::is_about_one) {
+        if part.len() > 1 && answer.as_ref().is_err_and(is_about_one) {
             parts.push(part.split_off(part.len() / 2));
             parts.push(part);
         } else {
@@ -213,7 +207,7 @@ where
     answers
 }
 
-fn checks(account: &Arc<Account>, tasks: &TaskTracker) -> Batches<Id, Checks> {
+fn checks(account: &Arc<Account>, tasks: &TaskTracker) -> Batches<Id, Checks, Failure> {
     let account = Arc::clone(account);
     Batches::new(IDS_MAX, tasks, move |ids: BTreeSet<Id>, priority| {
         let account = Arc::clone(&account);
@@ -238,7 +232,7 @@ fn checks(account: &Arc<Account>, tasks: &TaskTracker) -> Batches<Id, Checks> {
     })
 }
 
-fn writes(account: &Arc<Account>, tasks: &TaskTracker, ask: Ask<()>) -> Batches<Id, ()> {
+fn writes(account: &Arc<Account>, tasks: &TaskTracker, ask: Ask<()>) -> Batches<Id, (), Failure> {
     let account = Arc::clone(account);
     Batches::new(IDS_MAX, tasks, move |ids: BTreeSet<Id>, priority| {
         let account = Arc::clone(&account);

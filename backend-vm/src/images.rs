@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use provisioner_account::Batches;
 use provisioner_core::{
     ErrorKind, OpContext,
     types::{InstanceSpec, InvalidSpec},
@@ -14,7 +15,6 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    batch::Batches,
     calls::{Account, Calls},
     error::Failure,
     fleet,
@@ -72,7 +72,7 @@ pub(crate) fn check(spec: &InstanceSpec) -> Result<(), InvalidSpec> {
 #[derive(Debug)]
 pub(crate) struct Images {
     known: Arc<Known>,
-    asked: Batches<String, Image>,
+    asked: Batches<String, Image, Failure>,
 }
 
 type Known = Mutex<BTreeMap<String, (Image, Option<Instant>)>>;

@@ -1,7 +1,6 @@
 #![doc = include_str!("../README.md")]
 
 mod backend;
-mod batch;
 mod boot;
 mod calls;
 mod check;
@@ -22,4 +21,5 @@ mod writes;
 
 pub use backend::VmBackend;
 pub use config::{MachineType, Place, VmConfig};
-pub use pace::{Bucket, Buckets};
+pub use pace::Buckets;
+pub use provisioner_account::Bucket;

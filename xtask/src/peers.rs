@@ -1,6 +1,8 @@
 //! Software that nobody here wrote and that tests talk to.
 
 mod kubernetes;
+mod made;
+mod node;
 mod python;
 
 use std::{
@@ -12,7 +14,7 @@ use std::{
 
 pub(crate) use self::kubernetes::{load, stop};
 
-use self::python::Environment;
+use self::{node::Packages, python::Environment};
 use crate::command;
 
 /// Every peer that a test wants. A test whose peer is missing shows as ignored, with the reason.
@@ -64,6 +66,29 @@ const PEERS: &[Peer] = &[
         ],
     },
     Peer {
+        name: "azure-clients",
+        programs: &["python3"],
+        packages: &["python3", "python3-venv"],
+        made: Some(Made::Environment(Environment {
+            name: "azure-clients",
+            requirements: include_str!("../../tests/peers/azure.txt"),
+        })),
+        wanted_by: &["test-azure, target official: Microsoft's Python client, through the life of a site"],
+    },
+    Peer {
+        name: "oav",
+        programs: &["node", "npm"],
+        packages: &["nodejs", "npm"],
+        made: Some(Made::Packages(Packages {
+            name: "oav",
+            manifest: include_str!("../../tests/peers/azure-js/package.json"),
+            lock: include_str!("../../tests/peers/azure-js/package-lock.json"),
+        })),
+        wanted_by: &[
+            "test-azure, target official: Microsoft's JavaScript client, and its validator of every call that was recorded",
+        ],
+    },
+    Peer {
         name: kubernetes::NAME,
         programs: &["kubectl"],
         packages: &["kubernetes-client"],
@@ -90,6 +115,7 @@ struct Peer {
 #[derive(Debug)]
 enum Made {
     Environment(Environment),
+    Packages(Packages),
     /// A Kubernetes cluster. Nobody makes another one where one is at hand.
     Cluster,
 }
@@ -109,6 +135,7 @@ impl Peer {
         let mut missing: Vec<_> = self.missing_programs().into_iter().map(str::to_owned).collect();
         match &self.made {
             Some(Made::Environment(environment)) if !environment.is_here() => missing.push(environment.name.to_owned()),
+            Some(Made::Packages(packages)) if !packages.is_here() => missing.push(packages.name.to_owned()),
             // It is asked with that program.
             Some(Made::Cluster) if missing.is_empty() => missing.extend(kubernetes::found().err()),
             _ => {}
@@ -126,6 +153,7 @@ impl Peer {
         match &self.made {
             None => Ok(()),
             Some(Made::Environment(environment)) => environment.prepare(),
+            Some(Made::Packages(packages)) => packages.prepare(),
             Some(Made::Cluster) => kubernetes::prepare(),
         }
     }
@@ -313,6 +341,31 @@ mod tests {
         assert_eq!(names("user-mode-linux,chromium"), Ok(vec!["user-mode-linux", "chromium"]));
         let error = names("chromium,chrome").unwrap_err();
         assert!(error.contains("\"chrome\""), "{error}");
+    }
+
+    #[test]
+    fn every_package_from_pypi_has_one_version() {
+        for peer in PEERS {
+            let Some(Made::Environment(environment)) = &peer.made else { continue };
+            let packages: Vec<_> = environment.requirements.lines().filter(|line| !line.starts_with('#')).collect();
+            assert!(!packages.is_empty(), "{}", peer.name);
+            for package in packages {
+                let is_pinned =
+                    |(name, version): (&str, &str)| !name.is_empty() && version.starts_with(char::is_numeric);
+                assert!(package.split_once("==").is_some_and(is_pinned), "{}: {package}", peer.name);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_made_is_called_as_its_peer() {
+        for peer in PEERS {
+            match &peer.made {
+                Some(Made::Environment(environment)) => assert_eq!(environment.name, peer.name),
+                Some(Made::Packages(packages)) => assert_eq!(packages.name, peer.name),
+                Some(Made::Cluster) | None => {}
+            }
+        }
     }
 
     #[test]

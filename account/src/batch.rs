@@ -10,31 +10,44 @@ use std::{
     time::Duration,
 };
 
-use provisioner_core::{ErrorKind, OpContext, Priority};
+use provisioner_core::{OpContext, Priority, types::ControlPlaneId};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
-use crate::{error::Failure, pace::until};
+use crate::pace::until;
 
 /// How long a batch waits for more callers.
 const WINDOW: Duration = Duration::from_millis(20);
 
-type Answers<K, V> = Arc<BTreeMap<K, Result<V, Failure>>>;
-type Running<K, V> = Pin<Box<dyn Future<Output = BTreeMap<K, Result<V, Failure>>> + Send>>;
-/// Asks for all of these at once.
-type Ask<K, V> = Arc<dyn Fn(BTreeSet<K>, Priority) -> Running<K, V> + Send + Sync>;
-
-/// Those who wait for one request that was not sent yet.
-struct Open<K, V> {
-    /// Each with what those hold who wait for it.
-    keys: Arc<Mutex<BTreeMap<K, Vec<Weak<()>>>>>,
-    answers: watch::Receiver<Option<Answers<K, V>>>,
+/// Why a caller has no answer that others may have yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GivenUp {
+    /// Its deadline came first.
+    TooLate,
+    /// It was cancelled.
+    Cancelled,
+    /// Whoever asked for all ended without an answer for it.
+    Unanswered,
 }
 
-/// What gathers callers.
-pub(crate) struct Batches<K, V> {
-    open: Arc<Mutex<BTreeMap<Priority, Open<K, V>>>>,
-    ask: Ask<K, V>,
+type Answers<K, V, E> = Arc<BTreeMap<K, Result<V, E>>>;
+type Running<K, V, E> = Pin<Box<dyn Future<Output = BTreeMap<K, Result<V, E>>> + Send>>;
+/// Asks for all of these at once.
+type Ask<K, V, E> = Arc<dyn Fn(BTreeSet<K>, Priority) -> Running<K, V, E> + Send + Sync>;
+
+/// Those who wait for one request that was not sent yet.
+struct Open<K, V, E> {
+    /// Each with what those hold who wait for it.
+    keys: Arc<Mutex<BTreeMap<K, Vec<Weak<()>>>>>,
+    answers: watch::Receiver<Option<Answers<K, V, E>>>,
+}
+
+type AllOpen<K, V, E> = Mutex<BTreeMap<Priority, Open<K, V, E>>>;
+
+/// What gathers callers: `K` is what each asks for, `V` and `E` what it gets.
+pub struct Batches<K, V, E> {
+    open: Arc<AllOpen<K, V, E>>,
+    ask: Ask<K, V, E>,
     keys_max: usize,
     /// One request of a kind and priority is under way at a time. More of them would tell nothing sooner: those who come meanwhile
     /// share the next one.
@@ -42,7 +55,7 @@ pub(crate) struct Batches<K, V> {
     tasks: TaskTracker,
 }
 
-impl<K, V> fmt::Debug for Batches<K, V> {
+impl<K, V, E> fmt::Debug for Batches<K, V, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batches").field("keys_max", &self.keys_max).finish_non_exhaustive()
     }
@@ -52,43 +65,47 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<K, V> Batches<K, V>
+impl<K, V, E> Batches<K, V, E>
 where
     K: Clone + Ord + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
+    E: Clone + From<GivenUp> + Send + Sync + 'static,
 {
     /// No request names more than `keys_max`. Requests run as tasks: a caller that gives up takes nothing from the others.
-    pub(crate) fn new<F>(
+    pub fn new<F>(
         keys_max: usize,
         tasks: &TaskTracker,
         ask: impl Fn(BTreeSet<K>, Priority) -> F + Send + Sync + 'static,
     ) -> Self
     where
-        F: Future<Output = BTreeMap<K, Result<V, Failure>>> + Send + 'static,
+        F: Future<Output = BTreeMap<K, Result<V, E>>> + Send + 'static,
     {
-        let ask: Ask<K, V> = Arc::new(move |keys, priority| Box::pin(ask(keys, priority)));
+        let ask: Ask<K, V, E> = Arc::new(move |keys, priority| Box::pin(ask(keys, priority)));
         let turns = [Priority::Interactive, Priority::Background].map(|priority| (priority, Semaphore::new(1))).into();
         Self { open: Arc::default(), ask, keys_max, turns: Arc::new(turns), tasks: tasks.clone() }
     }
 
     /// The answer for one key. People and background never share a request, as they do not wait for the same turn.
-    pub(crate) async fn get(&self, key: K, cx: &OpContext) -> Result<V, Failure> {
+    ///
+    /// # Errors
+    /// What was answered for the key, or that the caller's deadline came first or it was cancelled: what it asked for may be done all
+    /// the same.
+    pub async fn get(&self, key: K, cx: &OpContext) -> Result<V, E> {
         // Held as long as somebody waits: what nobody waits for any more is not asked for.
         let waits = Arc::new(());
         let mut answers = self.join(key.clone(), cx.priority, &waits);
-        let given_up = |kind| Failure::new(kind, "no answer yet").in_doubt();
         tokio::select! {
             answered = answers.wait_for(Option::is_some) => {
                 let answers = answered.ok().and_then(|answers| answers.clone());
                 let answer = answers.and_then(|answers| answers.get(&key).cloned());
-                answer.unwrap_or_else(|| Err(given_up(ErrorKind::Internal)))
+                answer.unwrap_or_else(|| Err(GivenUp::Unanswered.into()))
             }
-            () = until(cx.deadline) => Err(given_up(ErrorKind::Timeout)),
-            () = cx.cancel.cancelled() => Err(given_up(ErrorKind::Cancelled)),
+            () = until(cx.deadline) => Err(GivenUp::TooLate.into()),
+            () = cx.cancel.cancelled() => Err(GivenUp::Cancelled.into()),
         }
     }
 
-    fn join(&self, key: K, priority: Priority, waits: &Arc<()>) -> watch::Receiver<Option<Answers<K, V>>> {
+    fn join(&self, key: K, priority: Priority, waits: &Arc<()>) -> watch::Receiver<Option<Answers<K, V, E>>> {
         let mut all = lock(&self.open);
         if let Some(open) = all.get(&priority) {
             let mut keys = lock(&open.keys);
@@ -134,10 +151,17 @@ where
     }
 }
 
+/// Whoever asks on behalf of many is none of them: a context without their deadlines, whose calls end within this time.
+#[must_use]
+pub fn on_behalf_of_many(priority: Priority, within: Duration) -> OpContext {
+    let mut cx = OpContext::new(ControlPlaneId::new("many").expect("a DNS label")).with_timeout(within);
+    cx.priority = priority;
+    cx
+}
+
 #[cfg(test)]
 mod tests {
     use futures::future::join_all;
-    use provisioner_core::types::ControlPlaneId;
 
     use super::*;
 
@@ -150,7 +174,7 @@ mod tests {
     type Noted = Arc<Mutex<Vec<Vec<u32>>>>;
 
     /// Doubles numbers, and notes what was asked at once.
-    fn doubling(keys_max: usize) -> (Batches<u32, u32>, Noted) {
+    fn doubling(keys_max: usize) -> (Batches<u32, u32, GivenUp>, Noted) {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&asked);
         let batches = Batches::new(keys_max, &TaskTracker::new(), move |keys: BTreeSet<u32>, _| {
@@ -186,7 +210,7 @@ mod tests {
         let (batches, asked) = doubling(100);
         let (patient, hasty) = (cx(Priority::Interactive), cx(Priority::Interactive).with_timeout(Duration::ZERO));
         let (first, second) = tokio::join!(batches.get(1, &hasty), batches.get(2, &patient));
-        assert_eq!(first.unwrap_err().kind, ErrorKind::Timeout);
+        assert_eq!(first, Err(GivenUp::TooLate));
         assert_eq!(second.unwrap(), 4);
         assert_eq!(*asked.lock().unwrap(), [vec![2]], "nobody waits for the other any more");
     }

@@ -1,0 +1,183 @@
+//! Which site an instance is: a pure function of the target and the cell's configuration.
+
+use std::collections::BTreeMap;
+
+use provisioner_azure::web::{self, Identity, Mount, Setting, SiteConfig, SiteProperties, Tags};
+use provisioner_core::{
+    secret::{ExposeSecret, SecretString},
+    types::{ControlPlaneId, InstanceSpec, Target, VariableName},
+};
+
+use crate::{
+    config::AppServiceConfig,
+    digest::{Intended, Product, Site},
+    names,
+};
+
+/// The scheme of secrets that the site fetches itself.
+pub(crate) const KEY_VAULT: &str = "keyvault";
+/// Where data is seen, unless the workload says it.
+const DATA_PATH: &str = "/data";
+const KIND: &str = "app,linux,container";
+/// Which secrets a site has.
+pub(crate) type Secrets = [(VariableName, SecretString)];
+
+/// The gibibytes of a share: it comes in whole ones.
+pub(crate) fn share_gib(spec: &InstanceSpec) -> u32 {
+    spec.data.size_mib.div_ceil(1024).max(1)
+}
+
+/// What the service looks up itself, as the site's own identity; see
+/// <https://learn.microsoft.com/azure/app-service/app-service-key-vault-references>. `None`: it is no `VAULT/SECRET[/VERSION]`.
+pub(crate) fn key_vault_reference(path: &str) -> Option<String> {
+    let is_word = |text: &&str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let parts: Vec<_> = path.split('/').collect();
+    match parts[..] {
+        _ if !parts.iter().all(is_word) => None,
+        [vault, secret] => Some(format!("@Microsoft.KeyVault(VaultName={vault};SecretName={secret})")),
+        [vault, secret, version] => {
+            Some(format!("@Microsoft.KeyVault(VaultName={vault};SecretName={secret};SecretVersion={version})"))
+        }
+        _ => None,
+    }
+}
+
+/// The tags of a site. `written`: the word of this write.
+pub(crate) fn tags(control_plane: &ControlPlaneId, target: &Target, written: &str) -> Tags {
+    let workload = &target.spec.workload;
+    let product = Product {
+        start_timeout_seconds: workload.start_timeout_seconds,
+        health_path: workload.health_path.as_str().into(),
+    };
+    let own = [
+        (names::CONTROL_PLANE, control_plane.to_string()),
+        (names::INSTANCE, target.id.to_string()),
+        (names::INCARNATION, target.incarnation.to_string()),
+        (names::DATA, target.data.id().to_string()),
+        (names::TENANT, target.tenant.digest()),
+        (names::GENERATION, target.generation.0.to_string()),
+        (names::INTENDED, Intended::Running.as_str().to_owned()),
+        (names::PRODUCT, product.to_tag()),
+        (names::HOST_NAMES, target.spec.host_names.len().to_string()),
+        (names::WRITTEN, written.to_owned()),
+    ];
+    let mut tags: Tags = own.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    for (key, value) in &target.spec.labels {
+        tags.insert(format!("{}{key}", names::LABEL), value.to_string());
+    }
+    tags
+}
+
+/// All that a site is. `key`: of the storage account.
+pub(crate) fn site(
+    config: &AppServiceConfig,
+    control_plane: &ControlPlaneId,
+    target: &Target,
+    plan: &str,
+    key: &SecretString,
+    secrets: &Secrets,
+    written: &str,
+) -> web::Site {
+    let workload = &target.spec.workload;
+    let mount = Mount {
+        kind: "AzureFiles".to_owned(),
+        account_name: config.storage_account.clone(),
+        share_name: names::share(control_plane, target.data.id()),
+        access_key: key.expose_secret().to_owned(),
+        mount_path: data_path(&target.spec).to_owned(),
+    };
+    let site_config = SiteConfig {
+        linux_fx_version: format!("DOCKER|{}", workload.image.as_deref().unwrap_or_default()),
+        app_command_line: command_line(&workload.command),
+        app_settings: settings(target, secrets),
+        always_on: config.plans.always_on,
+        health_check_path: workload.health_path.clone(),
+        min_tls_version: "1.2".to_owned(),
+        ftps_state: "Disabled".to_owned(),
+        http20_enabled: true,
+        azure_storage_accounts: BTreeMap::from([(names::MOUNT.to_owned(), mount)]),
+        acr_use_managed_identity: workload.image.as_deref().is_some_and(|image| image.contains(".azurecr.io/")),
+    };
+    web::Site {
+        kind: Some(KIND.to_owned()),
+        location: config.region.clone(),
+        tags: Some(tags(control_plane, target, written)),
+        identity: Some(Identity { kind: "SystemAssigned".to_owned() }),
+        properties: SiteProperties {
+            server_farm_id: Some(plan.to_owned()),
+            https_only: Some(true),
+            client_affinity_enabled: Some(false),
+            reserved: Some(true),
+            site_config: Some(site_config),
+            ..SiteProperties::default()
+        },
+        ..web::Site::default()
+    }
+}
+
+/// A site as it is, but for some tags.
+pub(crate) fn retagged(site: &Site, tags: Tags) -> web::Site {
+    let properties = SiteProperties { server_farm_id: Some(site.plan.to_string()), ..SiteProperties::default() };
+    web::Site {
+        kind: site.kind.as_deref().map(str::to_owned),
+        location: site.location.to_string(),
+        tags: Some(tags),
+        properties,
+        ..web::Site::default()
+    }
+}
+
+fn data_path(spec: &InstanceSpec) -> &str {
+    spec.workload.data_path.as_deref().unwrap_or(DATA_PATH)
+}
+
+/// The environment. What the service needs goes last: nothing of a spec takes its place.
+fn settings(target: &Target, secrets: &Secrets) -> Vec<Setting> {
+    let spec = &target.spec;
+    let mut all: BTreeMap<String, String> =
+        spec.environment.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
+    all.extend(secrets.iter().map(|(name, value)| (name.to_string(), value.expose_secret().to_owned())));
+    let native = spec.secrets.iter().filter(|(_, reference)| reference.scheme() == KEY_VAULT);
+    all.extend(native.filter_map(|(name, reference)| Some((name.to_string(), key_vault_reference(reference.path())?))));
+    let port = spec.workload.port.unwrap_or_default().to_string();
+    all.entry("PORT".to_owned()).or_insert_with(|| port.clone());
+    all.entry("DATA_PATH".to_owned()).or_insert_with(|| data_path(spec).to_owned());
+    all.insert("WEBSITES_PORT".to_owned(), port);
+    all.insert("WEBSITES_ENABLE_APP_SERVICE_STORAGE".to_owned(), "false".to_owned());
+    let stop_grace = spec.workload.stop_grace_seconds.to_string();
+    all.insert("WEBSITES_CONTAINER_STOP_TIME_LIMIT".to_owned(), stop_grace);
+    let start = spec.workload.start_timeout_seconds.clamp(1, 1800).to_string();
+    all.insert("WEBSITES_CONTAINER_START_TIME_LIMIT".to_owned(), start);
+    // A setting that changes has the site start anew: with it secrets that were rotated are read.
+    all.insert("PROVISIONER_GENERATION".to_owned(), target.generation.0.to_string());
+    all.into_iter().map(|(name, value)| Setting { name, value }).collect()
+}
+
+/// The words as a shell reads them.
+fn command_line(words: &[String]) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-=:,@%+".contains(c);
+    let quoted = words.iter().map(|word| match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.clone(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    });
+    quoted.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_command_stay_words() {
+        let words = ["/bin/product", "--name=a b", "it's", ""].map(str::to_owned);
+        assert_eq!(command_line(&words), r"/bin/product '--name=a b' 'it'\''s' ''");
+    }
+
+    #[test]
+    fn secrets_of_a_vault_are_left_to_the_service() {
+        let of = |path: &str| key_vault_reference(path);
+        assert_eq!(of("v/s").as_deref(), Some("@Microsoft.KeyVault(VaultName=v;SecretName=s)"));
+        assert_eq!(of("v/s/1").as_deref(), Some("@Microsoft.KeyVault(VaultName=v;SecretName=s;SecretVersion=1)"));
+        assert_eq!([of("v"), of("v/s;x"), of("v//1"), of("a/b/c/d")], [None, None, None, None]);
+    }
+}

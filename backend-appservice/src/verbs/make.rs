@@ -1,0 +1,147 @@
+//! Making a site, on fresh data or on a share that is there.
+
+use provisioner_account::Failure;
+use provisioner_core::{
+    Effect, Error, ErrorKind, Result, Retry,
+    secret::SecretString,
+    types::{DataSource, Target, VariableName},
+};
+
+use super::{Work, word};
+use crate::{
+    digest::{Share, Site},
+    names, render,
+    seen::Seen,
+};
+
+impl Work<'_> {
+    pub(super) async fn make(&self, seen: &mut Seen) -> Result<()> {
+        // What a removal was cut at.
+        if let Some(share) = seen.share.clone().filter(|share| share.ending.is_some()) {
+            self.expect_unused(&share).await?;
+            self.delete_share(seen, &share).await?;
+        }
+        if let Some(share) = &seen.share {
+            self.expect_takable(share).await?;
+        } else if matches!(self.target.data, DataSource::Existing(_)) {
+            return Err(self.data_missing());
+        }
+        let secrets = self.secrets().await?;
+        let key = self.shared.group.storage_key(self.cx).await.map_err(|failure| self.reading(failure))?;
+        let (name, config) = (self.site_name(), &self.shared.config);
+        let chosen = self.shared.plans.choose(self.cx, &self.shared.group, config, &name).await;
+        let plan = chosen.map_err(|failure| self.reading(failure))?;
+        let made = self.make_in(seen, &name, &plan, &key, &secrets).await;
+        if made.as_ref().is_err_and(|error| error.effect() == Effect::None) {
+            // A plan that was made for it would cost as much as a full one.
+            self.clear_plan(&name, &plan).await;
+        }
+        made
+    }
+
+    async fn make_in(
+        &self,
+        seen: &mut Seen,
+        name: &str,
+        plan: &str,
+        key: &SecretString,
+        secrets: &render::Secrets,
+    ) -> Result<()> {
+        let shared = self.shared;
+        {
+            let _turn = shared.plans.turn(self.cx, plan).await.map_err(|failure| self.reading(failure))?;
+            // First what may have no room: data that waits for a site would be left.
+            let there = shared.plans.ensure(self.cx, &shared.group, &shared.config, plan).await;
+            // A plan is nobody's yet: nothing was done for this making.
+            there.map_err(|failure| self.reading(failure))?;
+            self.take_up(seen).await?;
+            let (path, word) = (shared.group.plan_path(plan), word());
+            let wanted = render::site(&shared.config, &self.cx.control_plane, self.target, &path, key, secrets, &word);
+            seen.site = match self.put_site(name, wanted, &word).await {
+                Ok(made) => made,
+                Err(failure) => return Err(self.not_made(failure, plan)),
+            };
+        }
+        if let Some(site) = &mut seen.site {
+            self.bind_hosts(site).await?;
+        }
+        // From here on an absence of its site is one, and no making that was cut.
+        match &mut seen.share {
+            Some(share) => self.note(share, |share| share.making = None).await,
+            None => Ok(()),
+        }
+    }
+
+    fn not_made(&self, failure: Failure, plan: &str) -> Error {
+        // Somebody has removed the plan, and it is made again at the next call.
+        if failure.kind == ErrorKind::NotFound || failure.message.contains("serverfarms") {
+            self.shared.plans.missing(self.cx, plan);
+        }
+        if failure.retry == Some(Retry::Anew) {
+            // The name is somebody else's. That the data was taken up is known: of this call there is no other effect.
+            return failure.during(self.during(), true);
+        }
+        self.writing(failure)
+    }
+
+    /// The share is this making's from here on. Fresh data is made.
+    async fn take_up(&self, seen: &mut Seen) -> Result<()> {
+        let Some(share) = &mut seen.share else {
+            let share = Share {
+                name: names::share(&self.cx.control_plane, self.target.data.id()).into(),
+                owner: self.owner(),
+                size_gib: render::share_gib(&self.target.spec),
+                making: Some(self.incarnation()),
+                released: None,
+                ending: None,
+                written: word().into(),
+            };
+            let made = self.shared.group.make_share(self.cx, &share).await;
+            made.map_err(|failure| self.writing(failure))?;
+            self.wrote();
+            self.writing.share(&share.written);
+            seen.share = Some(share);
+            return Ok(());
+        };
+        let (owner, size) = (self.owner(), render::share_gib(&self.target.spec));
+        if share.owner == owner && share.making == Some(self.incarnation()) && share.released.is_none() {
+            return Ok(());
+        }
+        self.note(share, |share| {
+            (share.owner, share.making, share.released) = (owner, Some(self.incarnation()), None);
+            share.size_gib = share.size_gib.max(size);
+        })
+        .await
+    }
+
+    /// Whether this making may have the data.
+    async fn expect_takable(&self, share: &Share) -> Result<()> {
+        if *share.owner.tenant != *self.target.tenant.digest() {
+            return Err(self.conflict("data", "it is another tenant's"));
+        }
+        self.expect_unused(share).await
+    }
+
+    /// Whether no other making has the data, or is about to.
+    async fn expect_unused(&self, share: &Share) -> Result<()> {
+        let user = &share.owner;
+        if user.incarnation == self.incarnation() {
+            return Ok(());
+        }
+        let name = names::site(&self.cx.control_plane, &user.instance, user.incarnation);
+        let site = self.shared.group.site_now(self.cx, &name).await.map_err(|failure| self.reading(failure))?;
+        let is_awaited = share.making == Some(user.incarnation) && user.instance != self.target.id;
+        match site.and_then(Site::of).is_some() || is_awaited {
+            true => Err(self.conflict("data", "another instance uses it")),
+            false => Ok(()),
+        }
+    }
+
+    /// Resolved before anything is written: without them nothing is made. Those of a vault the site fetches itself.
+    pub(super) async fn secrets(&self) -> Result<Vec<(VariableName, SecretString)>> {
+        let mut spec = (*self.target.spec).clone();
+        spec.secrets.retain(|_, reference| reference.scheme() != render::KEY_VAULT);
+        let resolved = Target { spec: spec.into(), ..self.target.clone() };
+        self.cx.resolve_secrets(self.operation, &resolved).await
+    }
+}

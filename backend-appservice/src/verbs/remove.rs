@@ -1,0 +1,111 @@
+//! Removing an instance, and data that nobody uses.
+
+use provisioner_account::{During, Failure};
+use provisioner_core::{
+    Effect, ErrorKind, OpContext, Result,
+    types::{DataDisposition, DataId, Observed},
+};
+use tokio::time::Instant;
+
+use super::{SHOWN_AGAIN, Work};
+use crate::{
+    backend::Shared,
+    digest::{Share, Site},
+    names, plans,
+    seen::Seen,
+};
+
+impl Work<'_> {
+    pub(crate) async fn destroy(&self, data: DataDisposition) -> Result<Observed> {
+        let mut seen = self.look().await?;
+        // Of somebody else's, this making has no say.
+        let mut share = seen.share.take().filter(|share| share.owner.incarnation == self.incarnation());
+        // First what is to become of the data: when the site is gone nothing else would tell.
+        if let Some(share) = &mut share {
+            self.mark(share, data).await?;
+        }
+        seen.share.clone_from(&share);
+        if let Some(site) = seen.site.clone() {
+            self.delete_site(&mut seen, &site).await?;
+        } else {
+            self.shared.plans.clear(self.cx, &self.shared.group, &self.shared.config, &self.site_name()).await;
+        }
+        if let Some(share) = share.filter(|share| share.ending.is_some()) {
+            self.delete_share(&mut seen, &share).await?;
+        }
+        self.answer(&seen).await
+    }
+
+    /// What was to be deleted is not retained any more: it may be half gone.
+    async fn mark(&self, share: &mut Share, data: DataDisposition) -> Result<()> {
+        let own = Some(self.incarnation());
+        match data {
+            _ if share.ending == own => Ok(()),
+            DataDisposition::Delete => self.note(share, |share| share.ending = own).await,
+            DataDisposition::Retain if share.released == own && share.making.is_none() => Ok(()),
+            DataDisposition::Retain => self.note(share, |share| (share.released, share.making) = (own, None)).await,
+        }
+    }
+
+    /// Deletes a site, and its plan if that is empty then.
+    pub(super) async fn delete_site(&self, seen: &mut Seen, site: &Site) -> Result<()> {
+        let shared = self.shared;
+        {
+            let _turn = self.turn_at(site).await?;
+            shared.group.delete_site(self.cx, &site.name).await.map_err(|failure| self.writing(failure))?;
+            self.wrote();
+            self.writing.site_gone();
+        }
+        shared.prober.begin_again(&site.name);
+        seen.site = None;
+        if let Some(plan) = plans::name_of(&site.plan) {
+            self.clear_plan(&site.name, plan).await;
+        }
+        Ok(())
+    }
+
+    /// A site is not in its plan any more: the plan goes if that was the last one. It costs money until then, but the instance is
+    /// gone: upkeep comes back for it.
+    pub(super) async fn clear_plan(&self, site: &str, plan: &str) {
+        let shared = self.shared;
+        shared.plans.forget(self.cx, site);
+        let removed = shared.plans.remove_if_empty(self.cx, &shared.group, &shared.config, plan).await;
+        if let Err(failure) = removed {
+            tracing::warn!(plan, ?failure, "an empty plan is not removed yet");
+        }
+    }
+
+    pub(super) async fn delete_share(&self, seen: &mut Seen, share: &Share) -> Result<()> {
+        self.shared.group.delete_share(self.cx, &share.name).await.map_err(|failure| self.writing(failure))?;
+        self.wrote();
+        self.writing.share_gone();
+        seen.share = None;
+        Ok(())
+    }
+}
+
+/// Deletes retained data.
+pub(crate) async fn delete_data(shared: &Shared, cx: &OpContext, data: &DataId) -> Result<()> {
+    let during = During { operation: "delete data", instance: None };
+    let reading = |failure: Failure| failure.during(during, false);
+    let name = names::share(&cx.control_plane, data);
+    let Some(share) = shared.group.share(cx, &name).await.map_err(reading)? else { return Ok(()) };
+    let user = &share.owner;
+    let site = names::site(&cx.control_plane, &user.instance, user.incarnation);
+    let is_used = shared.group.site_now(cx, &site).await.map_err(reading)?.and_then(Site::of).is_some();
+    if is_used || share.making.is_some() {
+        let error = during.error(ErrorKind::Conflict).with_field("data");
+        return Err(error.with_message(format!("the site {site} uses it")));
+    }
+    shared.group.delete_share(cx, &name).await.map_err(|failure| failure.during(during, true))?;
+    // It is said to be gone when it is seen to be.
+    let until = Instant::now() + shared.config.settling;
+    while shared.group.share(cx, &name).await.map_err(|failure| failure.during(during, true))?.is_some() {
+        if Instant::now() >= until {
+            let error = during.error(ErrorKind::Timeout).with_effect(Effect::Unknown);
+            return Err(error.with_message("its share is shown still"));
+        }
+        tokio::time::sleep(SHOWN_AGAIN).await;
+    }
+    Ok(())
+}
