@@ -30,6 +30,10 @@ pub struct AppServiceConfig {
     /// How long the service's answers may lag behind what was done.
     #[serde(default = "settling")]
     pub settling: Duration,
+    /// Whether readiness is asked of the site itself, at its health path. Without, a site that the service calls running is ready: for
+    /// a control plane that has no way to them, and knows less.
+    #[serde(default = "probes")]
+    pub probes: bool,
     /// How long a site may take until its product is started, whose own time begins then: images are fetched in it.
     #[serde(default = "start_time")]
     pub start_time: Duration,
@@ -71,6 +75,10 @@ fn settling() -> Duration {
     Duration::from_secs(20)
 }
 
+fn probes() -> bool {
+    true
+}
+
 /// As long as the service itself waits for a container.
 /// <https://learn.microsoft.com/azure/app-service/reference-app-settings#custom-containers>
 fn start_time() -> Duration {
@@ -92,6 +100,7 @@ impl AppServiceConfig {
             endpoint: None,
             buckets: Buckets::default(),
             settling: settling(),
+            probes: probes(),
             start_time: start_time(),
             look_every: look_every(),
             size_max: SizeMax::NONE,

@@ -19,6 +19,7 @@ const BACKENDS: &[Backend] = &[
     Backend { name: "process", package: SUITE, target: "process", peers: &[] },
     Backend { name: "k8s", package: "backend-k8s", target: "contract", peers: &["kubernetes"] },
     Backend { name: "vm", package: "backend-vm", target: "contract", peers: &["moto"] },
+    Backend { name: "appservice", package: "backend-appservice", target: "contract", peers: &[] },
 ];
 
 /// A backend, and how its rules are run.

@@ -16,7 +16,7 @@ use peers::Effort;
 use test::report::Report;
 
 /// The features by which the signup service has backends whose client libraries take minutes to compile.
-const CLOUDS: &str = "examples/k8s,examples/vm";
+const CLOUDS: &str = "examples/k8s,examples/vm,examples/appservice,backend-k8s/aks";
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "Developer commands of this workspace")]

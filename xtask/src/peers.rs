@@ -194,6 +194,11 @@ pub(crate) fn list() -> String {
     PEERS.iter().map(|peer| described(peer, &peer.missing())).collect()
 }
 
+/// Whether a peer is here.
+pub(crate) fn is_here(name: &str) -> bool {
+    PEERS.iter().any(|peer| peer.name == name && peer.missing().is_empty())
+}
+
 /// Whether there is a Kubernetes cluster that answers.
 pub(crate) fn has_cluster() -> bool {
     kubernetes::found().is_ok()

@@ -117,6 +117,9 @@ impl Work<'_> {
 
     /// A site that runs and does not answer is started anew.
     async fn help(&self, site: &mut Site) -> Result<()> {
+        if !self.shared.config.probes {
+            return Ok(());
+        }
         match self.shared.prober.health(site, self.now()).await {
             Health::Silent(_) => self.tell_site(site, "restart").await,
             Health::Answers | Health::Starting(_) => Ok(()),

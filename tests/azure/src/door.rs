@@ -1,6 +1,10 @@
 //! Where the resource manager is reached, with TLS: connections can be closed without an answer, and the port can be shut.
 
-use std::{future, io, net::SocketAddr, time::Duration};
+use std::{
+    future, io,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use axum::{
     extract::connect_info::Connected,
@@ -22,13 +26,25 @@ pub(crate) struct Door {
     faults: watch::Receiver<Option<Lasting>>,
 }
 
+/// How long a stand that was dropped may take to let go of its port.
+const LET_GO_WITHIN: Duration = Duration::from_secs(10);
+
 impl Door {
     pub(crate) async fn open(
         address: SocketAddr,
         acceptor: TlsAcceptor,
         faults: watch::Receiver<Option<Lasting>>,
     ) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+        let began = Instant::now();
+        let listener = loop {
+            match TcpListener::bind(address).await {
+                // A stand that this process has just dropped had the port, and lets go of it in a moment.
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && began.elapsed() < LET_GO_WITHIN => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                bound => break bound?,
+            }
+        };
         Ok(Self { address, listener: Some(listener), acceptor, faults })
     }
 

@@ -38,7 +38,8 @@ pub struct Options {
     pub page: usize,
     /// The actions that callers have the right to, as custom roles name them; all, where none are named.
     pub actions: Option<BTreeSet<String>>,
-    /// Where each request is written down with its answer, one JSON object on a line.
+    /// Where each request is written down with its answer, one JSON object on a line. `None`: in a file of its own in the folder
+    /// that `AZURE_RECORDINGS` names, if it does.
     pub record: Option<PathBuf>,
     /// How long a token is good for.
     pub token_lifetime: Duration,

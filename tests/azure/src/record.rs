@@ -1,6 +1,15 @@
 //! Requests and answers as they were, for whoever compares them with the contract.
 
-use std::{collections::BTreeMap, fs::OpenOptions, io::Write as _, path::PathBuf, sync::Mutex};
+use std::{
+    collections::BTreeMap,
+    fs::OpenOptions,
+    io::Write as _,
+    path::PathBuf,
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use axum::http::{HeaderMap, Method};
 use serde_json::{Value, json};
@@ -25,9 +34,20 @@ pub(crate) struct Call<'a> {
 #[derive(Debug)]
 pub(crate) struct Record(Option<Mutex<PathBuf>>);
 
+/// Names the folder where all stands of a test run write down what they are asked.
+const FOLDER: &str = "AZURE_RECORDINGS";
+
 impl Record {
+    /// To this file, or else to one in the folder that the environment names.
     pub(crate) fn new(path: Option<PathBuf>) -> Self {
-        Self(path.map(Mutex::new))
+        static STANDS: AtomicU32 = AtomicU32::new(0);
+
+        let in_folder = || {
+            let folder = std::env::var_os(FOLDER)?;
+            let (process, stand) = (std::process::id(), STANDS.fetch_add(1, Ordering::Relaxed));
+            Some(PathBuf::from(folder).join(format!("{process}-{stand}.jsonl")))
+        };
+        Self(path.or_else(in_folder).map(Mutex::new))
     }
 
     pub(crate) fn add(&self, call: &Call<'_>, answer: &Answer) {

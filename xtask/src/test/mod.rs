@@ -3,6 +3,7 @@
 mod junit;
 pub(crate) mod libtest;
 mod nextest;
+mod recordings;
 pub(crate) mod report;
 
 use std::{
@@ -41,16 +42,18 @@ pub(crate) fn run_prepared(plain: bool, arguments: &[String]) -> Result<Report, 
         command::run(&mut command::cargo(&[&BINARIES[..], &["--features", CLOUDS]].concat()))?;
         command::run(&mut command::cargo(&BINARIES))?;
     }
+    let recordings = recordings::folder()?;
     let mut report = match !plain && command::has_subcommand("nextest") {
-        true => nextest::run(chosen)?,
+        true => nextest::run(chosen, &recordings)?,
         false => {
             let mut tests = command::cargo(&["test", "--no-fail-fast"]);
             // Without a choice of targets, Cargo would run the doc-tests too, which come by themselves.
             let targets: &[&str] = if arguments.is_empty() { &["--tests"] } else { &[] };
-            tests.args(targets).args(chosen);
+            tests.args(targets).args(chosen).env(recordings::VARIABLE, &recordings);
             cargo_test(tests)?
         }
     };
+    report.add(recordings::validate(&recordings)?);
     if arguments.is_empty() {
         report.add(cargo_test(command::cargo(&["test", "--doc", "--workspace", "--no-fail-fast"]))?);
         let mut stranger = command::outside(&["test", "--no-fail-fast", "--manifest-path", STRANGER]);

@@ -23,7 +23,7 @@ const PROFILE: &str = "everything";
 const THREADS_EACH: usize = 3;
 
 /// Runs the tests that these arguments choose.
-pub(crate) fn run(chosen: &[String]) -> Result<Report, String> {
+pub(crate) fn run(chosen: &[String], recordings: &Path) -> Result<Report, String> {
     // With the ignored ones, or every ignored test there is would be told, chosen or not.
     let list = ["nextest", "list", "--message-format", "json", "--run-ignored", "all"];
     let listed = listed(&command::read(command::cargo(&list).args(chosen))?)?;
@@ -40,6 +40,7 @@ pub(crate) fn run(chosen: &[String]) -> Result<Report, String> {
     let status = command
         .args(["--test-threads", &threads])
         .args(chosen)
+        .env(super::recordings::VARIABLE, recordings)
         .status()
         .map_err(|error| format!("cargo nextest: {error}"))?;
     let cases = fs::read_to_string(&file).map(|text| junit::cases(&text)).unwrap_or_default();

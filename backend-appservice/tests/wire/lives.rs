@@ -1,0 +1,91 @@
+//! Lives on real processes, in each of the ways in which the service answers.
+
+use std::{sync::Arc, time::Duration};
+
+use provisioner_core::{
+    Provisioner,
+    types::{Phase, Target},
+};
+use test_azure::{Options, Style};
+
+use crate::{
+    fixture::{Fixture, changed, cx, host, idle, target},
+    stand::{self, ask},
+};
+
+/// An instance of the product.
+fn real() -> Target {
+    Target { spec: Arc::new(stand::spec(&benches::product().display().to_string(), "1.0")), ..target("acme") }
+}
+
+#[tokio::test]
+async fn a_life_in_each_way_in_which_the_service_answers() {
+    for (style, mute_sites) in [
+        (Style::Immediate, false),
+        (Style::AsyncOperation, false),
+        (Style::Location, false),
+        (Style::ProvisioningState, false),
+        (Style::ProvisioningState, true),
+    ] {
+        let fixture = Fixture::start(Options { style, mute_sites, ..Options::default() }).await;
+        let first = real();
+        fixture.create(&first).await.unwrap();
+        let seen = fixture.until(&first, Some(Phase::Running)).await;
+        let endpoint = seen.present().unwrap().endpoint.clone().unwrap();
+        let client = fixture.stand.client();
+        let page = serde_json::json!({"title": "Minutes", "text": "kept"}).to_string();
+        ask(&client, &format!("{endpoint}/api/pages"), Some(page)).await.unwrap();
+        for sleep in [true, false] {
+            match sleep {
+                true => fixture.backend.scale_to_zero(&cx(), &first).await.unwrap(),
+                false => fixture.backend.suspend(&cx(), &first).await.unwrap(),
+            };
+            fixture.until(&first, Some(if sleep { Phase::Zero } else { Phase::Suspended })).await;
+            let refused = ask(&client, &format!("{endpoint}/"), None).await.unwrap_err();
+            assert!(refused.contains("403"), "{refused}");
+            fixture.backend.resume(&cx(), &first).await.unwrap();
+            fixture.until(&first, Some(Phase::Running)).await;
+        }
+        let second = changed(&first, |spec| spec.workload.version = "2.0".to_owned());
+        fixture.create(&second).await.unwrap();
+        let seen = fixture.until(&second, Some(Phase::Running)).await;
+        assert_eq!(seen.present().unwrap().generation, second.generation);
+        let pages = ask(&client, &format!("{endpoint}/api/pages"), None).await.unwrap();
+        assert!(String::from_utf8_lossy(&pages).contains("kept"), "{style:?}");
+        fixture.destroy(&second).await.unwrap();
+        fixture.until(&second, None).await;
+        assert_eq!(fixture.left().await, [""; 0], "{style:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_site_answers_to_the_host_names_of_its_spec_and_to_no_others() {
+    let fixture = Fixture::start(idle()).await;
+    let with = |target: &Target, names: &[&str]| {
+        changed(target, |spec| spec.host_names = names.iter().map(|name| host(name)).collect())
+    };
+    let hosts = async || fixture.sites().await[0].hosts.clone();
+    let first = with(&target("a"), &["a.example.com", "b.example.com"]);
+    let first = Target { data: target("a").data, ..first };
+    fixture.create(&first).await.unwrap();
+    assert_eq!(hosts().await, ["a.example.com", "b.example.com"]);
+    let second = with(&first, &["b.example.com", "c.example.com"]);
+    fixture.create(&second).await.unwrap();
+    assert_eq!(hosts().await, ["b.example.com", "c.example.com"]);
+    fixture.destroy(&second).await.unwrap();
+    assert_eq!(fixture.left().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn many_are_looked_at_in_pages_and_not_one_by_one() {
+    let fixture = Fixture::with(Options { page: 10, ..idle() }, |config| config.plans.sites_max = 40).await;
+    let targets: Vec<_> = (0..30).map(|n| target(&format!("i{n}"))).collect();
+    for made in futures::future::join_all(targets.iter().map(|target| fixture.create(target))).await {
+        made.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let before = fixture.stand.calls();
+    let seen = fixture.backend.observe_many(&cx(), &targets).await;
+    assert!(seen.iter().all(|seen| seen.as_ref().is_ok_and(|seen| seen.present().is_some())), "{seen:?}");
+    assert_eq!(fixture.stand.calls() - before, 3, "three pages of ten");
+}
