@@ -24,10 +24,21 @@ pub(crate) fn spec(
     wanted.check_against(capabilities)?;
     let workload = &wanted.workload;
     let refuse = |field: &str, problem: &str| Err(InvalidSpec::new(field, problem).into());
-    match &workload.image {
-        None => return refuse("workload.image", "absent: expected a container image"),
-        Some(image) if image.contains(['|', ' ']) => return refuse("workload.image", "expected a container image"),
-        Some(_) => {}
+    match (&workload.image, &workload.package) {
+        (None, None) => {
+            return refuse(
+                "workload.image",
+                "absent, and so is workload.package: expected a container image or a package",
+            );
+        }
+        (Some(_), Some(_)) => return refuse("workload.package", "there is an image, too: expected one of the two"),
+        (Some(image), None) if image.contains(['|', ' ']) => {
+            return refuse("workload.image", "expected a container image");
+        }
+        (None, Some(package)) if !is_runtime(&package.runtime) => {
+            return refuse("workload.package.runtime", "expected a runtime and its version, such as NODE|20-lts");
+        }
+        _ => {}
     }
     if workload.port.is_none() {
         return refuse("workload.port", "absent: expected the port that the product listens on");
@@ -72,6 +83,13 @@ pub(crate) fn spec(
     }
 }
 
+/// As `az webapp list-runtimes` names them, but for the service's own word for containers.
+fn is_runtime(text: &str) -> bool {
+    let is_word =
+        |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    text.split_once('|').is_some_and(|(name, version)| is_word(name) && is_word(version) && name != "DOCKER")
+}
+
 fn change(wanted: &InstanceSpec, applied: &InstanceSpec) -> Result<()> {
     if render::share_gib(wanted) >= render::share_gib(applied) {
         return Ok(());
@@ -79,4 +97,86 @@ fn change(wanted: &InstanceSpec, applied: &InstanceSpec) -> Result<()> {
     let problem =
         format!("{}: expected {} or more, as data does not shrink", wanted.data.size_mib, applied.data.size_mib);
     Err(Error::new(ErrorKind::Conflict, "validate").with_field("data.size_mib").with_message(problem))
+}
+
+#[cfg(test)]
+mod tests {
+    use provisioner_azure::Scope;
+    use provisioner_core::types::{Package, SecretSupport, Workload};
+
+    use super::*;
+
+    fn checked(change: impl FnOnce(&mut InstanceSpec), applied: Option<&InstanceSpec>) -> Option<(ErrorKind, String)> {
+        let scope = Scope { subscription: "s".into(), resource_group: "g".into() };
+        let config = AppServiceConfig::new(scope, "westeurope", "account");
+        let mut spec = wanted();
+        change(&mut spec);
+        let mut capabilities = Capabilities::PLAIN;
+        capabilities.secrets = SecretSupport::Resolved;
+        let error = super::spec(&spec, applied, &capabilities, &config).err()?;
+        Some((error.kind(), error.field().unwrap_or_default().to_owned()))
+    }
+
+    fn wanted() -> InstanceSpec {
+        let mut workload = Workload::new("1.0");
+        workload.image = Some("registry.example.com/product:1.0".into());
+        workload.port = Some(8080);
+        let mut spec = InstanceSpec::new(workload);
+        spec.data.size_mib = 2048;
+        spec
+    }
+
+    fn package(url: &str, runtime: &str) -> Package {
+        Package { url: url.into(), runtime: runtime.into() }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        assert_eq!(checked(|_| {}, None), None);
+        let packed = |spec: &mut InstanceSpec| {
+            spec.workload.image = None;
+            spec.workload.package = Some(package("https://a.blob.core.windows.net/p/1.zip", "NODE|20-lts"));
+        };
+        assert_eq!(checked(packed, None), None);
+        type Spoil = fn(&mut InstanceSpec);
+        let wrong: [(&str, Spoil); 13] = [
+            ("workload.image", |spec| spec.workload.image = None),
+            ("workload.image", |spec| spec.workload.image = Some("DOCKER|a".into())),
+            ("workload.package", |spec| spec.workload.package = Some(package("https://a/1.zip", "NODE|20-lts"))),
+            ("workload.package.url", |spec| {
+                spec.workload.package = Some(package("https://a/1.zip?sig=x", "NODE|20-lts"))
+            }),
+            ("workload.package.runtime", |spec| {
+                spec.workload.image = None;
+                spec.workload.package = Some(package("https://a/1.zip", "DOCKER|a"));
+            }),
+            ("workload.port", |spec| spec.workload.port = None),
+            ("workload.data_path", |spec| spec.workload.data_path = Some("/home/data".into())),
+            ("workload.data_path", |spec| spec.workload.data_path = Some("/a/../etc".into())),
+            ("workload.data_path", |spec| spec.workload.data_path = Some("/".into())),
+            ("workload.health_path", |spec| spec.workload.health_path = format!("/{}", "x".repeat(300))),
+            ("environment.KEY", |spec| {
+                spec.environment.insert("KEY".parse().unwrap(), "@Microsoft.KeyVault(SecretUri=x)".into());
+            }),
+            ("secrets.KEY", |spec| {
+                spec.secrets.insert("KEY".parse().unwrap(), "keyvault:vault".parse().unwrap());
+            }),
+            ("labels", |spec| {
+                spec.labels = (0..40).map(|n| (format!("l{n}").parse().unwrap(), "v".parse().unwrap())).collect();
+            }),
+        ];
+        for (field, spoil) in wrong {
+            assert_eq!(checked(spoil, None), Some((ErrorKind::InvalidSpec, field.to_owned())));
+        }
+    }
+
+    #[test]
+    fn data_grows_and_does_not_shrink() {
+        let applied = wanted();
+        assert_eq!(checked(|spec| spec.data.size_mib = 4096, Some(&applied)), None);
+        let shrunk = Some((ErrorKind::Conflict, "data.size_mib".to_owned()));
+        assert_eq!(checked(|spec| spec.data.size_mib = 1024, Some(&applied)), shrunk);
+        // Shares come in whole gibibytes.
+        assert_eq!(checked(|spec| spec.data.size_mib = 1025, Some(&applied)), None);
+    }
 }

@@ -18,7 +18,8 @@ use crate::{
 pub(crate) const KEY_VAULT: &str = "keyvault";
 /// Where data is seen, unless the workload says it.
 const DATA_PATH: &str = "/data";
-const KIND: &str = "app,linux,container";
+const CONTAINER: &str = "app,linux,container";
+const CODE: &str = "app,linux";
 /// Which secrets a site has.
 pub(crate) type Secrets = [(VariableName, SecretString)];
 
@@ -87,7 +88,10 @@ pub(crate) fn site(
         mount_path: data_path(&target.spec).to_owned(),
     };
     let site_config = SiteConfig {
-        linux_fx_version: format!("DOCKER|{}", workload.image.as_deref().unwrap_or_default()),
+        linux_fx_version: match &workload.package {
+            Some(package) => package.runtime.clone(),
+            None => format!("DOCKER|{}", workload.image.as_deref().unwrap_or_default()),
+        },
         app_command_line: command_line(&workload.command),
         app_settings: settings(target, secrets),
         always_on: config.plans.always_on,
@@ -99,7 +103,7 @@ pub(crate) fn site(
         acr_use_managed_identity: workload.image.as_deref().is_some_and(|image| image.contains(".azurecr.io/")),
     };
     web::Site {
-        kind: Some(KIND.to_owned()),
+        kind: Some(if workload.package.is_some() { CODE } else { CONTAINER }.to_owned()),
         location: config.region.clone(),
         tags: Some(tags(control_plane, target, written)),
         identity: Some(Identity { kind: "SystemAssigned".to_owned() }),
@@ -148,6 +152,11 @@ fn settings(target: &Target, secrets: &Secrets) -> Vec<Setting> {
     all.insert("WEBSITES_CONTAINER_STOP_TIME_LIMIT".to_owned(), stop_grace);
     let start = spec.workload.start_timeout_seconds.clamp(1, 1800).to_string();
     all.insert("WEBSITES_CONTAINER_START_TIME_LIMIT".to_owned(), start);
+    if let Some(package) = &spec.workload.package {
+        // <https://learn.microsoft.com/azure/app-service/deploy-run-package>
+        all.insert("WEBSITE_RUN_FROM_PACKAGE".to_owned(), package.url.clone());
+        all.insert("WEBSITE_RUN_FROM_PACKAGE_BLOB_MI_RESOURCE_ID".to_owned(), "SystemAssigned".to_owned());
+    }
     // A setting that changes has the site start anew: with it secrets that were rotated are read.
     all.insert("PROVISIONER_GENERATION".to_owned(), target.generation.0.to_string());
     all.into_iter().map(|(name, value)| Setting { name, value }).collect()

@@ -78,3 +78,89 @@ fn stopped(site: &Site) -> Reason {
         false => Reason::new("stopped", "somebody has stopped its site"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use provisioner_core::types::DataId;
+
+    use super::*;
+    use crate::digest::Owner;
+
+    const AGAIN: Duration = Duration::from_secs(1);
+
+    fn owner(incarnation: Incarnation) -> Owner {
+        Owner {
+            control_plane: "p".parse().unwrap(),
+            instance: "a".parse().unwrap(),
+            incarnation,
+            data: DataId::from_random(1),
+            tenant: "t".into(),
+        }
+    }
+
+    fn site(intended: Intended, is_running: bool) -> Seen {
+        let site = Site {
+            name: "a-1".into(),
+            owner: owner(Incarnation::new(1, 1)),
+            generation: Generation(3),
+            intended,
+            product: None,
+            written: "w".into(),
+            host_names_wanted: 0,
+            host_names: Vec::new(),
+            is_running,
+            is_over_quota: false,
+            plan: "/plan".into(),
+            host: Some("a.example.com".into()),
+            tags: std::collections::BTreeMap::default(),
+            location: "r".into(),
+            kind: None,
+        };
+        Seen { site: Some(site), ..Seen::default() }
+    }
+
+    #[test]
+    fn each_state_of_a_site_is_a_phase() {
+        let (making, why) = (Incarnation::new(1, 1), || Reason::new("not-answering", "x"));
+        let healths = [None, Some(Health::Answers), Some(Health::Starting(why())), Some(Health::Silent(why()))];
+        let phases = |intended, is_running| {
+            healths.clone().map(|health| site(intended, is_running).observed(making, health, AGAIN).phase().unwrap())
+        };
+        let up = [Phase::Provisioning, Phase::Running, Phase::Provisioning, Phase::Failed];
+        for intended in [Intended::Running, Intended::Zero, Intended::Suspended] {
+            assert_eq!(phases(intended, true), up, "{intended:?}: nothing but another call stops it");
+        }
+        assert_eq!(phases(Intended::Running, false), [Phase::Failed; 4]);
+        assert_eq!(phases(Intended::Zero, false), [Phase::Zero; 4]);
+        assert_eq!(phases(Intended::Suspended, false), [Phase::Suspended; 4]);
+    }
+
+    #[test]
+    fn a_share_without_a_site_is_a_beginning_an_end_or_nothing_of_it() {
+        let (own, other) = (Incarnation::new(2, 2), Incarnation::new(1, 1));
+        let phase = |user, making, ending| {
+            let share = Share {
+                name: "s".into(),
+                owner: owner(user),
+                size_gib: 1,
+                making,
+                released: None,
+                ending,
+                written: "w".into(),
+            };
+            Seen { share: Some(share), share_was_read: true, ..Seen::default() }.observed(own, None, AGAIN).phase()
+        };
+        assert_eq!(phase(own, Some(own), None), Some(Phase::Provisioning));
+        assert_eq!(phase(own, Some(own), Some(own)), Some(Phase::Destroying));
+        assert_eq!(phase(own, None, None), None, "somebody has deleted its site");
+        assert_eq!(phase(other, Some(other), None), None);
+    }
+
+    #[test]
+    fn a_site_without_all_its_host_names_is_of_no_generation() {
+        let mut seen = site(Intended::Running, true);
+        seen.site.as_mut().unwrap().host_names_wanted = 1;
+        let observed = seen.observed(Incarnation::new(1, 1), Some(Health::Answers), AGAIN);
+        assert_eq!(observed.present().unwrap().generation, Generation(0));
+    }
+}

@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use provisioner_core::{
-    Provisioner,
-    types::{Phase, Target},
+    ErrorKind, Provisioner,
+    secret::{SecretReference, SecretResolver, SecretString},
+    types::{Package, Phase, Target},
 };
 use test_azure::{Options, Style};
 
@@ -88,4 +89,52 @@ async fn many_are_looked_at_in_pages_and_not_one_by_one() {
     let seen = fixture.backend.observe_many(&cx(), &targets).await;
     assert!(seen.iter().all(|seen| seen.as_ref().is_ok_and(|seen| seen.present().is_some())), "{seen:?}");
     assert_eq!(fixture.stand.calls() - before, 3, "three pages of ten");
+}
+
+#[tokio::test]
+async fn secrets_are_settings_and_those_of_a_vault_are_left_to_the_service() {
+    let fixture = Fixture::start(Options::default()).await;
+    let first = changed(&real(), |spec| {
+        spec.secrets.insert("OWN".parse().unwrap(), "env:APPSERVICE_TEST_OWN".parse().unwrap());
+        spec.secrets.insert("VAULTED".parse().unwrap(), "keyvault:vault/name".parse().unwrap());
+    });
+    let first = Target { data: real().data, ..first };
+    let missing = fixture.create(&first).await.unwrap_err();
+    assert_eq!((missing.kind(), missing.field()), (ErrorKind::InvalidSpec, Some("secrets.OWN")));
+    assert_eq!(fixture.left().await, [""; 0]);
+    let known = cx().with_secrets(Arc::new(Known));
+    fixture.backend.create(&known, &first).await.unwrap();
+    fixture.until(&first, Some(Phase::Running)).await;
+    let site = fixture.sites().await[0].name.clone();
+    let environment = fixture.stand.environment(&site).unwrap();
+    assert_eq!(environment["OWN"], "hidden");
+    assert_eq!(environment["VAULTED"], "@Microsoft.KeyVault(VaultName=vault;SecretName=name)");
+    assert!(fixture.stand.search("hidden").await.is_empty());
+}
+
+/// Knows one word for everything.
+#[derive(Debug)]
+struct Known;
+
+#[async_trait::async_trait]
+impl SecretResolver for Known {
+    async fn resolve(&self, _: &SecretReference) -> provisioner_core::Result<SecretString> {
+        Ok(SecretString::from("hidden"))
+    }
+}
+
+#[tokio::test]
+async fn a_package_is_run_by_its_runtime() {
+    let fixture = Fixture::start(Options::default()).await;
+    let url = "https://account.blob.core.windows.net/packages/1.zip";
+    let first = changed(&real(), |spec| {
+        spec.workload.image = None;
+        spec.workload.package = Some(Package { url: url.into(), runtime: "NODE|20-lts".into() });
+    });
+    let first = Target { data: real().data, ..first };
+    fixture.create(&first).await.unwrap();
+    fixture.until(&first, Some(Phase::Running)).await;
+    let site = fixture.sites().await.remove(0);
+    assert_eq!(site.image, "NODE|20-lts");
+    assert_eq!(fixture.stand.environment(&site.name).unwrap()["WEBSITE_RUN_FROM_PACKAGE"], url);
 }

@@ -19,7 +19,7 @@ pub(crate) use incarnation::hex_digest;
 pub use incarnation::{Incarnation, InvalidIncarnation};
 pub use intent::{DataDisposition, Generation, Intent, Power, Revision, TargetState};
 pub use observed::{Endpoint, Observed, Phase, Present, Reason, Usage};
-pub use spec::{DataVolume, Egress, ExpiryPolicy, IdlePolicy, InstanceSpec, InvalidSpec, Size, Workload};
+pub use spec::{DataVolume, Egress, ExpiryPolicy, IdlePolicy, InstanceSpec, InvalidSpec, Package, Size, Workload};
 pub use spec_format::SpecFormat;
 pub use target::{DataSource, Owned, OwnedKind, Target};
 pub use time::Timestamp;

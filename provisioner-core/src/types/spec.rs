@@ -58,6 +58,9 @@ pub struct Workload {
     /// The container image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// What a runtime of the provider runs, instead of a container image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package: Option<Package>,
     /// The command line: the program, then its arguments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
@@ -82,6 +85,16 @@ pub struct Workload {
     /// How long it may take to stop by itself after being asked to, in seconds.
     #[serde(default = "Workload::default_stop_grace")]
     pub stop_grace_seconds: u32,
+}
+
+/// A product as a ZIP file, for providers that bring a runtime.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Package {
+    /// Where the file is: an https URL without a query, as what would be in one is a secret. Whoever runs it reads it as itself.
+    pub url: String,
+    /// What runs it, in the provider's words, such as `NODE|20-lts`.
+    pub runtime: String,
 }
 
 /// How much compute an instance gets.
@@ -188,6 +201,7 @@ impl Workload {
         Self {
             version: version.into(),
             image: None,
+            package: None,
             command: Vec::new(),
             vm_image: None,
             boot_script: None,
@@ -226,6 +240,14 @@ impl Workload {
             ("workload.data_path", &self.data_path),
         ] {
             value.as_deref().map_or(Ok(()), |value| check_text(field, value, 1024))?;
+        }
+        if let Some(package) = &self.package {
+            check_text("workload.package.url", &package.url, 1024)?;
+            check_text("workload.package.runtime", &package.runtime, 128)?;
+            if !package.url.starts_with("https://") || package.url.contains(['?', '#', '@', ' ']) {
+                let problem = "expected an https URL without a query or a user, as what is there would be a secret";
+                return Err(InvalidSpec::new("workload.package.url", problem));
+            }
         }
         if let Some(script) = &self.boot_script {
             check_value("workload.boot_script", script)?;
