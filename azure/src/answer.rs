@@ -1,6 +1,6 @@
 //! An answer of Resource Manager, read as far as every caller needs.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use azure_core::http::{RawResponse, headers::HeaderName};
 use provisioner_account::Failure;
@@ -15,8 +15,7 @@ const RETRY_AFTER: HeaderName = HeaderName::from_static("retry-after");
 const CORRELATION_ID: HeaderName = HeaderName::from_static("x-ms-correlation-request-id");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
 
-/// An answer.
-#[derive(Debug)]
+/// An answer. `Debug` does not show the body, which may hold keys.
 pub(crate) struct Answer {
     /// What was asked, for messages: a method and the end of a path.
     pub(crate) call: String,
@@ -26,6 +25,17 @@ pub(crate) struct Answer {
     pub(crate) location: Option<String>,
     pub(crate) retry_after: Option<Duration>,
     pub(crate) request_id: Option<String>,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { call, status, body, .. } = self;
+        f.debug_struct("Answer")
+            .field("call", call)
+            .field("status", status)
+            .field("bytes", &body.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Answer {

@@ -25,7 +25,7 @@ use crate::{
     answer::Answer,
     https::Https,
     operation,
-    refusal::{THROTTLED_PAUSE, failure_of},
+    refusal::{Refused, THROTTLED_PAUSE, failure_of},
 };
 
 /// The public cloud.
@@ -33,17 +33,20 @@ const ENDPOINT: &str = "https://management.azure.com";
 /// For whom its tokens are.
 const AUDIENCE: &str = "https://management.azure.com/.default";
 
-/// What the service counts by itself: for each subscription, region and principal; see
+/// What the service counts by itself: for each subscription, region and principal, and what the provider of storage counts beside
+/// that; see
 /// <https://learn.microsoft.com/azure/azure-resource-manager/management/request-limits-and-throttling>.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Family {
     Read,
     Write,
     Delete,
+    StorageRead,
+    StorageWrite,
 }
 
 impl Family {
-    const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Delete];
+    const ALL: [Self; 5] = [Self::Read, Self::Write, Self::Delete, Self::StorageRead, Self::StorageWrite];
 
     fn of(method: Method) -> Self {
         match method {
@@ -53,11 +56,18 @@ impl Family {
         }
     }
 
+    /// What the provider counts as well.
+    fn of_provider(sent: Sent<'_>) -> Option<Self> {
+        let is_storage = sent.url.path().contains("/providers/Microsoft.Storage/");
+        let is_read = Self::of(sent.method) == Self::Read;
+        is_storage.then_some(if is_read { Self::StorageRead } else { Self::StorageWrite })
+    }
+
     /// Where the service says how many more it takes.
     const fn remaining(self) -> HeaderName {
         HeaderName::from_static(match self {
-            Self::Read => "x-ms-ratelimit-remaining-subscription-reads",
-            Self::Write => "x-ms-ratelimit-remaining-subscription-writes",
+            Self::Read | Self::StorageRead => "x-ms-ratelimit-remaining-subscription-reads",
+            Self::Write | Self::StorageWrite => "x-ms-ratelimit-remaining-subscription-writes",
             Self::Delete => "x-ms-ratelimit-remaining-subscription-deletes",
         })
     }
@@ -73,20 +83,36 @@ pub struct Buckets {
     pub write: Bucket,
     /// Deletes.
     pub delete: Bucket,
+    /// Reads of storage accounts and shares, which count as reads, too.
+    pub storage_read: Bucket,
+    /// What changes storage accounts and shares, beside that. 10 a second and 1,200 an hour are documented: some of an hour's may come at once.
+    pub storage_write: Bucket,
 }
 
 impl Default for Buckets {
     fn default() -> Self {
         let bucket = |size, refill| Bucket { size, refill };
-        Self { read: bucket(250, 25), write: bucket(200, 10), delete: bucket(200, 10) }
+        Self {
+            read: bucket(250, 25),
+            write: bucket(200, 10),
+            delete: bucket(200, 10),
+            storage_read: bucket(800, 2),
+            storage_write: bucket(600, 1),
+        }
     }
 }
 
 impl Buckets {
     /// Each with the name of its field.
     #[must_use]
-    pub const fn all(&self) -> [(&'static str, Bucket); 3] {
-        [("read", self.read), ("write", self.write), ("delete", self.delete)]
+    pub const fn all(&self) -> [(&'static str, Bucket); 5] {
+        [
+            ("read", self.read),
+            ("write", self.write),
+            ("delete", self.delete),
+            ("storage_read", self.storage_read),
+            ("storage_write", self.storage_write),
+        ]
     }
 }
 
@@ -136,8 +162,8 @@ impl fmt::Debug for Arm {
     }
 }
 
-/// Whoever runs this: by workload identity where that is set up, by managed identity on a machine of Azure, else as the developer's
-/// tools are signed in. Asks nobody yet.
+/// Whoever runs this: by workload identity where `AZURE_FEDERATED_TOKEN_FILE` is set, by managed identity where `IDENTITY_ENDPOINT` is,
+/// or `AZURE_CLIENT_ID` names one, else as the developer's tools are signed in. Asks nobody yet.
 ///
 /// # Errors
 /// When none of them can be set up.
@@ -220,8 +246,8 @@ impl Scope {
     }
 }
 
-/// What is sent.
-#[derive(Debug, Clone, Copy)]
+/// What is sent. The body may hold secrets: there is no `Debug`.
+#[derive(Clone, Copy)]
 pub(crate) struct Sent<'a> {
     pub(crate) method: Method,
     pub(crate) url: &'a Url,
@@ -252,10 +278,7 @@ impl Calls<'_> {
         let answer = self.send(Sent { method: Method::Get, url: &url, body: None }).await?;
         match answer.status {
             200 => answer.read().map(Some),
-            404 => match failure_of(&answer) {
-                failure if failure.kind == ErrorKind::NotFound => Ok(None),
-                failure => Err(failure),
-            },
+            404 if is_absent(&answer, path) => Ok(None),
             _ => Err(failure_of(&answer)),
         }
     }
@@ -370,10 +393,7 @@ impl Calls<'_> {
         match answer.status {
             202 => operation::gone(self, answer, &url).await,
             200..300 => Ok(()),
-            404 => match failure_of(&answer) {
-                failure if failure.kind == ErrorKind::NotFound => Ok(()),
-                failure => Err(failure),
-            },
+            404 if is_absent(&answer, path) => Ok(()),
             _ => Err(failure_of(&answer)),
         }
     }
@@ -408,7 +428,10 @@ impl Calls<'_> {
 
     async fn send_once(&self, sent: Sent<'_>, call: &str) -> Result<Answer, Failure> {
         let (pace, family) = (&self.shared.pace, Family::of(sent.method));
-        pace.take(family, 1, self.cx).await.map_err(|why| Failure::not_sent(why, call))?;
+        let of_provider = Family::of_provider(sent);
+        for counted in of_provider.into_iter().chain([family]) {
+            pace.take(counted, 1, self.cx).await.map_err(|why| Failure::not_sent(why, call))?;
+        }
         let mut request = Request::new(sent.url.clone(), sent.method);
         if let Some(body) = sent.body {
             request.insert_header(CONTENT_TYPE, "application/json");
@@ -432,12 +455,12 @@ impl Calls<'_> {
             () = given_up => return Err(cut(ErrorKind::Cancelled, "given up before its answer")),
         };
         let response = response.map_err(|error| failed(call, &error))?;
-        self.heed(family, &response);
+        self.heed(family, of_provider, &response);
         Ok(Answer::new(call.to_owned(), &response))
     }
 
     /// What an answer says of how much the account may ask for.
-    fn heed(&self, family: Family, response: &RawResponse) {
+    fn heed(&self, family: Family, of_provider: Option<Family>, response: &RawResponse) {
         let remaining = response.headers().get_optional_string(&family.remaining());
         if let Some(remaining) = remaining.and_then(|text| text.trim().parse().ok()) {
             self.shared.pace.remaining(family, remaining);
@@ -449,7 +472,8 @@ impl Calls<'_> {
                     Some(provisioner_core::Retry::After(pause)) => pause,
                     _ => THROTTLED_PAUSE,
                 };
-                self.shared.pace.refused(family, pause);
+                // One provider that is busy stops nothing that is asked of others.
+                self.shared.pace.refused(of_provider.unwrap_or(family), pause);
             }
         }
     }
@@ -462,12 +486,38 @@ fn called(sent: Sent<'_>) -> String {
     format!("{} {short}", sent.method.as_str())
 }
 
+/// Whether an answer says that just this is not there: not the group or account that it would be in, and not a proxy before the service.
+fn is_absent(answer: &Answer, path: &str) -> bool {
+    let failure = failure_of(answer);
+    let code = Refused::read(&answer.value()).code;
+    match path.contains("/shares/") {
+        true => code == "ShareNotFound",
+        // The contract of App Service has no body for that.
+        false => failure.kind == ErrorKind::NotFound && (!code.is_empty() || answer.request_id.is_some()),
+    }
+}
+
+/// Whether somebody has said that there is no token for us. That nobody could be asked is no such word.
+fn is_refused(error: &azure_core::Error) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = next {
+        if let Some(AzureErrorKind::HttpResponse { status, .. }) = cause.downcast_ref().map(azure_core::Error::kind)
+            && [400, 401, 403].contains(&u16::from(*status))
+        {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}
+
 fn failed(call: &str, error: &azure_core::Error) -> Failure {
     let told = |kind, why: &str| Failure::new(kind, format!("{call}: {why}"));
     match error.kind() {
         // Never connected: nothing was sent.
         AzureErrorKind::Connection => told(ErrorKind::Unavailable, "the service could not be reached"),
-        AzureErrorKind::Credential => told(ErrorKind::Unauthorized, &format!("no token is to be had: {error}")),
+        AzureErrorKind::Credential if is_refused(error) => told(ErrorKind::Unauthorized, "no token is given to us"),
+        AzureErrorKind::Credential => told(ErrorKind::Unavailable, &format!("no token is to be had: {error}")),
         _ => told(ErrorKind::Unavailable, "the connection was lost before its answer").in_doubt(),
     }
 }

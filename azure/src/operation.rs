@@ -33,7 +33,7 @@ enum Told {
 ///
 /// What goes wrong with asking is asked for again, as the operation goes on meanwhile, until the caller's deadline.
 pub(crate) async fn finished(calls: &Calls<'_>, first: Answer, resource: &Url) -> Result<Answer, Failure> {
-    let told = match (&first.async_operation, &first.location) {
+    let mut told = match (&first.async_operation, &first.location) {
         (Some(link), _) => Told::Status(calls.own(link)?),
         (None, Some(link)) if first.status == 202 => Told::Location(calls.own(link)?),
         _ => Told::Resource,
@@ -68,6 +68,11 @@ pub(crate) async fn finished(calls: &Calls<'_>, first: Answer, resource: &Url) -
             404 if matches!(told, Told::Resource) => continue,
             404 => return shown(calls, resource, &call).await,
             408 | 429 | 500.. => continue,
+            // There is no right to ask there: the resource itself tells, later.
+            401 | 403 if !matches!(told, Told::Resource) => {
+                told = Told::Resource;
+                continue;
+            }
             _ if !answer.is_success() => return Err(failure_of(&answer).in_doubt()),
             _ => {}
         }

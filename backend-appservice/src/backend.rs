@@ -1,7 +1,7 @@
 //! The backend: what each verb does, and what is seen.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::Duration,
@@ -36,8 +36,14 @@ use crate::{
 
 /// The longest that a call may take to have its effect, even after its answer was lost: a plan that is made, and a site in it.
 const CALL_MAX: Duration = Duration::from_secs(180);
-/// How many sites of a listing are asked how they do at once.
-const ASKED_AT_ONCE: usize = 32;
+/// The most that a share holds: <https://learn.microsoft.com/azure/storage/files/storage-files-scale-targets>.
+const SHARE_MAX_MIB: u32 = 100 << 20;
+/// How long an absence has to last of which nothing tells.
+const CONFIRMED_IN: Duration = Duration::from_secs(10);
+/// How many sites of a listing are asked how they do at once: a page of them at most, so that it takes no longer than the slowest.
+const ASKED_AT_ONCE: usize = 256;
+/// How many shares of a listing are read at once.
+const READ_AT_ONCE: usize = 8;
 /// How many targets are looked at at once. They share requests.
 const LOOKS_AT_ONCE: usize = 1000;
 /// The shortest pause before looking again.
@@ -60,6 +66,10 @@ pub(crate) struct Shared {
     pub(crate) prober: Prober,
     /// One verb at a time is at a making.
     turns: Turns<Incarnation>,
+    /// And one at a time gives data to a making, or takes it away.
+    pub(crate) data: Turns<DataId>,
+    /// Since when makings are seen to be absent.
+    absent: Mutex<BTreeMap<Incarnation, Instant>>,
 }
 
 impl fmt::Display for AppServiceBackend {
@@ -76,6 +86,7 @@ impl Shared {
         capabilities.restarts = true;
         capabilities.secrets = SecretSupport::Resolved;
         capabilities.size_max = self.config.size_max;
+        capabilities.size_max.data_mib = self.config.size_max.data_mib.min(SHARE_MAX_MIB);
         // A container of its own, which shares its machine's memory and processors with the others of its plan.
         capabilities.isolation =
             Isolation { users: true, memory: Bound::None, cpu: Bound::None, processes: Bound::None };
@@ -83,7 +94,7 @@ impl Shared {
     }
 
     pub(crate) fn check(&self, wanted: &InstanceSpec, applied: Option<&InstanceSpec>) -> Result<()> {
-        check::spec(wanted, applied, &self.capabilities(), &self.config)
+        check::spec(wanted, applied, &self.capabilities())
     }
 
     /// What is there of a making. A site that is there tells enough.
@@ -107,7 +118,7 @@ impl Shared {
         }
     }
 
-    async fn share(&self, cx: &OpContext, target: &Target) -> Result<Option<Share>, Failure> {
+    pub(crate) async fn share(&self, cx: &OpContext, target: &Target) -> Result<Option<Share>, Failure> {
         self.group.share(cx, &names::share(&cx.control_plane, target.data.id())).await
     }
 
@@ -127,7 +138,26 @@ impl Shared {
             return Ok(Observed::Unknown { again: settled_in.clamp(MOMENT, config.look_every) });
         }
         let health = self.health(&seen, cx.now.after(began.elapsed())).await;
-        Ok(seen.observed(target.incarnation, health, config.look_every))
+        Ok(self.confirmed(target.incarnation, seen.observed(target.incarnation, health, config.look_every)))
+    }
+
+    /// One answer in which nothing is shown may be one that lags: an absence is believed when this process has made it, or sees it
+    /// again a while later.
+    fn confirmed(&self, incarnation: Incarnation, observed: Observed) -> Observed {
+        let confirmed_in = CONFIRMED_IN.min(self.config.settling);
+        let now = Instant::now();
+        let mut absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        absent.retain(|_, since| now.saturating_duration_since(*since) < 60 * CONFIRMED_IN);
+        if observed != Observed::Absent {
+            absent.remove(&incarnation);
+            return observed;
+        }
+        if self.writes.has_removed(incarnation) {
+            return observed;
+        }
+        let since = *absent.entry(incarnation).or_insert(now);
+        let left = confirmed_in.saturating_sub(now.saturating_duration_since(since));
+        if left.is_zero() { Observed::Absent } else { Observed::Unknown { again: left } }
     }
 }
 
@@ -135,8 +165,8 @@ impl AppServiceBackend {
     pub(crate) fn new(config: AppServiceConfig, arm: Arm, https: Https) -> Self {
         let group = Group::new(&config, arm, &TaskTracker::new());
         let (writes, prober) = (Writes::new(config.settling), Prober::new(https, config.start_time));
-        let (plans, turns) = (Plans::default(), Turns::default());
-        Self { shared: Arc::new(Shared { config, group, plans, writes, prober, turns }) }
+        let (plans, turns, data, absent) = (Plans::default(), Turns::default(), Turns::default(), Mutex::default());
+        Self { shared: Arc::new(Shared { config, group, plans, writes, prober, turns, data, absent }) }
     }
 
     /// Runs a verb on a target, when it is its turn.
@@ -151,6 +181,7 @@ impl AppServiceBackend {
         let turn = self.shared.turns.take(target.incarnation, cx).await;
         let _turn = turn.map_err(|why| Failure::no_turn(why, "another verb is at it").during(during, false))?;
         let writing = self.shared.writes.begin(target.incarnation);
+        self.shared.absent.lock().unwrap_or_else(PoisonError::into_inner).remove(&target.incarnation);
         let acted = AtomicBool::new(false);
         let work = Work { shared: &self.shared, cx, operation, target, writing, began, acted };
         let answer = verb(&work).await;
@@ -261,8 +292,8 @@ fn listing(failure: Failure) -> Error {
     failure.during(During { operation: "list", instance: None }, false)
 }
 
-/// The makings that have a site.
-type Living = Arc<Mutex<BTreeSet<Incarnation>>>;
+/// The shares that sites have.
+type Living = Arc<Mutex<BTreeSet<String>>>;
 
 async fn sites_page(
     shared: Arc<Shared>,
@@ -273,7 +304,10 @@ async fn sites_page(
     let (found, next) = shared.group.sites_page(&cx, next.as_deref()).await?;
     let own: Vec<_> =
         found.into_iter().filter_map(Site::of).filter(|site| site.owner.control_plane == cx.control_plane).collect();
-    living.lock().unwrap_or_else(PoisonError::into_inner).extend(own.iter().map(|site| site.owner.incarnation));
+    living
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .extend(own.iter().map(|site| names::share(&cx.control_plane, &site.owner.data)));
     let owned: Vec<_> = own.into_iter().map(|site| owned(&shared, cx.now, site)).collect();
     Ok((stream::iter(owned).buffered(ASKED_AT_ONCE).collect().await, next))
 }
@@ -298,10 +332,18 @@ async fn shares_page(
     next: Option<String>,
 ) -> Result<Page<Owned>, Failure> {
     let (found, next) = shared.group.shares_page(&cx, next.as_deref()).await?;
-    let own = found.into_iter().filter_map(Share::of).filter(|share| share.owner.control_plane == cx.control_plane);
-    let living = living.lock().unwrap_or_else(PoisonError::into_inner);
-    let left = own.filter(|share| !living.contains(&share.owner.incarnation));
-    Ok((left.map(|share| left_over(&shared, share)).collect(), next))
+    let left: Vec<_> = {
+        let living = living.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = found.into_iter().map(|share| share.name);
+        names.filter(|name| name.starts_with(names::SHARES) && !living.contains(name)).collect()
+    };
+    // What is noted of a share, its list does not tell.
+    let read = left.into_iter().map(|name| {
+        let (shared, cx) = (Arc::clone(&shared), cx.clone());
+        async move { shared.group.listed_share(&cx, &name).await }
+    });
+    let read: Vec<_> = stream::iter(read).buffered(READ_AT_ONCE).try_collect().await?;
+    Ok((read.into_iter().flatten().map(|share| left_over(&shared, share)).collect(), next))
 }
 
 /// A share without a site: retained data, or what is left of an instance that is half made or half gone.

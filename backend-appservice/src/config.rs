@@ -79,8 +79,7 @@ fn probes() -> bool {
     true
 }
 
-/// As long as the service itself waits for a container.
-/// <https://learn.microsoft.com/azure/app-service/reference-app-settings#custom-containers>
+/// As long as the service itself waits for a container, unless it is told otherwise.
 fn start_time() -> Duration {
     Duration::from_secs(230)
 }

@@ -80,8 +80,8 @@ pub(crate) struct Site {
     pub(crate) product: Option<Product>,
     /// The word of its last write.
     pub(crate) written: Box<str>,
-    /// How many host names of its own it is to have.
-    pub(crate) host_names_wanted: usize,
+    /// A digest of the host names of its own that it is to have.
+    pub(crate) host_names_wanted: Box<str>,
     /// Those that it has.
     pub(crate) host_names: Vec<Box<str>>,
     pub(crate) is_running: bool,
@@ -98,6 +98,11 @@ pub(crate) struct Site {
 }
 
 impl Site {
+    /// Whether it has the host names that it is to have, and no others.
+    pub(crate) fn has_its_host_names(&self) -> bool {
+        names::hosts(self.host_names.iter().map(|name| &**name)) == *self.host_names_wanted
+    }
+
     /// `None`: it is nobody's.
     pub(crate) fn of(site: web::Site) -> Option<Self> {
         let tags = site.tags.unwrap_or_default();
@@ -113,7 +118,7 @@ impl Site {
             intended: tag(names::INTENDED).and_then(Intended::parse).unwrap_or(Intended::Running),
             product: tag(names::PRODUCT).and_then(Product::parse),
             written: tag(names::WRITTEN).unwrap_or_default().into(),
-            host_names_wanted: number(names::HOST_NAMES).unwrap_or(0) as usize,
+            host_names_wanted: tag(names::HOST_NAMES).unwrap_or_default().into(),
             host_names: host_names.collect(),
             is_running: site.properties.state.as_deref() == Some("Running"),
             is_over_quota: site.properties.usage_state.as_deref() == Some("Exceeded"),
@@ -193,7 +198,7 @@ mod tests {
                 "provisioner-control-plane": "p", "provisioner-instance": "a",
                 "provisioner-incarnation": incarnation.to_string(), "provisioner-data": DataId::from_random(1).to_string(),
                 "provisioner-tenant": "t", "provisioner-generation": "7", "provisioner-intended": "zero",
-                "provisioner-product": "60 /healthz", "provisioner-written": "w", "provisioner-host-names": "1"
+                "provisioner-product": "60 /healthz", "provisioner-written": "w", "provisioner-host-names": "digest"
             },
             "properties": {
                 "state": "Stopped", "serverFarmId": "/plan", "defaultHostName": "a-1.azurewebsites.net",
@@ -203,7 +208,7 @@ mod tests {
         .unwrap();
         let site = Site::of(site).unwrap();
         assert_eq!((site.generation, site.intended, site.is_running), (Generation(7), Intended::Zero, false));
-        assert_eq!((site.owner.incarnation, &*site.plan, site.host_names_wanted), (incarnation, "/plan", 1));
+        assert_eq!((site.owner.incarnation, &*site.plan, &*site.host_names_wanted), (incarnation, "/plan", "digest"));
         assert_eq!(site.host_names, ["www.example.com".into()]);
         assert_eq!(site.product.unwrap(), Product { start_timeout_seconds: 60, health_path: "/healthz".into() });
     }

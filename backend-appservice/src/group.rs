@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,7 +16,7 @@ use provisioner_azure::{
     storage::{self, Keys},
     web::{self, HostNameBinding, HostNameBindingProperties, Plan, Tags},
 };
-use provisioner_core::{ErrorKind, OpContext, secret::SecretString};
+use provisioner_core::{ErrorKind, OpContext, Retry, secret::SecretString};
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -25,8 +28,9 @@ use crate::{
 
 /// The longest that a shared read may take.
 const READ_MAX: Duration = Duration::from_secs(20);
-/// From so many sites on the group is listed, instead of asking for each.
+/// From so many sites on the group is listed, instead of asking for each; and in a large group, from one of so many that there are.
 const LISTED_FROM: usize = 4;
+const LISTED_FROM_SHARE: usize = 50;
 /// How many sites a read looks for at most.
 const SITES_MAX: usize = 1000;
 /// How many sites are asked for at once.
@@ -41,21 +45,26 @@ pub(crate) struct Group {
     scope: Scope,
     storage_account: String,
     sites: Batches<Box<str>, Option<Arc<Site>>, Failure>,
-    key: Mutex<Option<(Instant, SecretString)>>,
+    /// Held while it is asked for: many who come at once ask once.
+    key: tokio::sync::Mutex<Option<(Instant, SecretString)>>,
+    /// How many sites there were when they were listed last.
+    count: Arc<AtomicUsize>,
 }
 
 impl Group {
     pub(crate) fn new(config: &AppServiceConfig, arm: Arm, tasks: &TaskTracker) -> Self {
         let (scope, storage_account) = (config.scope.clone(), config.storage_account.clone());
         let (of_all, its) = (arm.clone(), scope.clone());
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&count);
         let sites = Batches::new(SITES_MAX, tasks, move |names: BTreeSet<Box<str>>, priority| {
-            let (arm, scope) = (of_all.clone(), its.clone());
+            let (arm, scope, count) = (of_all.clone(), its.clone(), Arc::clone(&counted));
             async move {
                 let cx = on_behalf_of_many(priority, READ_MAX);
-                sites(&arm.during(&cx), &scope, names).await
+                sites(&arm.during(&cx), &scope, names, &count).await
             }
         });
-        Self { arm, scope, storage_account, sites, key: Mutex::default() }
+        Self { arm, scope, storage_account, sites, key: tokio::sync::Mutex::default(), count }
     }
 
     fn calls<'a>(&'a self, cx: &'a OpContext) -> Calls<'a> {
@@ -68,11 +77,10 @@ impl Group {
 
     // Reads
 
-    /// A site by its name. `None`: there is none, or it is nobody's.
+    /// A site of a making by its name.
     pub(crate) async fn site(&self, cx: &OpContext, name: &str) -> Result<Option<Site>, Failure> {
         let found = self.sites.get(name.into(), cx).await?;
-        let own = found.filter(|site| site.owner.control_plane == cx.control_plane);
-        Ok(own.map(|site| Site::clone(&site)))
+        Ok(found.map(|site| Site::clone(&site)))
     }
 
     /// The same, asked for by itself: how it is right now.
@@ -85,10 +93,21 @@ impl Group {
     }
 
     pub(crate) async fn all_sites(&self, cx: &OpContext) -> Result<Vec<web::Site>, Failure> {
-        self.calls(cx).list(&self.web("sites"), web::VERSION).await
+        let all = self.calls(cx).list(&self.web("sites"), web::VERSION).await?;
+        self.count.store(all.len(), Ordering::Relaxed);
+        Ok(all)
     }
 
+    /// A share of a data set by its name.
     pub(crate) async fn share(&self, cx: &OpContext, name: &str) -> Result<Option<Share>, Failure> {
+        match self.calls(cx).get(&self.share_path(name), storage::VERSION).await? {
+            Some(found) => Share::of(found).map(Some).ok_or_else(|| unreadable("share", name)),
+            None => Ok(None),
+        }
+    }
+
+    /// A share that was listed. `None`: it is nobody's of this control plane, or is gone by now.
+    pub(crate) async fn listed_share(&self, cx: &OpContext, name: &str) -> Result<Option<Share>, Failure> {
         let found = self.calls(cx).get(&self.share_path(name), storage::VERSION).await?;
         Ok(found.and_then(Share::of).filter(|share| share.owner.control_plane == cx.control_plane))
     }
@@ -109,12 +128,14 @@ impl Group {
         self.calls(cx).get(&self.plan_path(name), web::VERSION).await
     }
 
-    /// That the group is there: its subscription and name.
+    /// That group and account are there: the subscription, and their names.
     pub(crate) async fn identity(&self, cx: &OpContext) -> Result<String, Failure> {
-        // A page of a list is refused where there is no group.
+        // A page of a list is refused where there is no group, or no account.
         self.sites_page(cx, None).await?;
+        self.shares_page(cx, None).await?;
         let Scope { subscription, resource_group } = &self.scope;
-        Ok(format!("azure:{}:{}", subscription.to_lowercase(), resource_group.to_lowercase()))
+        let (subscription, group) = (subscription.to_lowercase(), resource_group.to_lowercase());
+        Ok(format!("azure:{subscription}:{group}:{}", self.storage_account))
     }
 
     // Writes
@@ -176,17 +197,15 @@ impl Group {
 
     /// The key by which sites mount shares.
     pub(crate) async fn storage_key(&self, cx: &OpContext) -> Result<SecretString, Failure> {
-        {
-            let kept = self.key.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((_, key)) = kept.as_ref().filter(|(since, _)| since.elapsed() < KEY_KEPT) {
-                return Ok(key.clone());
-            }
+        let mut kept = self.key.lock().await;
+        if let Some((_, key)) = kept.as_ref().filter(|(since, _)| since.elapsed() < KEY_KEPT) {
+            return Ok(key.clone());
         }
         let answer = self.calls(cx).post(&self.storage("listKeys"), storage::VERSION, Some(&json!({}))).await?;
         let key = serde_json::from_value::<Keys>(answer).ok().and_then(Keys::into_first);
         let none = || Failure::new(ErrorKind::Internal, "the storage account has no key in the answer");
         let key = key.ok_or_else(none)?;
-        *self.key.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), key.clone()));
+        *kept = Some((Instant::now(), key.clone()));
         Ok(key)
     }
 
@@ -228,15 +247,22 @@ fn body_of(share: &Share, with_size: bool) -> storage::Share {
 
 type Found = BTreeMap<Box<str>, Result<Option<Arc<Site>>, Failure>>;
 
+/// Under this name is something of ours, and nobody knows whose: it is not absent, and not to be touched.
+fn unreadable(what: &str, name: &str) -> Failure {
+    let message = format!("the {what} {name} has lost the marks that say whose it is: they have to be put back");
+    Failure { retry: Some(Retry::Backoff), ..Failure::new(ErrorKind::Conflict, message) }
+}
+
 /// Reads sites by their names: few of them each by itself, many in pages of the group. What a listing does not show is asked for by
-/// itself, as listings lag behind more than other reads.
-async fn sites(calls: &Calls<'_>, scope: &Scope, names: BTreeSet<Box<str>>) -> Found {
+/// itself, as listings lag behind more than other reads. `count`: how many sites there are, about.
+async fn sites(calls: &Calls<'_>, scope: &Scope, names: BTreeSet<Box<str>>, count: &AtomicUsize) -> Found {
     let mut found = Found::new();
     let mut left = names;
-    if left.len() >= LISTED_FROM {
+    if left.len() >= LISTED_FROM.max(count.load(Ordering::Relaxed) / LISTED_FROM_SHARE) {
         match calls.list::<web::Site>(&scope.path(web::PROVIDER, "sites"), web::VERSION).await {
             Err(failure) => return left.into_iter().map(|name| (name, Err(failure.clone()))).collect(),
             Ok(all) => {
+                count.store(all.len(), Ordering::Relaxed);
                 for site in all.into_iter().filter_map(Site::of) {
                     if left.remove(&site.name) {
                         found.insert(site.name.clone(), Ok(Some(Arc::new(site))));
@@ -248,7 +274,11 @@ async fn sites(calls: &Calls<'_>, scope: &Scope, names: BTreeSet<Box<str>>) -> F
     let asked = left.into_iter().map(|name| async move {
         let path = scope.path(web::PROVIDER, &format!("sites/{name}"));
         let site = calls.get::<web::Site>(&path, web::VERSION).await;
-        (name, site.map(|site| site.and_then(Site::of).map(Arc::new)))
+        let site = site.and_then(|site| match site {
+            Some(site) => Site::of(site).map(|site| Some(Arc::new(site))).ok_or_else(|| unreadable("site", &name)),
+            None => Ok(None),
+        });
+        (name, site)
     });
     found.extend(stream::iter(asked).buffer_unordered(ASKED_AT_ONCE).collect::<Vec<_>>().await);
     found

@@ -1,5 +1,7 @@
 //! What things are called at Azure, and how they are marked: sites and plans by tags, shares by their metadata.
 
+use std::collections::BTreeSet;
+
 use provisioner_core::types::{ControlPlaneId, DataId, Incarnation, InstanceId};
 use sha2::{Digest, Sha256};
 
@@ -19,7 +21,7 @@ pub(crate) const GENERATION: &str = "provisioner-generation";
 pub(crate) const INTENDED: &str = "provisioner-intended";
 /// On a site: how the product says that it is ready, for who does not know its spec.
 pub(crate) const PRODUCT: &str = "provisioner-product";
-/// On a site: how many host names of its own it is to have.
+/// On a site: a digest of the host names of its own that it is to have.
 pub(crate) const HOST_NAMES: &str = "provisioner-host-names";
 /// On what was written: a random word, so that an answer that is older than that is known.
 pub(crate) const WRITTEN: &str = "provisioner-written";
@@ -42,20 +44,34 @@ pub(crate) fn in_metadata(tag: &str) -> String {
 
 /// The site of a making. Up to 51 of the 60 characters that are allowed; see
 /// <https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules#microsoftweb>. Names are global, and so
-/// it is a function of control plane, instance and incarnation that nobody else comes to by chance.
+/// it is a function of control plane, instance and incarnation that nobody else comes to by chance. Some words are the service's own:
+/// <https://learn.microsoft.com/azure/azure-resource-manager/troubleshooting/error-reserved-resource-name>.
 pub(crate) fn site(control_plane: &ControlPlaneId, instance: &InstanceId, incarnation: Incarnation) -> String {
-    let token = incarnation.token(control_plane, instance);
-    format!("{instance}-{}", &token[..10])
+    let (token, name) = (incarnation.token(control_plane, instance), instance.as_str());
+    match name.starts_with("login") || name.contains("microsoft") || name.contains("windows") {
+        true => format!("site-{}", &token[..20]),
+        false => format!("{instance}-{}", &token[..10]),
+    }
 }
 
 /// The share of a data set, which outlives makings.
 pub(crate) fn share(control_plane: &ControlPlaneId, data: &DataId) -> String {
-    format!("data-{}", hash(&[control_plane.as_str(), data.as_str()], 32))
+    format!("{SHARES}{}", hash(&[control_plane.as_str(), data.as_str()], 32))
 }
+
+/// What the names of shares begin with.
+pub(crate) const SHARES: &str = "data-";
 
 /// What the names of a control plane's plans begin with.
 pub(crate) fn plans(control_plane: &ControlPlaneId) -> String {
     format!("plan-{}-", hash(&[control_plane.as_str()], 10))
+}
+
+/// A digest of host names, in any order. Empty, where there are none.
+pub(crate) fn hosts<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let names: BTreeSet<_> = names.into_iter().collect();
+    let names: Vec<_> = names.into_iter().collect();
+    if names.is_empty() { String::new() } else { hash(&names, 16) }
 }
 
 fn hash(parts: &[&str], digits: usize) -> String {
@@ -81,6 +97,8 @@ mod tests {
         assert_ne!(making(1), making(2));
         assert_ne!(making(1), site(&other, &instance, Incarnation::new(1, 1)));
         assert!(making(1).len() <= 60);
+        let reserved = InstanceId::new("windows-repair").unwrap();
+        assert!(site(&plane, &reserved, Incarnation::new(1, 1)).starts_with("site-"));
         let data = DataId::from_random(7);
         assert_ne!(share(&plane, &data), share(&other, &data));
         assert!(share(&plane, &data).len() <= 63);

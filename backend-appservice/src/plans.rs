@@ -28,8 +28,10 @@ const KNOWN_FOR: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Known {
     sites: BTreeSet<Box<str>>,
-    /// Whether it is there, and not only wanted.
+    /// Whether it is there, or may be, and not only wanted.
     is_made: bool,
+    /// Whether it is of another kind than new ones: the cell was told of another since. It gets no more sites.
+    is_closed: bool,
 }
 
 /// What is known of a control plane's plans.
@@ -44,7 +46,8 @@ struct State {
 impl State {
     /// The fullest plan with room, or a new one, or none.
     fn choose(&self, prefix: &str, policy: &PlanPolicy) -> Option<String> {
-        let room = self.plans.iter().filter(|(_, known)| known.sites.len() < policy.sites_max as usize);
+        let has_room = |known: &Known| !known.is_closed && known.sites.len() < policy.sites_max as usize;
+        let room = self.plans.iter().filter(|(_, known)| has_room(known));
         // Of several that are as full, the first: the later ones run empty sooner.
         let fullest =
             room.max_by_key(|(name, known)| (known.sites.len(), std::cmp::Reverse((name.len(), (*name).clone()))));
@@ -116,7 +119,8 @@ impl Plans {
     /// Waits until nobody else writes to a plan.
     pub(crate) async fn turn(&self, cx: &OpContext, plan: &str) -> Result<Turn, Failure> {
         let turn = self.writing.take(plan.to_owned(), cx).await;
-        turn.map_err(|why| Failure::no_turn(why, "others write to its plan"))
+        // That others are busy is no fault of the instance that waits.
+        turn.map_err(|why| Failure::not_sent(why, "a write to a plan"))
     }
 
     /// The name of the plan that a site is to go to. It counts there from now on, until [`forget`](Self::forget).
@@ -155,9 +159,12 @@ impl Plans {
         if self.with(cx, |state| state.plans.get(plan).is_some_and(|known| known.is_made)) {
             return Ok(());
         }
-        group.put_plan(cx, plan, &plan_of(config, cx.control_plane.as_str())).await?;
-        self.with(cx, |state| state.plans.entry(plan.to_owned()).or_default().is_made = true);
-        Ok(())
+        let made = group.put_plan(cx, plan, &plan_of(config, cx.control_plane.as_str())).await;
+        // One of which nobody knows counts, too: it is removed when its site is not made, and made again when it is missed.
+        if made.as_ref().map_or_else(|failure| failure.may_have_acted, |_| true) {
+            self.with(cx, |state| state.plans.entry(plan.to_owned()).or_default().is_made = true);
+        }
+        made.map(drop)
     }
 
     /// A plan that was thought to be there is not: somebody has removed it.
@@ -231,14 +238,13 @@ impl Plans {
 
     /// What is known, read anew if it is old.
     async fn know(&self, cx: &OpContext, group: &Group, config: &AppServiceConfig) -> Result<(), Failure> {
-        let is_known =
-            |state: &mut State| state.read_at.is_some_and(|at| at.elapsed() < KNOWN_FOR) && !state.plans.is_empty();
+        let is_known = |state: &mut State| state.read_at.is_some_and(|at| at.elapsed() < KNOWN_FOR);
         if self.with(cx, is_known) {
             return Ok(());
         }
         let turn = self.reading.take(cx.control_plane.clone(), cx).await;
         let _turn = turn.map_err(|why| Failure::no_turn(why, "others read the plans"))?;
-        if self.with(cx, |state| state.read_at.is_some_and(|at| at.elapsed() < KNOWN_FOR)) {
+        if self.with(cx, is_known) {
             return Ok(());
         }
         self.read(cx, group, config).await
@@ -248,8 +254,9 @@ impl Plans {
         let began = Instant::now();
         let mut plans = BTreeMap::new();
         for plan in group.all_plans(cx).await? {
-            if is_ours(&plan, &cx.control_plane) && is_as_wanted(&plan, config) {
-                plans.insert(plan.name, Known { sites: BTreeSet::new(), is_made: true });
+            if is_ours(&plan, &cx.control_plane) {
+                let is_closed = !is_as_wanted(&plan, config);
+                plans.insert(plan.name, Known { sites: BTreeSet::new(), is_made: true, is_closed });
             }
         }
         if !plans.is_empty() {
@@ -303,7 +310,7 @@ fn is_ours(plan: &Plan, control_plane: &ControlPlaneId) -> bool {
     owner.is_some_and(|owner| owner == control_plane.as_str())
 }
 
-/// Whether new sites may go there: the cell may have been told of another kind of machine since.
+/// Whether a plan is of the kind that new ones are: the cell may have been told of another kind of machine since.
 fn is_as_wanted(plan: &Plan, config: &AppServiceConfig) -> bool {
     let region = plan.location.replace(' ', "").to_ascii_lowercase();
     plan.sku.as_ref().is_some_and(|sku| sku.name.eq_ignore_ascii_case(&config.plans.sku)) && region == config.region
@@ -331,7 +338,7 @@ mod tests {
         let mut state = State::default();
         for (plan, count) in plans {
             let sites = (0..*count).map(|n| format!("{plan}-{n}").into()).collect();
-            state.plans.insert((*plan).to_owned(), Known { sites, is_made: true });
+            state.plans.insert((*plan).to_owned(), Known { sites, is_made: true, is_closed: false });
         }
         state
     }
@@ -346,6 +353,10 @@ mod tests {
         assert_eq!(choose(&[("p-1", 8), ("p-3", 8)], 8, 3).as_deref(), Some("p-2"));
         assert_eq!(choose(&[("p-1", 8), ("p-2", 8)], 8, 2), None);
         assert_eq!(choose(&[("p-2", 4), ("p-10", 4)], 8, 20).as_deref(), Some("p-2"));
+        let mut state = filled(&[("p-1", 1)]);
+        state.plans.get_mut("p-1").unwrap().is_closed = true;
+        assert_eq!(state.choose("p-", &policy(8, 2)).as_deref(), Some("p-2"), "one of another kind gets no more");
+        assert_eq!(state.choose("p-", &policy(8, 1)), None, "and counts");
     }
 
     #[tokio::test(start_paused = true)]

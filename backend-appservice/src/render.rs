@@ -20,6 +20,22 @@ pub(crate) const KEY_VAULT: &str = "keyvault";
 const DATA_PATH: &str = "/data";
 const CONTAINER: &str = "app,linux,container";
 const CODE: &str = "app,linux";
+/// How long the service waits for a container, in seconds, where nothing else is said; see
+/// <https://learn.microsoft.com/azure/app-service/reference-app-settings#custom-containers>.
+const START_LIMIT: u32 = 230;
+/// Settings that the service or we need, which nothing of a spec may take the place of.
+pub(crate) const OWN_SETTINGS: [&str; 8] = [
+    "WEBSITES_PORT",
+    "WEBSITES_ENABLE_APP_SERVICE_STORAGE",
+    "WEBSITES_CONTAINER_STOP_TIME_LIMIT",
+    "WEBSITES_CONTAINER_START_TIME_LIMIT",
+    "WEBSITE_DISABLE_OVERLAPPED_RECYCLING",
+    "WEBSITE_RUN_FROM_PACKAGE",
+    "WEBSITE_RUN_FROM_PACKAGE_BLOB_MI_RESOURCE_ID",
+    "PROVISIONER_GENERATION",
+];
+/// Settings that a site gets unless its spec has them.
+pub(crate) const DEFAULT_SETTINGS: [&str; 2] = ["PORT", "DATA_PATH"];
 /// Which secrets a site has.
 pub(crate) type Secrets = [(VariableName, SecretString)];
 
@@ -59,7 +75,7 @@ pub(crate) fn tags(control_plane: &ControlPlaneId, target: &Target, written: &st
         (names::GENERATION, target.generation.0.to_string()),
         (names::INTENDED, Intended::Running.as_str().to_owned()),
         (names::PRODUCT, product.to_tag()),
-        (names::HOST_NAMES, target.spec.host_names.len().to_string()),
+        (names::HOST_NAMES, names::hosts(target.spec.host_names.iter().map(|name| name.as_str()))),
         (names::WRITTEN, written.to_owned()),
     ];
     let mut tags: Tags = own.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
@@ -106,28 +122,36 @@ pub(crate) fn site(
         kind: Some(if workload.package.is_some() { CODE } else { CONTAINER }.to_owned()),
         location: config.region.clone(),
         tags: Some(tags(control_plane, target, written)),
-        identity: Some(Identity { kind: "SystemAssigned".to_owned() }),
-        properties: SiteProperties {
-            server_farm_id: Some(plan.to_owned()),
-            https_only: Some(true),
-            client_affinity_enabled: Some(false),
-            reserved: Some(true),
-            site_config: Some(site_config),
-            ..SiteProperties::default()
-        },
+        identity: Some(own_identity()),
+        properties: SiteProperties { site_config: Some(site_config), ..properties(plan) },
         ..web::Site::default()
     }
 }
 
 /// A site as it is, but for some tags.
 pub(crate) fn retagged(site: &Site, tags: Tags) -> web::Site {
-    let properties = SiteProperties { server_farm_id: Some(site.plan.to_string()), ..SiteProperties::default() };
     web::Site {
         kind: site.kind.as_deref().map(str::to_owned),
         location: site.location.to_string(),
         tags: Some(tags),
-        properties,
+        identity: Some(own_identity()),
+        properties: properties(&site.plan),
         ..web::Site::default()
+    }
+}
+
+fn own_identity() -> Identity {
+    Identity { kind: "SystemAssigned".to_owned() }
+}
+
+/// Those that are said each time, whatever else is written: nobody promises that they stay as they were.
+fn properties(plan: &str) -> SiteProperties {
+    SiteProperties {
+        server_farm_id: Some(plan.to_owned()),
+        https_only: Some(true),
+        client_affinity_enabled: Some(false),
+        reserved: Some(true),
+        ..SiteProperties::default()
     }
 }
 
@@ -135,7 +159,7 @@ fn data_path(spec: &InstanceSpec) -> &str {
     spec.workload.data_path.as_deref().unwrap_or(DATA_PATH)
 }
 
-/// The environment. What the service needs goes last: nothing of a spec takes its place.
+/// The environment. What the service needs, specs may not have.
 fn settings(target: &Target, secrets: &Secrets) -> Vec<Setting> {
     let spec = &target.spec;
     let mut all: BTreeMap<String, String> =
@@ -150,8 +174,11 @@ fn settings(target: &Target, secrets: &Secrets) -> Vec<Setting> {
     all.insert("WEBSITES_ENABLE_APP_SERVICE_STORAGE".to_owned(), "false".to_owned());
     let stop_grace = spec.workload.stop_grace_seconds.to_string();
     all.insert("WEBSITES_CONTAINER_STOP_TIME_LIMIT".to_owned(), stop_grace);
-    let start = spec.workload.start_timeout_seconds.clamp(1, 1800).to_string();
+    // The image is fetched in that time, too.
+    let start = spec.workload.start_timeout_seconds.max(START_LIMIT).to_string();
     all.insert("WEBSITES_CONTAINER_START_TIME_LIMIT".to_owned(), start);
+    // One that ends and one that begins would write to the same data.
+    all.insert("WEBSITE_DISABLE_OVERLAPPED_RECYCLING".to_owned(), "1".to_owned());
     if let Some(package) = &spec.workload.package {
         // <https://learn.microsoft.com/azure/app-service/deploy-run-package>
         all.insert("WEBSITE_RUN_FROM_PACKAGE".to_owned(), package.url.clone());

@@ -69,7 +69,7 @@ impl Seen {
 
 /// What is half done is of no generation: whoever called for it calls again.
 fn generation(site: &Site) -> Generation {
-    if site.host_names.len() < site.host_names_wanted { Generation(0) } else { site.generation }
+    if site.has_its_host_names() { site.generation } else { Generation(0) }
 }
 
 fn stopped(site: &Site) -> Reason {
@@ -106,7 +106,7 @@ mod tests {
             intended,
             product: None,
             written: "w".into(),
-            host_names_wanted: 0,
+            host_names_wanted: "".into(),
             host_names: Vec::new(),
             is_running,
             is_over_quota: false,
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn a_site_without_all_its_host_names_is_of_no_generation() {
         let mut seen = site(Intended::Running, true);
-        seen.site.as_mut().unwrap().host_names_wanted = 1;
+        seen.site.as_mut().unwrap().host_names_wanted = "digest".into();
         let observed = seen.observed(Incarnation::new(1, 1), Some(Health::Answers), AGAIN);
         assert_eq!(observed.present().unwrap().generation, Generation(0));
     }

@@ -98,6 +98,13 @@ impl Writes {
         })
     }
 
+    /// Whether this process has removed all of a making a short time ago.
+    pub(crate) fn has_removed(&self, incarnation: Incarnation) -> bool {
+        self.entries().get(&incarnation).is_some_and(|entry| {
+            entry.at.elapsed() < self.settling && entry.doubt_until.is_none() && entry.site == Expected::Gone
+        })
+    }
+
     /// Whether what is seen shows what this process wrote, as far as it knows.
     pub(crate) fn are_shown(&self, incarnation: Incarnation, seen: &Seen) -> bool {
         self.entries().get(&incarnation).is_none_or(|entry| entry.at.elapsed() >= self.settling || entry.is_told(seen))

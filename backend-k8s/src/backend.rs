@@ -22,7 +22,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     cache::{self, COMPLETE_WITHIN, Cache, Intended, Space},
-    client::{Calls, Cluster},
+    client::Calls,
+    cluster::Cluster,
     config::KubernetesConfig,
     convert,
     error::During,
@@ -97,8 +98,7 @@ impl Drop for Writing<'_> {
 }
 
 impl KubernetesBackend {
-    pub(crate) fn new(config: KubernetesConfig, client: Option<kube::Client>, layout: Box<dyn Layout>) -> Self {
-        let cluster = Cluster::new(config.connection.clone(), client);
+    pub(crate) fn new(config: KubernetesConfig, cluster: Cluster, layout: Box<dyn Layout>) -> Self {
         let (caches, written, tasks) = (Mutex::default(), Mutex::default(), TaskTracker::new());
         Self { shared: Arc::new(Shared { config, cluster, layout, caches, written, tasks }) }
     }

@@ -13,97 +13,28 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
-    Client, Config, Resource,
+    Client, Resource,
     api::{
         ApiResource, DeleteParams, DynamicObject, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions,
     },
     client::Body,
-    config::{KubeConfigOptions, Kubeconfig},
     core::{ObjectList, Request as Builder, Status},
 };
 use provisioner_core::{Effect, Error, ErrorKind, OpContext, Result};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
 
 use crate::{
-    config::Connection,
+    aks,
+    cluster::Cluster,
     error::{During, Failure, Refusal},
     names::FIELD_MANAGER,
 };
 
-/// How long a connection may take to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one request may take that comes without a deadline.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many objects one answer may hold.
 const PAGE: u32 = 500;
-
-/// A cluster that is connected to when it is first needed. A clone is the same.
-#[derive(Clone)]
-pub(crate) struct Cluster {
-    connection: Connection,
-    client: Arc<OnceCell<Client>>,
-}
-
-impl std::fmt::Debug for Cluster {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cluster").field("connection", &self.connection).finish_non_exhaustive()
-    }
-}
-
-impl std::fmt::Display for Cluster {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.connection {
-            Connection::Inferred => f.write_str("inferred"),
-            Connection::InCluster => f.write_str("in cluster"),
-            Connection::Kubeconfig { context: Some(context), .. } => f.write_str(context),
-            Connection::Kubeconfig { path: Some(path), .. } => write!(f, "{}", path.display()),
-            Connection::Kubeconfig { .. } => f.write_str("kubeconfig"),
-        }
-    }
-}
-
-impl Cluster {
-    pub(crate) fn new(connection: Connection, client: Option<Client>) -> Self {
-        Self { connection, client: Arc::new(OnceCell::new_with(client)) }
-    }
-
-    /// The client: the embedder's own, or one made now.
-    pub(crate) async fn client(&self) -> Result<&Client, Failure> {
-        self.client.get_or_try_init(|| connect(&self.connection)).await
-    }
-
-    /// Requests of one call.
-    pub(crate) fn during<'a>(&'a self, cx: &'a OpContext, during: During<'a>) -> Calls<'a> {
-        Calls { cluster: self, cx, during, acted: Arc::default() }
-    }
-}
-
-async fn connect(connection: &Connection) -> Result<Client, Failure> {
-    let unusable = |error: &dyn std::fmt::Display| Failure::Unanswered {
-        was_sent: false,
-        message: format!("no way to the cluster: {error}"),
-    };
-    let mut config = match connection {
-        Connection::Inferred => Config::infer().await.map_err(|error| unusable(&error))?,
-        Connection::InCluster => Config::incluster().map_err(|error| unusable(&error))?,
-        Connection::Kubeconfig { path, context } => {
-            let options = KubeConfigOptions { context: context.clone(), ..KubeConfigOptions::default() };
-            match path {
-                None => Config::from_kubeconfig(&options).await.map_err(|error| unusable(&error))?,
-                Some(path) => {
-                    let kubeconfig = Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;
-                    Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| unusable(&error))?
-                }
-            }
-        }
-    };
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
-    // The engine owns that.
-    config.default_retry = false;
-    Client::try_from(config).map_err(|error| unusable(&error))
-}
 
 /// The requests of one call, with its deadline and its name for errors. A clone is the same call.
 #[derive(Clone)]
@@ -115,7 +46,12 @@ pub(crate) struct Calls<'a> {
     acted: Arc<AtomicBool>,
 }
 
-impl Calls<'_> {
+impl<'a> Calls<'a> {
+    /// Those of a call that begins.
+    pub(crate) fn new(cluster: &'a Cluster, cx: &'a OpContext, during: During<'a>) -> Self {
+        Self { cluster, cx, during, acted: Arc::default() }
+    }
+
     /// An error of this kind in this call.
     pub(crate) fn error(&self, kind: ErrorKind) -> Error {
         self.heeding(self.during.error(kind))
@@ -381,10 +317,14 @@ async fn exchange(client: &Client, request: Request<Vec<u8>>) -> Result<(StatusC
     Ok((parts.status, parts.headers, body.to_bytes().to_vec()))
 }
 
-fn unanswered(error: &kube::Error) -> Failure {
+/// What came of a request that has no answer.
+pub(crate) fn unanswered(error: &kube::Error) -> Failure {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     let (mut message, mut was_sent) = (String::new(), true);
     while let Some(error) = source {
+        if let Some(failure) = aks::unsigned(error) {
+            return failure;
+        }
         if let Some(error) = error.downcast_ref::<hyper_util::client::legacy::Error>() {
             was_sent &= !error.is_connect();
         }

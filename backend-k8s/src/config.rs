@@ -9,7 +9,9 @@ use provisioner_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    aks::AksCluster,
     backend::KubernetesBackend,
+    cluster::Cluster,
     render::{Layout, NamespaceEach},
 };
 
@@ -74,6 +76,8 @@ pub enum Connection {
     },
     /// By the service account of the pod that this runs in.
     InCluster,
+    /// By its name at Azure. Refused without the feature `aks`.
+    Aks(AksCluster),
 }
 
 /// How instances are reached from outside the cluster.
@@ -151,10 +155,12 @@ pub struct Toleration {
 }
 
 impl KubernetesConfig {
-    /// Checks everything and makes the backend of it, with the usual layout: a namespace for each data set. Touches nothing.
+    /// Checks everything and makes the backend of it, with the usual layout: a namespace for each data set. Touches nothing. A
+    /// cluster of Azure is reached as whoever runs this.
     ///
     /// # Errors
-    /// [`InvalidSpec`](ErrorKind::InvalidSpec) naming the first field that is wrong and what was expected.
+    /// [`InvalidSpec`](ErrorKind::InvalidSpec) naming the first field that is wrong and what was expected;
+    /// [`Unauthorized`](ErrorKind::Unauthorized) when the cluster is one of Azure and nobody is signed in there.
     pub fn build(self) -> Result<KubernetesBackend> {
         self.build_with(None, NamespaceEach)
     }
@@ -165,10 +171,33 @@ impl KubernetesConfig {
     /// As [`build`](Self::build).
     pub fn build_with(self, client: Option<kube::Client>, layout: impl Layout) -> Result<KubernetesBackend> {
         self.check()?;
-        Ok(KubernetesBackend::new(self, client, Box::new(layout)))
+        let cluster = Cluster::new(self.connection.clone(), client)?;
+        Ok(KubernetesBackend::new(self, cluster, Box::new(layout)))
+    }
+
+    /// The same for a [cluster of Azure](Connection::Aks), with the caller's own credential and HTTP client for Azure. The credential
+    /// signs in at Resource Manager, and at the cluster if that wants tokens of Entra ID.
+    ///
+    /// # Errors
+    /// [`InvalidSpec`](ErrorKind::InvalidSpec) naming the first field that is wrong and what was expected.
+    #[cfg(feature = "aks")]
+    pub fn build_with_credential(
+        self,
+        credential: std::sync::Arc<dyn provisioner_azure::TokenCredential>,
+        https: &provisioner_azure::Https,
+        layout: impl Layout,
+    ) -> Result<KubernetesBackend> {
+        self.check()?;
+        let Connection::Aks(cluster) = &self.connection else {
+            return Err(wrong("connection", "expected aks, as no other one takes a credential of Azure"));
+        };
+        let azure = crate::aks::Azure::new(cluster.clone(), credential, https)?;
+        let cluster = Cluster::of_azure(self.connection.clone(), azure);
+        Ok(KubernetesBackend::new(self, cluster, Box::new(layout)))
     }
 
     fn check(&self) -> Result<()> {
+        self.check_connection()?;
         if let Some(policy) = &self.image_pull_policy
             && !["Always", "IfNotPresent", "Never"].contains(&policy.as_str())
         {
@@ -218,6 +247,17 @@ impl KubernetesConfig {
         }
         Ok(())
     }
+
+    fn check_connection(&self) -> Result<()> {
+        let Connection::Aks(cluster) = &self.connection else { return Ok(()) };
+        if !cfg!(feature = "aks") {
+            return Err(wrong("connection.aks", "this program was built without the feature `aks` of backend-k8s"));
+        }
+        match cluster.problem() {
+            Some((field, problem)) => Err(wrong(&format!("connection.aks.{field}"), problem)),
+            None => Ok(()),
+        }
+    }
 }
 
 fn wrong(field: &str, problem: &str) -> Error {
@@ -260,6 +300,16 @@ mod tests {
         assert_refused(|c| c.beside.pods = 1, "beside");
         assert_refused(|c| c.tolerations = vec![toleration], "tolerations[0].effect");
         assert_eq!(KubernetesConfig::default().build().unwrap().to_string(), "Kubernetes(inferred)");
+    }
+
+    #[test]
+    fn a_cluster_of_azure_is_read_and_checked() {
+        let text = r#"{"connection": {"aks": {"subscription": "0-1", "resource_group": "cells", "name": "cell/1"}}}"#;
+        let config: KubernetesConfig = serde_json::from_str(text).unwrap();
+        let error = config.build().unwrap_err();
+        let field = if cfg!(feature = "aks") { "connection.aks.name" } else { "connection.aks" };
+        assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidSpec, Some(field)), "{error}");
+        assert!(serde_json::from_str::<KubernetesConfig>(&text.replace("name", "cluster")).is_err());
     }
 
     #[test]

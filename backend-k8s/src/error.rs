@@ -51,6 +51,9 @@ pub(crate) enum Failure {
     Cancelled,
     /// An answer that nobody expects.
     Unreadable(String),
+    /// Azure gave no way to the cluster, or no token for it: the cluster was not asked.
+    #[cfg(feature = "aks")]
+    Azure(Box<provisioner_account::Failure>),
 }
 
 impl Failure {
@@ -72,8 +75,35 @@ impl Failure {
 
     /// Whether rights are missing.
     pub(crate) fn is_unauthorized(&self) -> bool {
-        matches!(self, Self::Refused(refusal)
-            if matches!(refusal.code, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN))
+        match self {
+            Self::Refused(refusal) => matches!(refusal.code, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN),
+            #[cfg(feature = "aks")]
+            Self::Azure(failure) => failure.kind == ErrorKind::Unauthorized,
+            _ => false,
+        }
+    }
+
+    /// Whether somebody said no, and did not merely fail to answer: it does not pass by itself in a moment.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match self {
+            Self::Refused(_) => true,
+            #[cfg(feature = "aks")]
+            Self::Azure(failure) => !matches!(failure.kind, ErrorKind::Unavailable | ErrorKind::Timeout),
+            _ => false,
+        }
+    }
+
+    /// When whoever refused it wants to be asked again.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(refusal) => refusal.retry_after,
+            #[cfg(feature = "aks")]
+            Self::Azure(failure) => match failure.retry {
+                Some(Retry::After(pause)) => Some(pause),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     /// Whether it is there already.
@@ -102,6 +132,8 @@ impl Failure {
             Self::Refused(refusal) => refusal.code.is_server_error() && !is_webhook(&refusal.status),
             Self::Unanswered { was_sent, .. } => *was_sent,
             Self::Cancelled => false,
+            #[cfg(feature = "aks")]
+            Self::Azure(_) => false,
             Self::TimedOut | Self::Unreadable(_) => true,
         }
     }
@@ -118,6 +150,12 @@ impl Failure {
             Self::TimedOut => during.error(ErrorKind::Timeout).with_effect(maybe),
             Self::Cancelled => during.error(ErrorKind::Cancelled),
             Self::Unreadable(message) => during.error(ErrorKind::Internal).with_effect(maybe).with_message(message),
+            #[cfg(feature = "aks")]
+            Self::Azure(failure) => {
+                let During { operation, instance } = during;
+                // Whatever was asked of Azure changes nothing there, either.
+                failure.during(provisioner_account::During { operation, instance }, false)
+            }
         }
     }
 }

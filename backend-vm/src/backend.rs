@@ -205,6 +205,7 @@ impl VmBackend {
         let turn = self.shared.turns.take(target.incarnation, cx).await;
         let _turn = turn.map_err(|why| Failure::no_turn(why, "another verb is at it").during(during, false))?;
         let writing = self.shared.writes.begin(target.incarnation);
+        self.shared.absent.lock().unwrap_or_else(PoisonError::into_inner).remove(&target.incarnation);
         let acted = AtomicBool::new(false);
         let work = Work { shared: &self.shared, cx, operation, target, writing, began, acted };
         let answer = verb(&work).await;

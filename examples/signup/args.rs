@@ -21,16 +21,20 @@ pub(crate) struct Args {
     /// The product's binary, for processes. Without it, the product is built first.
     #[arg(long, value_name = "PATH", conflicts_with = "image")]
     pub(crate) product: Option<PathBuf>,
-    /// With k8s: the product's container image, which the cluster's nodes have or can pull.
-    #[arg(long, value_name = "IMAGE", required_if_eq("backend", "k8s"))]
+    /// With k8s and appservice: the product's container image, which the cluster's nodes have or can pull, or App Service can.
+    #[arg(long, value_name = "IMAGE", required_if_eq_any([("backend", "k8s"), ("backend", "appservice")]))]
     pub(crate) image: Option<String>,
-    /// Whose all that is made is: another id for each service that shares a cluster.
+    /// Whose all that is made is: another id for each service that shares a cluster or an account.
     #[arg(long, value_name = "ID", default_value = "signup", value_parser = control_plane)]
     pub(crate) control_plane: ControlPlaneId,
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
     #[command(flatten)]
+    pub(crate) cloud: CloudArgs,
+    #[command(flatten)]
     pub(crate) account: AccountArgs,
+    #[command(flatten)]
+    pub(crate) group: GroupArgs,
     /// Offers two versions of the product that do not work, to see what happens then.
     #[arg(long)]
     pub(crate) demo_faults: bool,
@@ -51,6 +55,8 @@ pub(crate) enum BackendKind {
     K8s,
     /// Each is an EC2 virtual machine. Needs the feature vm of this package.
     Vm,
+    /// Each is an Azure Web App, in plans that they share. Needs the feature appservice of this package.
+    Appservice,
 }
 
 /// Which Kubernetes cluster, and how it is used.
@@ -74,13 +80,25 @@ pub(crate) struct ClusterArgs {
     pub(crate) domain: String,
 }
 
-/// Which AWS account and region, and how it is used. Credentials are found as the AWS command line finds them.
+/// Where in a cloud.
+#[derive(Debug, clap::Args)]
+#[cfg_attr(
+    not(any(feature = "vm", feature = "appservice")),
+    allow(dead_code, reason = "only the backends of clouds read all of them")
+)]
+pub(crate) struct CloudArgs {
+    /// With vm and appservice: the region, such as eu-central-1 or westeurope.
+    #[arg(long, value_name = "NAME", required_if_eq_any([("backend", "vm"), ("backend", "appservice")]))]
+    pub(crate) region: Option<String>,
+    /// With vm and appservice: where the service is, instead of its own address.
+    #[arg(long, value_name = "URL")]
+    pub(crate) endpoint: Option<String>,
+}
+
+/// How an AWS account is used. Credentials are found as the AWS command line finds them.
 #[derive(Debug, clap::Args)]
 #[cfg_attr(not(feature = "vm"), allow(dead_code, reason = "only the EC2 backend reads all of them"))]
 pub(crate) struct AccountArgs {
-    /// With vm: the region.
-    #[arg(long, value_name = "NAME", required_if_eq("backend", "vm"))]
-    pub(crate) region: Option<String>,
     /// With vm: a subnet and its zone, such as subnet-0a:eu-central-1a. Given more than once: where there is no room in one, the
     /// next is tried.
     #[arg(long, value_name = "SUBNET:ZONE", required_if_eq("backend", "vm"), value_parser = place)]
@@ -100,9 +118,37 @@ pub(crate) struct AccountArgs {
     /// With vm: this machine is in the machines' network, and asks the product itself whether it is ready.
     #[arg(long)]
     pub(crate) probes: bool,
-    /// With vm: where the service is, instead of the region's own address.
-    #[arg(long, value_name = "URL")]
-    pub(crate) endpoint: Option<String>,
+}
+
+/// Which resource group of Azure, and how it is used. Whoever runs this is signed in by workload identity, by managed identity or
+/// by `az login`; or else a token is in the variable AZURE_ACCESS_TOKEN, which counts first.
+#[derive(Debug, clap::Args)]
+#[cfg_attr(not(feature = "appservice"), allow(dead_code, reason = "only the App Service backend reads all of them"))]
+pub(crate) struct GroupArgs {
+    /// With appservice: the id of the subscription.
+    #[arg(long, value_name = "ID", required_if_eq("backend", "appservice"))]
+    pub(crate) subscription: Option<String>,
+    /// With appservice: the resource group, which has to be there.
+    #[arg(long, value_name = "NAME", required_if_eq("backend", "appservice"))]
+    pub(crate) resource_group: Option<String>,
+    /// With appservice: the storage account of that group whose shares hold the data.
+    #[arg(long, value_name = "NAME", required_if_eq("backend", "appservice"))]
+    pub(crate) storage_account: Option<String>,
+    /// With appservice: what the machine of a plan is.
+    #[arg(long, value_name = "NAME", default_value = "B1")]
+    pub(crate) sku: String,
+    /// With appservice: how many customers share a plan.
+    #[arg(long, value_name = "NUMBER", default_value_t = 8)]
+    pub(crate) sites_per_plan: u32,
+    /// With appservice: how many plans there may be.
+    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    pub(crate) plans_max: u32,
+    /// With appservice: what the image runs, instead of what it says itself. Given more than once: the words of it.
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+    /// With appservice: a file with the certificates, in PEM, of whom alone to trust: a stand-in's, or a private cloud's.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) ca_file: Option<PathBuf>,
 }
 
 fn place(text: &str) -> Result<(String, String), String> {
@@ -151,6 +197,20 @@ mod tests {
         let full = "--backend vm --region eu-central-1 --place subnet-1:eu-central-1a --vm-image self/product-*";
         assert_eq!(parse(full).unwrap().account.place, [("subnet-1".to_owned(), "eu-central-1a".to_owned())]);
         assert!(parse("--backend vm --region x --vm-image y --place subnet-1").is_err());
+    }
+
+    #[test]
+    fn a_resource_group_needs_all_that_says_where_it_is_and_an_image() {
+        let parse = |arguments: &str| Args::try_parse_from(format!("signup {arguments}").split_whitespace());
+        let error = parse("--backend appservice").unwrap_err().to_string();
+        let needed = ["--subscription", "--resource-group", "--region", "--storage-account", "--image"];
+        assert!(needed.iter().all(|flag| error.contains(flag)), "{error}");
+        let full = "--backend appservice --subscription 0-1 --resource-group signup --region westeurope \
+                    --storage-account signupdata --image example.com/product:1 --command /bin/product --command --fast";
+        let group = parse(full).unwrap().group;
+        assert_eq!((group.sku.as_str(), group.sites_per_plan, group.plans_max), ("B1", 8, 100));
+        assert_eq!(group.command, ["/bin/product", "--fast"]);
+        assert!(parse(&format!("{full} --plans-max many")).is_err());
     }
 
     #[test]

@@ -6,14 +6,15 @@ use anyhow::anyhow;
 use backend_process::ProcessConfig;
 use provisioner_core::{Chain, Provisioner, Result};
 
-use crate::args::{AccountArgs, Args, BackendKind, ClusterArgs};
+use crate::args::{AccountArgs, Args, BackendKind, CloudArgs, ClusterArgs, GroupArgs};
 
 /// The cell of this kind of backend, by its name, keeping what it needs to keep on this machine under `root`.
 pub(crate) fn backend(args: &Args, root: &Path) -> anyhow::Result<(&'static str, Arc<dyn Provisioner>)> {
     let (name, backend) = match args.backend {
         BackendKind::Process => ("this-machine", processes(root)),
         BackendKind::K8s => ("cluster", cluster(&args.cluster)?),
-        BackendKind::Vm => ("account", account(&args.account)?),
+        BackendKind::Vm => ("account", account(&args.cloud, &args.account)?),
+        BackendKind::Appservice => ("group", group(&args.cloud, &args.group)?),
     };
     let unusable = |error| anyhow!("the instances' backend cannot be used: {}", Chain(&error));
     Ok((name, backend.map_err(unusable)?))
@@ -57,13 +58,13 @@ fn cluster(_args: &ClusterArgs) -> anyhow::Result<Result<Arc<dyn Provisioner>>> 
 }
 
 #[cfg(feature = "vm")]
-fn account(args: &AccountArgs) -> anyhow::Result<Result<Arc<dyn Provisioner>>> {
+fn account(cloud: &CloudArgs, args: &AccountArgs) -> anyhow::Result<Result<Arc<dyn Provisioner>>> {
     use backend_vm::{Place, VmConfig};
 
     let place = |(subnet, zone): &(String, String)| Place { subnet: subnet.clone(), zone: zone.clone() };
-    let region = args.region.clone().unwrap_or_default();
+    let region = cloud.region.clone().unwrap_or_default();
     let mut config = VmConfig::new(region, args.place.iter().map(place).collect());
-    config.endpoint.clone_from(&args.endpoint);
+    config.endpoint.clone_from(&cloud.endpoint);
     config.security_groups.clone_from(&args.security_group);
     config.probes = args.probes;
     config.root_gib = args.root_gib;
@@ -71,9 +72,43 @@ fn account(args: &AccountArgs) -> anyhow::Result<Result<Arc<dyn Provisioner>>> {
 }
 
 #[cfg(not(feature = "vm"))]
-fn account(_args: &AccountArgs) -> anyhow::Result<Result<Arc<dyn Provisioner>>> {
+fn account(_cloud: &CloudArgs, _args: &AccountArgs) -> anyhow::Result<Result<Arc<dyn Provisioner>>> {
     Err(anyhow!(
         "this was built without the EC2 backend: build it with the feature vm, as in `cargo run --release --package \
          examples --features vm --example signup -- --backend vm ...`"
+    ))
+}
+
+#[cfg(feature = "appservice")]
+fn group(cloud: &CloudArgs, args: &GroupArgs) -> anyhow::Result<Result<Arc<dyn Provisioner>>> {
+    use anyhow::Context;
+    use backend_appservice::{AppServiceConfig, Https, Scope};
+
+    let named = |value: &Option<String>| value.clone().unwrap_or_default();
+    let scope = Scope { subscription: named(&args.subscription), resource_group: named(&args.resource_group) };
+    let mut config = AppServiceConfig::new(scope, named(&cloud.region), named(&args.storage_account));
+    config.endpoint.clone_from(&cloud.endpoint);
+    config.plans.sku.clone_from(&args.sku);
+    config.plans.sites_max = args.sites_per_plan;
+    config.plans.plans_max = args.plans_max;
+    let roots = match &args.ca_file {
+        None => None,
+        Some(path) => Some(std::fs::read_to_string(path).with_context(|| {
+            format!("the certificates {} cannot be read: name a file of them with --ca-file", path.display())
+        })?),
+    };
+    let https = || roots.as_deref().map_or_else(Https::new, Https::with_roots);
+    let build = || {
+        let credential = crate::token::of_environment().map_or_else(provisioner_azure::signed_in, Ok)?;
+        Ok(Arc::new(config.build_with(credential, https()?)?) as Arc<dyn Provisioner>)
+    };
+    Ok(build())
+}
+
+#[cfg(not(feature = "appservice"))]
+fn group(_cloud: &CloudArgs, _args: &GroupArgs) -> anyhow::Result<Result<Arc<dyn Provisioner>>> {
+    Err(anyhow!(
+        "this was built without the App Service backend: build it with the feature appservice, as in `cargo run --release \
+         --package examples --features appservice --example signup -- --backend appservice ...`"
     ))
 }

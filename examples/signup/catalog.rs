@@ -24,7 +24,9 @@ pub(crate) enum Product {
     /// A container image.
     Image {
         image: String,
-        /// Each instance answers at its id in this domain. `None`: inside the cluster alone.
+        /// What it runs. Empty: what it says itself.
+        command: Vec<String>,
+        /// Each instance answers at its id in this domain. `None`: at the address that the backend gives it.
         domain: Option<String>,
     },
     /// A machine image.
@@ -185,10 +187,11 @@ impl Product {
     fn put_into(&self, spec: &mut InstanceSpec, id: &InstanceId) -> Result<(), InvalidSpec> {
         match self {
             Self::Binary(path) => spec.workload.command = vec![path.clone()],
-            Self::Image { image, domain } => {
+            Self::Image { image, command, domain } => {
                 spec.workload.image = Some(image.clone());
+                spec.workload.command.clone_from(command);
                 spec.workload.port = Some(OWN_PORT);
-                // Nobody but the cluster reaches the address of a pod.
+                // Nobody but the cluster, or the front door of a site, reaches the address of a container.
                 let address = VariableName::new("ADDRESS").expect("it is one");
                 spec.environment.insert(address, "0.0.0.0".to_owned());
                 if let Some(domain) = domain {
@@ -226,11 +229,15 @@ mod tests {
     fn an_image_listens_for_the_cluster_and_has_a_host_name_where_there_is_a_domain() {
         let tenant = TenantId::new("Acme").unwrap();
         for domain in [None, Some("localhost".to_owned())] {
-            let image = Product::Image { image: "localhost/product:1".into(), domain: domain.clone() };
+            let command = vec!["/product".to_owned()];
+            let image = Product::Image { image: "localhost/product:1".into(), command, domain: domain.clone() };
             let spec = Catalog::new(image, false).spec(&acme(), &tenant, "trial", "1.1").unwrap();
             spec.check().unwrap();
             assert_eq!((spec.workload.image.as_deref(), spec.workload.port), (Some("localhost/product:1"), Some(8080)));
-            assert_eq!(spec.environment["ADDRESS"], "0.0.0.0");
+            assert_eq!(
+                (spec.environment["ADDRESS"].as_str(), spec.workload.command),
+                ("0.0.0.0", vec!["/product".into()])
+            );
             let hosts: Vec<_> = spec.host_names.iter().map(ToString::to_string).collect();
             assert_eq!(hosts, domain.map(|domain| format!("acme.{domain}")).into_iter().collect::<Vec<_>>());
         }

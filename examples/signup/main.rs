@@ -14,6 +14,8 @@ mod guard;
 mod page;
 mod problem;
 mod service;
+#[cfg(feature = "appservice")]
+mod token;
 mod view;
 
 use std::process::ExitCode;

@@ -119,10 +119,12 @@ async fn open_store(state: &Path, id: ControlPlaneId) -> anyhow::Result<Arc<Sqli
 
 /// The product: the image that is named, the binary that is named, or one that is built now.
 async fn product(args: &Args) -> anyhow::Result<Product> {
-    if args.backend == BackendKind::K8s {
+    if matches!(args.backend, BackendKind::K8s | BackendKind::Appservice) {
         let image = args.image.clone().context("name the product's image with --image")?;
-        let domain = args.cluster.ingress_class.is_some().then(|| args.cluster.domain.clone());
-        return Ok(Product::Image { image, domain });
+        let is_cluster = args.backend == BackendKind::K8s;
+        let domain = args.cluster.ingress_class.is_some().then(|| args.cluster.domain.clone()).filter(|_| is_cluster);
+        let command = if is_cluster { Vec::new() } else { args.group.command.clone() };
+        return Ok(Product::Image { image, command, domain });
     }
     if args.backend == BackendKind::Vm {
         let image = args.account.vm_image.clone().context("name the machine image with --vm-image")?;

@@ -1,26 +1,18 @@
 //! Making a site, on fresh data or on a share that is there.
 
-use provisioner_account::Failure;
+use provisioner_account::{Failure, Turn};
 use provisioner_core::{
     Effect, Error, ErrorKind, Result, Retry,
     secret::SecretString,
     types::{DataSource, Target, VariableName},
 };
+use tokio::time::Instant;
 
 use super::{Work, word};
-use crate::{
-    digest::{Share, Site},
-    names, render,
-    seen::Seen,
-};
+use crate::{digest::Share, names, render, seen::Seen};
 
 impl Work<'_> {
     pub(super) async fn make(&self, seen: &mut Seen) -> Result<()> {
-        // What a removal was cut at.
-        if let Some(share) = seen.share.clone().filter(|share| share.ending.is_some()) {
-            self.expect_unused(&share).await?;
-            self.delete_share(seen, &share).await?;
-        }
         if let Some(share) = &seen.share {
             self.expect_takable(share).await?;
         } else if matches!(self.target.data, DataSource::Existing(_)) {
@@ -49,10 +41,12 @@ impl Work<'_> {
     ) -> Result<()> {
         let shared = self.shared;
         {
+            // In this order, as whoever removes has them.
+            let _data = self.data_turn().await?;
             let _turn = shared.plans.turn(self.cx, plan).await.map_err(|failure| self.reading(failure))?;
-            // First what may have no room: data that waits for a site would be left.
+            // First what may have no room: data that waits for a site would be left. A plan is nobody's yet: nothing is done for this
+            // making by that.
             let there = shared.plans.ensure(self.cx, &shared.group, &shared.config, plan).await;
-            // A plan is nobody's yet: nothing was done for this making.
             there.map_err(|failure| self.reading(failure))?;
             self.take_up(seen).await?;
             let (path, word) = (shared.group.plan_path(plan), word());
@@ -73,8 +67,8 @@ impl Work<'_> {
     }
 
     fn not_made(&self, failure: Failure, plan: &str) -> Error {
-        // Somebody has removed the plan, and it is made again at the next call.
-        if failure.kind == ErrorKind::NotFound || failure.message.contains("serverfarms") {
+        if failure.kind == ErrorKind::NotFound {
+            // Somebody has removed the plan: it is made again at the next call.
             self.shared.plans.missing(self.cx, plan);
         }
         if failure.retry == Some(Retry::Anew) {
@@ -84,54 +78,99 @@ impl Work<'_> {
         self.writing(failure)
     }
 
-    /// The share is this making's from here on. Fresh data is made.
+    /// Waits until nobody else of this process gives the data to a making, or takes it away.
+    pub(super) async fn data_turn(&self) -> Result<Turn> {
+        let turn = self.shared.data.take(self.target.data.id().clone(), self.cx).await;
+        turn.map_err(|why| self.reading(Failure::not_sent(why, "a share")))
+    }
+
+    /// The share is this making's from here on. Fresh data is made. The caller has the turn at the data, and so it is read anew.
     async fn take_up(&self, seen: &mut Seen) -> Result<()> {
-        let Some(share) = &mut seen.share else {
-            let share = Share {
-                name: names::share(&self.cx.control_plane, self.target.data.id()).into(),
-                owner: self.owner(),
-                size_gib: render::share_gib(&self.target.spec),
-                making: Some(self.incarnation()),
-                released: None,
-                ending: None,
-                written: word().into(),
-            };
-            let made = self.shared.group.make_share(self.cx, &share).await;
-            made.map_err(|failure| self.writing(failure))?;
-            self.wrote();
-            self.writing.share(&share.written);
-            seen.share = Some(share);
-            return Ok(());
+        let name = names::share(&self.cx.control_plane, self.target.data.id());
+        let found = self.shared.group.share(self.cx, &name).await.map_err(|failure| self.reading(failure))?;
+        // What a removal was cut at: only fresh data is made again in its place.
+        let found = match found {
+            Some(share) if share.ending.is_some() => {
+                self.expect_takable(&share).await?;
+                if matches!(self.target.data, DataSource::Existing(_)) {
+                    return Err(self.data_missing());
+                }
+                self.delete_share(seen, &share).await?;
+                None
+            }
+            found => found,
+        };
+        let mut share = match found {
+            Some(share) => {
+                self.expect_takable(&share).await?;
+                share
+            }
+            // It was there when this began, so it may only not be shown.
+            None if matches!(self.target.data, DataSource::Existing(_)) => return Err(self.data_missing()),
+            None => {
+                let share = self.fresh_share(name);
+                let made = self.shared.group.make_share(self.cx, &share).await;
+                made.map_err(|failure| self.writing(failure))?;
+                self.wrote();
+                self.writing.share(&share.written);
+                share
+            }
         };
         let (owner, size) = (self.owner(), render::share_gib(&self.target.spec));
-        if share.owner == owner && share.making == Some(self.incarnation()) && share.released.is_none() {
-            return Ok(());
+        if share.owner != owner || share.making != Some(self.incarnation()) || share.released.is_some() {
+            self.note(&mut share, |share| {
+                (share.owner, share.making, share.released) = (owner, Some(self.incarnation()), None);
+                share.size_gib = share.size_gib.max(size);
+            })
+            .await?;
         }
-        self.note(share, |share| {
-            (share.owner, share.making, share.released) = (owner, Some(self.incarnation()), None);
-            share.size_gib = share.size_gib.max(size);
-        })
-        .await
+        self.expect_taken(&share).await?;
+        seen.share = Some(share);
+        Ok(())
     }
 
-    /// Whether this making may have the data.
+    fn fresh_share(&self, name: String) -> Share {
+        Share {
+            name: name.into(),
+            owner: self.owner(),
+            size_gib: render::share_gib(&self.target.spec),
+            making: Some(self.incarnation()),
+            released: None,
+            ending: None,
+            written: word().into(),
+        }
+    }
+
+    /// The service writes without conditions: another process may have taken the same share up at the same moment, and who wrote last
+    /// has it. Waits until it is shown who that was.
+    async fn expect_taken(&self, share: &Share) -> Result<()> {
+        let until = Instant::now() + self.shared.config.settling;
+        loop {
+            let shown = self.shared.group.share(self.cx, &share.name).await.map_err(|failure| self.reading(failure))?;
+            if shown.as_ref().is_some_and(|shown| shown.owner == share.owner) {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                let error = self.error(ErrorKind::Unavailable).with_retry(Retry::Backoff);
+                return Err(error.with_message("another instance has taken the share up at the same moment"));
+            }
+            self.pause().await?;
+        }
+    }
+
+    /// Whether this making may have the data: no other one has it, or is about to.
     async fn expect_takable(&self, share: &Share) -> Result<()> {
-        if *share.owner.tenant != *self.target.tenant.digest() {
+        let user = &share.owner;
+        if *user.tenant != *self.target.tenant.digest() {
             return Err(self.conflict("data", "it is another tenant's"));
         }
-        self.expect_unused(share).await
-    }
-
-    /// Whether no other making has the data, or is about to.
-    async fn expect_unused(&self, share: &Share) -> Result<()> {
-        let user = &share.owner;
         if user.incarnation == self.incarnation() {
             return Ok(());
         }
         let name = names::site(&self.cx.control_plane, &user.instance, user.incarnation);
         let site = self.shared.group.site_now(self.cx, &name).await.map_err(|failure| self.reading(failure))?;
         let is_awaited = share.making == Some(user.incarnation) && user.instance != self.target.id;
-        match site.and_then(Site::of).is_some() || is_awaited {
+        match site.is_some() || is_awaited {
             true => Err(self.conflict("data", "another instance uses it")),
             false => Ok(()),
         }

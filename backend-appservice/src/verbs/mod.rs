@@ -151,7 +151,7 @@ impl Work<'_> {
 
     // Writes
 
-    /// Writes a site, when it is its plan's turn: how it is then. What is answered may be older than that.
+    /// Writes a site: how it is then. The caller has the turn at its plan. What is answered may be older than that.
     async fn put_site(&self, name: &str, site: web::Site, word: &str) -> Result<Option<Site>, Failure> {
         let mut made = self.shared.group.put_site(self.cx, name, &site).await?;
         self.wrote();

@@ -18,6 +18,11 @@ use crate::{
 impl Work<'_> {
     pub(crate) async fn destroy(&self, data: DataDisposition) -> Result<Observed> {
         let mut seen = self.look().await?;
+        let _data = self.data_turn().await?;
+        if seen.share.as_ref().is_some_and(|share| share.owner.incarnation == self.incarnation()) {
+            // Another making may have taken it up while this one waited for its turn.
+            seen.share = self.shared.share(self.cx, self.target).await.map_err(|failure| self.reading(failure))?;
+        }
         // Of somebody else's, this making has no say.
         let mut share = seen.share.take().filter(|share| share.owner.incarnation == self.incarnation());
         // First what is to become of the data: when the site is gone nothing else would tell.
@@ -89,10 +94,12 @@ pub(crate) async fn delete_data(shared: &Shared, cx: &OpContext, data: &DataId) 
     let during = During { operation: "delete data", instance: None };
     let reading = |failure: Failure| failure.during(during, false);
     let name = names::share(&cx.control_plane, data);
+    let turn = shared.data.take(data.clone(), cx).await;
+    let _turn = turn.map_err(|why| reading(Failure::not_sent(why, "a share")))?;
     let Some(share) = shared.group.share(cx, &name).await.map_err(reading)? else { return Ok(()) };
     let user = &share.owner;
     let site = names::site(&cx.control_plane, &user.instance, user.incarnation);
-    let is_used = shared.group.site_now(cx, &site).await.map_err(reading)?.and_then(Site::of).is_some();
+    let is_used = shared.group.site_now(cx, &site).await.map_err(reading)?.is_some();
     if is_used || share.making.is_some() {
         let error = during.error(ErrorKind::Conflict).with_field("data");
         return Err(error.with_message(format!("the site {site} uses it")));

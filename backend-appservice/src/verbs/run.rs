@@ -1,7 +1,8 @@
 //! Having an instance run, at its target's generation.
 
+use provisioner_account::Failure;
 use provisioner_core::{
-    ErrorKind, Result,
+    ErrorKind, Result, Retry,
     types::{HostName, Observed},
 };
 
@@ -25,19 +26,14 @@ impl Work<'_> {
     pub(crate) async fn run(&self, wake: Wake) -> Result<Observed> {
         self.shared.check(&self.target.spec, None).map_err(|error| self.refused(error))?;
         let mut seen = self.look().await?;
-        let is_ending = seen.share.as_ref().is_some_and(|share| share.ending == Some(self.incarnation()));
         match (seen.site.clone(), wake) {
-            // It was being removed with its data, of which something may be gone: it ends before it is made again.
-            (Some(site), Wake::Create) if is_ending => {
-                self.delete_site(&mut seen, &site).await?;
-                self.make(&mut seen).await?;
-            }
-            (Some(mut site), _) if !is_ending => {
+            // Also one whose removal was cut: its share goes after it, and so is whole.
+            (Some(mut site), _) => {
                 self.bring(&mut seen, &mut site).await?;
                 seen.site = Some(site);
             }
             (None, Wake::Create) => self.make(&mut seen).await?,
-            _ => {}
+            (None, Wake::Resume) => {}
         }
         self.answer(&seen).await
     }
@@ -59,7 +55,7 @@ impl Work<'_> {
         }
         let is_newer = site.generation < target.generation;
         self.keep_share(share, is_newer).await?;
-        let lacks_hosts = site.host_names.len() < site.host_names_wanted;
+        let lacks_hosts = !site.has_its_host_names();
         if is_newer || !site.is_running {
             // Also what only wakes: secrets that were rotated meanwhile are read at each start.
             self.update(site).await?;
@@ -77,13 +73,18 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// What a making that was cut has left undone, and more room where that is wanted.
+    /// What a making or a removal that was cut has left undone, and more room where that is wanted.
     async fn keep_share(&self, share: &mut Share, is_newer: bool) -> Result<()> {
         let wanted = if is_newer { render::share_gib(&self.target.spec).max(share.size_gib) } else { share.size_gib };
-        if share.making.is_none() && share.released.is_none() && wanted == share.size_gib {
+        let is_plain = share.making.is_none() && share.released.is_none() && share.ending.is_none();
+        if is_plain && wanted == share.size_gib {
             return Ok(());
         }
-        self.note(share, |share| (share.making, share.released, share.size_gib) = (None, None, wanted)).await
+        let _data = self.data_turn().await?;
+        self.note(share, |share| {
+            (share.making, share.released, share.ending, share.size_gib) = (None, None, None, wanted);
+        })
+        .await
     }
 
     /// Writes all of it anew. What sleeps stays asleep by that, and starts with it.
@@ -145,9 +146,14 @@ impl Work<'_> {
         }
         for host in missing {
             let bound = group.bind_host(self.cx, &site.name, host.as_str()).await;
-            bound.map_err(|failure| match failure.kind {
+            bound.map_err(|failure| match (failure.kind, failure.retry) {
+                // Another site has it.
+                (_, Some(Retry::Anew)) => {
+                    let taken = Failure { kind: ErrorKind::Conflict, retry: None, ..failure };
+                    self.writing(taken.about("host_names"))
+                }
                 // Nothing in its zone says that it is ours.
-                ErrorKind::InvalidSpec | ErrorKind::Conflict => self.writing(failure.about("host_names")),
+                (ErrorKind::InvalidSpec | ErrorKind::Conflict, _) => self.writing(failure.about("host_names")),
                 _ => self.writing(failure),
             })?;
             self.wrote();

@@ -41,7 +41,7 @@ pub(crate) fn config(stand: &Azure) -> AppServiceConfig {
 
 pub(crate) fn unpaced() -> Buckets {
     let bucket = Bucket { size: 1_000_000, refill: 1_000_000 };
-    Buckets { read: bucket, write: bucket, delete: bucket }
+    Buckets { read: bucket, write: bucket, delete: bucket, storage_read: bucket, storage_write: bucket }
 }
 
 pub(crate) fn backend(stand: &Azure, config: AppServiceConfig) -> AppServiceBackend {

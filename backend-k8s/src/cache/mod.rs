@@ -37,7 +37,7 @@ pub(crate) use self::{
     space::Space,
 };
 use self::{awaited::Told, packed::Spaces};
-use crate::{client::Cluster, error::Failure, names};
+use crate::{cluster::Cluster, error::Failure, names};
 
 /// How many changes a slow reader of a watch may be behind before it loses some.
 const CHANGES_KEPT: usize = 4096;
@@ -230,7 +230,7 @@ impl State {
             return Standing::Complete;
         }
         match lacking.find_map(trouble) {
-            Some(refused @ Failure::Refused(_)) if !refused.is_unauthorized() => Standing::Refused(refused),
+            Some(refused) if refused.is_refusal() && !refused.is_unauthorized() => Standing::Refused(refused),
             trouble => Standing::Waits(trouble),
         }
     }

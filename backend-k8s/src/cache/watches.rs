@@ -27,7 +27,8 @@ use super::{
 };
 use crate::{
     applied::{self, Lists},
-    client::Cluster,
+    client::unanswered,
+    cluster::Cluster,
     error::{Failure, Refusal},
     names,
 };
@@ -126,10 +127,7 @@ async fn watch_while_served<K: Watched>(cluster: &Cluster, shared: &Arc<Shared>,
     let client = loop {
         match cluster.client().await {
             Ok(client) => break client.clone(),
-            Err(failure) => {
-                fail::<K>(shared, failure);
-                tokio::time::sleep(AGAIN_MAX).await;
-            }
+            Err(failure) => wait_for_way::<K>(shared, failure).await,
         }
     };
     let client = listening(client, K::KIND, shared);
@@ -172,6 +170,18 @@ async fn watch_while_served<K: Watched>(cluster: &Cluster, shared: &Arc<Shared>,
     }
 }
 
+/// There is no client for the cluster. It is asked for again after a while, and where rights are missing, at once with the next call.
+async fn wait_for_way<K: Watched>(shared: &Shared, failure: Failure) {
+    let mut asked = pin!(shared.asked.notified());
+    asked.as_mut().enable();
+    let (after, is_unauthorized) = (failure.retry_after(), failure.is_unauthorized());
+    fail::<K>(shared, failure);
+    tokio::select! {
+        () = tokio::time::sleep(after.unwrap_or(AGAIN_MAX)) => {}
+        () = asked, if is_unauthorized && after.is_none() => tokio::time::sleep(AGAIN_MIN).await,
+    }
+}
+
 /// What a watch failed of, and when the cluster wants to be asked again.
 fn failed_with<K: Watched>(shared: &Shared, error: &watcher::Error) -> (Failure, Option<Duration>) {
     let after = shared.state().health.entry(K::KIND).or_default().retry_after.take();
@@ -210,7 +220,10 @@ fn failure_of<K: Watched>(error: &watcher::Error) -> Failure {
                 (_, group) => format!("watch {}.{group}", K::plural(&())),
             },
         })),
-        None => Failure::Unanswered { was_sent: true, message: error.to_string() },
+        None => match error {
+            E::InitialListFailed(error) | E::WatchStartFailed(error) | E::WatchFailed(error) => unanswered(error),
+            _ => Failure::Unanswered { was_sent: true, message: error.to_string() },
+        },
     }
 }
 

@@ -40,11 +40,15 @@ pub async fn binaries() -> &'static Binaries {
 }
 
 /// Builds the service with the backends that this was built with, so that nothing is built twice.
-pub const CLOUDS: &[&str] = match (cfg!(feature = "k8s"), cfg!(feature = "vm")) {
-    (true, true) => &["--features", "examples/k8s,examples/vm"],
-    (true, false) => &["--features", "examples/k8s"],
-    (false, true) => &["--features", "examples/vm"],
-    (false, false) => &[],
+pub const CLOUDS: &[&str] = match (cfg!(feature = "k8s"), cfg!(feature = "vm"), cfg!(feature = "appservice")) {
+    (true, true, true) => &["--features", "examples/k8s,examples/vm,examples/appservice"],
+    (true, true, false) => &["--features", "examples/k8s,examples/vm"],
+    (true, false, true) => &["--features", "examples/k8s,examples/appservice"],
+    (true, false, false) => &["--features", "examples/k8s"],
+    (false, true, true) => &["--features", "examples/vm,examples/appservice"],
+    (false, true, false) => &["--features", "examples/vm"],
+    (false, false, true) => &["--features", "examples/appservice"],
+    (false, false, false) => &[],
 };
 
 /// Builds them with these arguments too.

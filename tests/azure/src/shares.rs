@@ -123,7 +123,15 @@ impl Stand {
     pub(crate) fn list_shares(&self, request: &Request) -> Result<Answer, Refusal> {
         self.check_account(request)?;
         let world = locked(&self.world);
-        let shares = world.shares.shown_all().into_iter().map(|share| self.show_share(share)).collect();
+        // What is noted of a share is told by itself alone: <https://github.com/Azure/azure-sdk-for-net/issues/17717>.
+        let listed = |share: &Share| {
+            let mut listed = self.show_share(share);
+            if let Some(properties) = listed["properties"].as_object_mut() {
+                properties.remove("metadata");
+            }
+            listed
+        };
+        let shares = world.shares.shown_all().into_iter().map(listed).collect();
         Ok(self.page(request, shares))
     }
 
