@@ -92,10 +92,17 @@ pub struct Site {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Identity {
-    /// `SystemAssigned`: an identity of its own.
+    /// `SystemAssigned`: an identity of its own. `UserAssigned`: those below.
     #[serde(rename = "type")]
     pub kind: String,
+    /// Identities by their paths, each with nothing more to say.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", skip_deserializing)]
+    pub user_assigned_identities: BTreeMap<String, Nothing>,
 }
+
+/// An object without fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Nothing {}
 
 /// See [`Site`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -113,6 +120,9 @@ pub struct SiteProperties {
     /// Whether its machines run Linux.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reserved: Option<bool>,
+    /// The identity that looks references to vaults up: `SystemAssigned`, or a path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_vault_reference_identity: Option<String>,
     /// How it runs. `None`, written: as it did. Read, it is told in part.
     #[serde(skip_serializing_if = "Option::is_none", skip_deserializing)]
     pub site_config: Option<SiteConfig>,
@@ -155,9 +165,12 @@ pub struct SiteConfig {
     pub http20_enabled: bool,
     /// Its mounts by name: all of them.
     pub azure_storage_accounts: BTreeMap<String, Mount>,
-    /// Whether its image is fetched as its own identity.
+    /// Whether its image is fetched as an identity of the site.
     #[serde(rename = "acrUseManagedIdentityCreds")]
     pub acr_use_managed_identity: bool,
+    /// Which one, by its client id. `None`: its own.
+    #[serde(rename = "acrUserManagedIdentityID", skip_serializing_if = "Option::is_none")]
+    pub acr_user_managed_identity: Option<String>,
 }
 
 /// A variable of the environment. `Debug` does not show the value.

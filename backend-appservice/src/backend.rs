@@ -98,7 +98,7 @@ impl Shared {
     }
 
     /// What is there of a making. A site that is there tells enough.
-    async fn seen(&self, cx: &OpContext, target: &Target) -> Result<Seen, Failure> {
+    pub(crate) async fn seen(&self, cx: &OpContext, target: &Target) -> Result<Seen, Failure> {
         let name = names::site(&cx.control_plane, &target.id, target.incarnation);
         match self.group.site(cx, &name).await? {
             Some(site) => Ok(Seen { site: Some(site), ..Seen::default() }),
@@ -118,7 +118,7 @@ impl Shared {
         }
     }
 
-    pub(crate) async fn share(&self, cx: &OpContext, target: &Target) -> Result<Option<Share>, Failure> {
+    async fn share(&self, cx: &OpContext, target: &Target) -> Result<Option<Share>, Failure> {
         self.group.share(cx, &names::share(&cx.control_plane, target.data.id())).await
     }
 

@@ -18,6 +18,9 @@ pub struct AppServiceConfig {
     pub region: String,
     /// The storage account whose shares hold the data, in the same resource group. It has to be there.
     pub storage_account: String,
+    /// Who sites are to registries, vaults and blobs. `None`: each has an identity of its own, which has no rights when it is made.
+    #[serde(default)]
+    pub identity: Option<SharedIdentity>,
     /// How sites are packed into plans.
     #[serde(default)]
     pub plans: PlanPolicy,
@@ -43,6 +46,18 @@ pub struct AppServiceConfig {
     /// The largest size of one instance. Sites of a plan share its machines: nothing holds one to its size.
     #[serde(default)]
     pub size_max: SizeMax,
+}
+
+/// A user-assigned identity that all sites of a cell have. It can be given its rights before there is any site; but whatever it may
+/// read, every customer's product may.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SharedIdentity {
+    /// Its path: `/subscriptions/.../providers/Microsoft.ManagedIdentity/userAssignedIdentities/NAME`. The control plane needs the right
+    /// `Microsoft.ManagedIdentity/userAssignedIdentities/assign/action` there.
+    pub id: String,
+    /// Its client id.
+    pub client_id: String,
 }
 
 /// How sites are packed into plans.
@@ -95,6 +110,7 @@ impl AppServiceConfig {
             scope,
             region: region.into(),
             storage_account: storage_account.into(),
+            identity: None,
             plans: PlanPolicy::default(),
             endpoint: None,
             buckets: Buckets::default(),
@@ -152,6 +168,15 @@ impl AppServiceConfig {
         {
             return wrong("storage_account", "expected its name: 3 to 24 of a-z and 0-9");
         }
+        if let Some(identity) = &self.identity {
+            let is_path = identity.id.starts_with('/') && identity.id.contains("/userAssignedIdentities/");
+            if !is_path || identity.id.contains(['?', '#', ' ']) {
+                return wrong("identity.id", "expected the path of a user-assigned identity, /subscriptions/...");
+            }
+            if !is_word(&identity.client_id) {
+                return wrong("identity.client_id", "expected the client id of the identity");
+            }
+        }
         if !is_word(&self.plans.sku) {
             return wrong("plans.sku", "expected the name of a SKU, such as B1");
         }
@@ -198,6 +223,10 @@ mod tests {
         assert_refused(|c| c.scope.resource_group = String::new(), "scope.resource_group");
         assert_refused(|c| c.region = "West Europe".into(), "region");
         assert_refused(|c| c.storage_account = "No".into(), "storage_account");
+        let identity = |id: &str, client: &str| Some(SharedIdentity { id: id.into(), client_id: client.into() });
+        let path = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/i";
+        assert_refused(|c| c.identity = identity("i", "c"), "identity.id");
+        assert_refused(|c| c.identity = identity(path, ""), "identity.client_id");
         assert_refused(|c| c.plans.sku = String::new(), "plans.sku");
         assert_refused(|c| c.plans.sites_max = 0, "plans.sites_max");
         assert_refused(|c| c.plans.plans_min = 200, "plans.plans_min");

@@ -179,10 +179,11 @@ impl Group {
         self.calls(cx).delete(&self.plan_path(name), web::VERSION, "").await
     }
 
-    /// Makes a share.
-    pub(crate) async fn make_share(&self, cx: &OpContext, share: &Share) -> Result<(), Failure> {
+    /// Makes a share, and tells which one is there then: one that was there before stays as it was.
+    pub(crate) async fn make_share(&self, cx: &OpContext, share: &Share) -> Result<Share, Failure> {
         let (path, body) = (self.share_path(&share.name), body_of(share, true));
-        self.calls(cx).put::<storage::Share>(&path, storage::VERSION, &body).await.map(drop)
+        let made = self.calls(cx).put::<storage::Share>(&path, storage::VERSION, &body).await?;
+        Share::of(made).ok_or_else(|| unreadable("share", &share.name).in_doubt())
     }
 
     /// Notes something else about a share, or has it hold more.

@@ -14,5 +14,5 @@ mod verbs;
 mod writes;
 
 pub use backend::AppServiceBackend;
-pub use config::{AppServiceConfig, PlanPolicy};
+pub use config::{AppServiceConfig, PlanPolicy, SharedIdentity};
 pub use provisioner_azure::{Buckets, Https, Scope, TokenCredential};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use provisioner_azure::web::{self, Identity, Mount, Setting, SiteConfig, SiteProperties, Tags};
+use provisioner_azure::web::{self, Identity, Mount, Nothing, Setting, SiteConfig, SiteProperties, Tags};
 use provisioner_core::{
     secret::{ExposeSecret, SecretString},
     types::{ControlPlaneId, InstanceSpec, Target, VariableName},
@@ -20,6 +20,8 @@ pub(crate) const KEY_VAULT: &str = "keyvault";
 const DATA_PATH: &str = "/data";
 const CONTAINER: &str = "app,linux,container";
 const CODE: &str = "app,linux";
+/// An identity of the site's own.
+const OWN: &str = "SystemAssigned";
 /// How long the service waits for a container, in seconds, where nothing else is said; see
 /// <https://learn.microsoft.com/azure/app-service/reference-app-settings#custom-containers>.
 const START_LIMIT: u32 = 230;
@@ -109,44 +111,55 @@ pub(crate) fn site(
             None => format!("DOCKER|{}", workload.image.as_deref().unwrap_or_default()),
         },
         app_command_line: command_line(&workload.command),
-        app_settings: settings(target, secrets),
+        app_settings: settings(config, target, secrets),
         always_on: config.plans.always_on,
         health_check_path: workload.health_path.clone(),
         min_tls_version: "1.2".to_owned(),
         ftps_state: "Disabled".to_owned(),
         http20_enabled: true,
         azure_storage_accounts: BTreeMap::from([(names::MOUNT.to_owned(), mount)]),
+        acr_user_managed_identity: config.identity.as_ref().map(|identity| identity.client_id.clone()),
         acr_use_managed_identity: workload.image.as_deref().is_some_and(|image| image.contains(".azurecr.io/")),
     };
     web::Site {
         kind: Some(if workload.package.is_some() { CODE } else { CONTAINER }.to_owned()),
         location: config.region.clone(),
         tags: Some(tags(control_plane, target, written)),
-        identity: Some(own_identity()),
-        properties: SiteProperties { site_config: Some(site_config), ..properties(plan) },
+        identity: Some(identity(config)),
+        properties: SiteProperties { site_config: Some(site_config), ..properties(config, plan) },
         ..web::Site::default()
     }
 }
 
 /// A site as it is, but for some tags.
-pub(crate) fn retagged(site: &Site, tags: Tags) -> web::Site {
+pub(crate) fn retagged(config: &AppServiceConfig, site: &Site, tags: Tags) -> web::Site {
     web::Site {
         kind: site.kind.as_deref().map(str::to_owned),
         location: site.location.to_string(),
         tags: Some(tags),
-        identity: Some(own_identity()),
-        properties: properties(&site.plan),
+        identity: Some(identity(config)),
+        properties: properties(config, &site.plan),
         ..web::Site::default()
     }
 }
 
-fn own_identity() -> Identity {
-    Identity { kind: "SystemAssigned".to_owned() }
+fn identity(config: &AppServiceConfig) -> Identity {
+    let (kind, shared) = match &config.identity {
+        Some(shared) => ("UserAssigned", BTreeMap::from([(shared.id.clone(), Nothing {})])),
+        None => (OWN, BTreeMap::new()),
+    };
+    Identity { kind: kind.to_owned(), user_assigned_identities: shared }
+}
+
+/// Who a site is to vaults and blobs.
+fn identity_to_others(config: &AppServiceConfig) -> String {
+    config.identity.as_ref().map_or_else(|| OWN.to_owned(), |shared| shared.id.clone())
 }
 
 /// Those that are said each time, whatever else is written: nobody promises that they stay as they were.
-fn properties(plan: &str) -> SiteProperties {
+fn properties(config: &AppServiceConfig, plan: &str) -> SiteProperties {
     SiteProperties {
+        key_vault_reference_identity: Some(identity_to_others(config)),
         server_farm_id: Some(plan.to_owned()),
         https_only: Some(true),
         client_affinity_enabled: Some(false),
@@ -160,7 +173,7 @@ fn data_path(spec: &InstanceSpec) -> &str {
 }
 
 /// The environment. What the service needs, specs may not have.
-fn settings(target: &Target, secrets: &Secrets) -> Vec<Setting> {
+fn settings(config: &AppServiceConfig, target: &Target, secrets: &Secrets) -> Vec<Setting> {
     let spec = &target.spec;
     let mut all: BTreeMap<String, String> =
         spec.environment.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
@@ -182,7 +195,7 @@ fn settings(target: &Target, secrets: &Secrets) -> Vec<Setting> {
     if let Some(package) = &spec.workload.package {
         // <https://learn.microsoft.com/azure/app-service/deploy-run-package>
         all.insert("WEBSITE_RUN_FROM_PACKAGE".to_owned(), package.url.clone());
-        all.insert("WEBSITE_RUN_FROM_PACKAGE_BLOB_MI_RESOURCE_ID".to_owned(), "SystemAssigned".to_owned());
+        all.insert("WEBSITE_RUN_FROM_PACKAGE_BLOB_MI_RESOURCE_ID".to_owned(), identity_to_others(config));
     }
     // A setting that changes has the site start anew: with it secrets that were rotated are read.
     all.insert("PROVISIONER_GENERATION".to_owned(), target.generation.0.to_string());
@@ -201,7 +214,12 @@ fn command_line(words: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use provisioner_azure::Scope;
+    use provisioner_core::types::{DataId, DataSource, Generation, Incarnation, TenantId, Workload};
+    use serde_json::json;
+
     use super::*;
+    use crate::config::SharedIdentity;
 
     #[test]
     fn words_of_a_command_stay_words() {
@@ -215,5 +233,64 @@ mod tests {
         assert_eq!(of("v/s").as_deref(), Some("@Microsoft.KeyVault(VaultName=v;SecretName=s)"));
         assert_eq!(of("v/s/1").as_deref(), Some("@Microsoft.KeyVault(VaultName=v;SecretName=s;SecretVersion=1)"));
         assert_eq!([of("v"), of("v/s;x"), of("v//1"), of("a/b/c/d")], [None, None, None, None]);
+    }
+
+    fn rendered(change: impl FnOnce(&mut AppServiceConfig)) -> serde_json::Value {
+        let scope = Scope { subscription: "s".into(), resource_group: "g".into() };
+        let mut config = AppServiceConfig::new(scope, "westeurope", "account");
+        change(&mut config);
+        let mut spec = InstanceSpec::new(Workload::new("1.0").with_command(["/product"]));
+        (spec.workload.image, spec.workload.port) = (Some("a.azurecr.io/product:1".into()), Some(8080));
+        let target = Target {
+            id: "acme".parse().unwrap(),
+            tenant: TenantId::new("t").unwrap(),
+            incarnation: Incarnation::new(1, 1),
+            generation: Generation(3),
+            spec: spec.into(),
+            data: DataSource::Fresh(DataId::from_random(1)),
+        };
+        let key = SecretString::from("key".to_owned());
+        serde_json::to_value(site(&config, &"p".parse().unwrap(), &target, "/plan", &key, &[], "word")).unwrap()
+    }
+
+    #[test]
+    fn a_site_is_closed_but_for_its_front_door_and_has_one_volume() {
+        let site = rendered(|_| {});
+        assert_eq!(site["identity"], json!({"type": "SystemAssigned"}));
+        assert_eq!(site["properties"]["httpsOnly"], true);
+        let config = &site["properties"]["siteConfig"];
+        assert_eq!(
+            (&config["ftpsState"], &config["minTlsVersion"], &config["linuxFxVersion"], &config["appCommandLine"]),
+            (&json!("Disabled"), &json!("1.2"), &json!("DOCKER|a.azurecr.io/product:1"), &json!("/product"))
+        );
+        assert_eq!(
+            (&config["acrUseManagedIdentityCreds"], config.get("acrUserManagedIdentityID")),
+            (&json!(true), None)
+        );
+        let mounts = config["azureStorageAccounts"].as_object().unwrap();
+        assert_eq!((mounts.len(), &mounts["data"]["mountPath"]), (1, &json!("/data")));
+        let settings: BTreeMap<_, _> = config["appSettings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|setting| (setting["name"].as_str().unwrap(), setting["value"].as_str().unwrap()))
+            .collect();
+        assert_eq!(
+            (settings["WEBSITES_PORT"], settings["DATA_PATH"], settings["PROVISIONER_GENERATION"]),
+            ("8080", "/data", "3")
+        );
+        assert_eq!(settings["WEBSITES_CONTAINER_START_TIME_LIMIT"], "230");
+        assert_eq!(site["tags"]["provisioner-generation"], "3");
+    }
+
+    #[test]
+    fn sites_may_share_an_identity() {
+        let id = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/i";
+        let site = rendered(|config| {
+            config.identity = Some(SharedIdentity { id: id.into(), client_id: "client".into() });
+        });
+        assert_eq!(site["identity"], json!({"type": "UserAssigned", "userAssignedIdentities": {id: {}}}));
+        assert_eq!(site["properties"]["keyVaultReferenceIdentity"], id);
+        assert_eq!(site["properties"]["siteConfig"]["acrUserManagedIdentityID"], "client");
     }
 }

@@ -100,8 +100,10 @@ impl Writes {
 
     /// Whether this process has removed all of a making a short time ago.
     pub(crate) fn has_removed(&self, incarnation: Incarnation) -> bool {
+        let now = Instant::now();
         self.entries().get(&incarnation).is_some_and(|entry| {
-            entry.at.elapsed() < self.settling && entry.doubt_until.is_none() && entry.site == Expected::Gone
+            let is_sure = entry.doubt_until.is_none_or(|until| until <= now);
+            is_sure && entry.site == Expected::Gone && now.saturating_duration_since(entry.at) < self.settling
         })
     }
 

@@ -84,9 +84,21 @@ impl Work<'_> {
         turn.map_err(|why| self.reading(Failure::not_sent(why, "a share")))
     }
 
-    /// The share is this making's from here on. Fresh data is made. The caller has the turn at the data, and so it is read anew.
+    /// The share is this making's from here on. Fresh data is made. The caller has the turn at the data.
     async fn take_up(&self, seen: &mut Seen) -> Result<()> {
         let name = names::share(&self.cx.control_plane, self.target.data.id());
+        if seen.share.is_none() {
+            let made = self.shared.group.make_share(self.cx, &self.fresh_share(&name)).await;
+            let made = made.map_err(|failure| self.writing(failure))?;
+            self.wrote();
+            if made.owner == self.owner() && made.making == Some(self.incarnation()) {
+                self.writing.share(&made.written);
+                seen.share = Some(made);
+                return Ok(());
+            }
+            // It was there, and not shown.
+        }
+        // What was seen of it may be another one's by now.
         let found = self.shared.group.share(self.cx, &name).await.map_err(|failure| self.reading(failure))?;
         // What a removal was cut at: only fresh data is made again in its place.
         let found = match found {
@@ -105,15 +117,14 @@ impl Work<'_> {
                 self.expect_takable(&share).await?;
                 share
             }
-            // It was there when this began, so it may only not be shown.
+            // It was there when this began, or another call has just removed it.
             None if matches!(self.target.data, DataSource::Existing(_)) => return Err(self.data_missing()),
             None => {
-                let share = self.fresh_share(name);
-                let made = self.shared.group.make_share(self.cx, &share).await;
-                made.map_err(|failure| self.writing(failure))?;
+                let made = self.shared.group.make_share(self.cx, &self.fresh_share(&name)).await;
+                let made = made.map_err(|failure| self.writing(failure))?;
                 self.wrote();
-                self.writing.share(&share.written);
-                share
+                self.writing.share(&made.written);
+                made
             }
         };
         let (owner, size) = (self.owner(), render::share_gib(&self.target.spec));
@@ -129,7 +140,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn fresh_share(&self, name: String) -> Share {
+    fn fresh_share(&self, name: &str) -> Share {
         Share {
             name: name.into(),
             owner: self.owner(),

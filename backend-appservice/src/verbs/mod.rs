@@ -120,9 +120,21 @@ impl Work<'_> {
 
     /// What is there of the making, as new as what this process wrote before.
     async fn look(&self) -> Result<Seen> {
+        self.look_at(false).await
+    }
+
+    /// The same with its share in any case.
+    async fn look_wholly(&self) -> Result<Seen> {
+        self.look_at(true).await
+    }
+
+    async fn look_at(&self, wholly: bool) -> Result<Seen> {
         let until = Instant::now() + self.shared.config.settling;
         loop {
-            let seen = self.shared.seen_wholly(self.cx, self.target).await;
+            let seen = match wholly {
+                true => self.shared.seen_wholly(self.cx, self.target).await,
+                false => self.shared.seen(self.cx, self.target).await,
+            };
             let seen = seen.map_err(|failure| self.reading(failure))?;
             if self.shared.writes.are_shown(self.incarnation(), &seen) || Instant::now() >= until {
                 return Ok(seen);

@@ -17,12 +17,9 @@ use crate::{
 
 impl Work<'_> {
     pub(crate) async fn destroy(&self, data: DataDisposition) -> Result<Observed> {
-        let mut seen = self.look().await?;
+        // Another making may take the share up while this one waits for its turn.
         let _data = self.data_turn().await?;
-        if seen.share.as_ref().is_some_and(|share| share.owner.incarnation == self.incarnation()) {
-            // Another making may have taken it up while this one waited for its turn.
-            seen.share = self.shared.share(self.cx, self.target).await.map_err(|failure| self.reading(failure))?;
-        }
+        let mut seen = self.look_wholly().await?;
         // Of somebody else's, this making has no say.
         let mut share = seen.share.take().filter(|share| share.owner.incarnation == self.incarnation());
         // First what is to become of the data: when the site is gone nothing else would tell.

@@ -25,7 +25,7 @@ pub(crate) enum Wake {
 impl Work<'_> {
     pub(crate) async fn run(&self, wake: Wake) -> Result<Observed> {
         self.shared.check(&self.target.spec, None).map_err(|error| self.refused(error))?;
-        let mut seen = self.look().await?;
+        let mut seen = self.look_wholly().await?;
         match (seen.site.clone(), wake) {
             // Also one whose removal was cut: its share goes after it, and so is whole.
             (Some(mut site), _) => {
@@ -106,7 +106,7 @@ impl Work<'_> {
         let (mut tags, word) = (site.tags.clone(), word());
         tags.insert(names::INTENDED.to_owned(), intended.as_str().to_owned());
         tags.insert(names::WRITTEN.to_owned(), word.clone());
-        let wanted = render::retagged(site, tags);
+        let wanted = render::retagged(&self.shared.config, site, tags);
         let _turn = self.turn_at(site).await?;
         let changed = self.put_site(&site.name, wanted, &word).await.map_err(|failure| self.writing(failure))?;
         match changed {

@@ -93,7 +93,7 @@ impl Site {
             kind.clone_into(&mut self.kind);
         }
         if let Some(kind) = body["identity"]["type"].as_str() {
-            self.identity = identity(kind, &self.name);
+            self.identity = identity(kind, &body["identity"]["userAssignedIdentities"], &self.name);
         }
         let properties = &body["properties"];
         if let Some(enabled) = properties["enabled"].as_bool() {
@@ -127,12 +127,22 @@ impl Site {
     }
 }
 
-fn identity(kind: &str, site: &str) -> Value {
+fn identity(kind: &str, assigned: &Value, site: &str) -> Value {
+    let id_of = |name: &str| format!("00000000-0000-4000-8000-{}", words::fingerprint(name, 12).to_lowercase());
+    let mut identity = json!({ "type": kind });
     if kind == "None" {
         return Value::Null;
     }
-    let id = words::fingerprint(site, 12).to_lowercase();
-    json!({ "type": kind, "principalId": format!("00000000-0000-4000-8000-{id}"), "tenantId": words::TENANT })
+    if kind.contains("SystemAssigned") {
+        identity["principalId"] = id_of(site).into();
+        identity["tenantId"] = words::TENANT.into();
+    }
+    if let Some(assigned) = assigned.as_object() {
+        let ids = |path: &String| json!({ "principalId": id_of(path), "clientId": id_of(&format!("{path} client")) });
+        let assigned: Map<_, _> = assigned.keys().map(|path| (path.clone(), ids(path))).collect();
+        identity["userAssignedIdentities"] = assigned.into();
+    }
+    identity
 }
 
 fn default_config() -> Map<String, Value> {
