@@ -123,7 +123,7 @@ impl Plans {
         turn.map_err(|why| Failure::not_sent(why, "a write to a plan"))
     }
 
-    /// The name of the plan that a site is to go to. It counts there from now on, until [`forget`](Self::forget).
+    /// The name of the plan that a site is to go to. It counts there from now on, until [`clear`](Self::clear).
     pub(crate) async fn choose(
         &self,
         cx: &OpContext,
@@ -172,11 +172,6 @@ impl Plans {
         self.with(cx, |state| state.plans.entry(plan.to_owned()).or_default().is_made = false);
     }
 
-    /// A site does not count any more: it is gone, or was not made.
-    pub(crate) fn forget(&self, cx: &OpContext, site: &str) {
-        self.with(cx, |state| state.drop_site(site));
-    }
-
     /// Removes a plan of ours that has no site, unless it is one of those that are kept. The service has the last word: it refuses
     /// where another process has put a site there.
     pub(crate) async fn remove_if_empty(
@@ -220,15 +215,29 @@ impl Plans {
         }
     }
 
-    /// Removes what a making that is not there has left: a plan that was made for its site, by a call that was cut.
-    pub(crate) async fn clear(&self, cx: &OpContext, group: &Group, config: &AppServiceConfig, site: &str) {
-        let known = self.know(cx, group, config).await;
-        self.forget(cx, site);
-        let of_state = |state: &mut State| {
+    /// A site is not in its plan any more, or was never made: what is empty by that goes, also a plan that was made for it by a call
+    /// that was cut. `plan`: where it was, if it was anywhere. What is not removed here costs money until upkeep comes back for it, but
+    /// the instance is gone.
+    pub(crate) async fn clear(
+        &self,
+        cx: &OpContext,
+        group: &Group,
+        config: &AppServiceConfig,
+        site: &str,
+        plan: Option<&str>,
+    ) {
+        if plan.is_none()
+            && let Err(failure) = self.know(cx, group, config).await
+        {
+            tracing::warn!(?failure, "it is not known whether a plan is empty");
+            return;
+        }
+        let mut empty = self.with(cx, |state| {
+            state.drop_site(site);
             let empty = state.plans.iter().filter(|(_, known)| known.is_made && known.sites.is_empty());
-            empty.map(|(name, _)| name.clone()).collect::<Vec<_>>()
-        };
-        let empty = if known.is_ok() { self.with(cx, of_state) } else { Vec::new() };
+            empty.map(|(name, _)| name.clone()).collect::<BTreeSet<_>>()
+        });
+        empty.extend(plan.map(str::to_owned));
         for plan in empty {
             if let Err(failure) = self.remove_if_empty(cx, group, config, &plan).await {
                 tracing::warn!(plan, ?failure, "an empty plan is not removed yet");

@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn what_may_be_gone_is_asked_for_again_and_what_changes_nothing_has_no_effect() {
-        let refused = Failure::refused("UnauthorizedOperation", 403).perhaps_gone();
+        let refused = perhaps_gone(refused("UnauthorizedOperation", 403));
         let error = refused.during(During { operation: "t", instance: None }, true);
         assert_eq!((error.kind(), error.retry()), (ErrorKind::Unauthorized, Retry::Backoff));
         let lost = Failure::new(ErrorKind::Timeout, "").in_doubt();

@@ -26,7 +26,7 @@ impl Work<'_> {
         let made = self.make_in(seen, &name, &plan, &key, &secrets).await;
         if made.as_ref().is_err_and(|error| error.effect() == Effect::None) {
             // A plan that was made for it would cost as much as a full one.
-            self.clear_plan(&name, &plan).await;
+            self.clear_plan(&name, Some(&plan)).await;
         }
         made
     }

@@ -30,7 +30,7 @@ impl Work<'_> {
         if let Some(site) = seen.site.clone() {
             self.delete_site(&mut seen, &site).await?;
         } else {
-            self.shared.plans.clear(self.cx, &self.shared.group, &self.shared.config, &self.site_name()).await;
+            self.clear_plan(&self.site_name(), None).await;
         }
         if let Some(share) = share.filter(|share| share.ending.is_some()) {
             self.delete_share(&mut seen, &share).await?;
@@ -60,21 +60,14 @@ impl Work<'_> {
         }
         shared.prober.begin_again(&site.name);
         seen.site = None;
-        if let Some(plan) = plans::name_of(&site.plan) {
-            self.clear_plan(&site.name, plan).await;
-        }
+        self.clear_plan(&site.name, plans::name_of(&site.plan)).await;
         Ok(())
     }
 
-    /// A site is not in its plan any more: the plan goes if that was the last one. It costs money until then, but the instance is
-    /// gone: upkeep comes back for it.
-    pub(super) async fn clear_plan(&self, site: &str, plan: &str) {
-        let shared = self.shared;
-        shared.plans.forget(self.cx, site);
-        let removed = shared.plans.remove_if_empty(self.cx, &shared.group, &shared.config, plan).await;
-        if let Err(failure) = removed {
-            tracing::warn!(plan, ?failure, "an empty plan is not removed yet");
-        }
+    /// A site is not in its plan any more, or was not made.
+    pub(super) async fn clear_plan(&self, site: &str, plan: Option<&str>) {
+        let Shared { plans, group, config, .. } = &**self.shared;
+        plans.clear(self.cx, group, config, site, plan).await;
     }
 
     pub(super) async fn delete_share(&self, seen: &mut Seen, share: &Share) -> Result<()> {
