@@ -498,7 +498,8 @@ fn is_absent(answer: &Answer, path: &str) -> bool {
 }
 
 /// Whether somebody has said that there is no token for us. That nobody could be asked is no such word.
-fn is_refused(error: &azure_core::Error) -> bool {
+#[must_use]
+pub fn is_refused(error: &azure_core::Error) -> bool {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = next {
         if let Some(AzureErrorKind::HttpResponse { status, .. }) = cause.downcast_ref().map(azure_core::Error::kind)

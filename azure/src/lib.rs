@@ -16,7 +16,7 @@ pub mod web;
 pub use azure_core::{credentials::TokenCredential, http::Transport};
 
 pub use crate::{
-    client::{Arm, ArmOptions, Buckets, Calls, Scope, signed_in},
+    client::{Arm, ArmOptions, Buckets, Calls, Scope, is_refused, signed_in},
     https::Https,
     refusal::Refused,
 };

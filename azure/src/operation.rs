@@ -17,6 +17,8 @@ use crate::{
 
 /// The first pause, where the service names none: most operations take no longer.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// However soon the service wants to be asked again.
+const LEAST_PAUSE: Duration = Duration::from_millis(50);
 
 /// How it is told that an operation has ended.
 #[derive(Debug)]
@@ -44,7 +46,7 @@ pub(crate) async fn finished(calls: &Calls<'_>, first: Answer, resource: &Url) -
     }
     let (mut pause, mut answer) = (FIRST_PAUSE, first);
     loop {
-        let wait = answer.retry_after.unwrap_or(pause);
+        let wait = answer.retry_after.unwrap_or(pause).max(LEAST_PAUSE);
         pause = (pause * 2).min(calls.poll_every());
         wait_for(calls, wait, &call).await?;
         let url = match &told {

@@ -51,6 +51,8 @@ impl Refused {
 pub(crate) fn failure_of(answer: &Answer) -> Failure {
     let refused = Refused::read(&answer.value());
     let mut failure = judged(&refused, answer.status, answer.retry_after);
+    // Whatever it says: one that fails may have acted.
+    failure.may_have_acted |= answer.status >= 500;
     failure.message = match refused.message.as_str() {
         "" => format!("{}: status {} without a reason that can be read", answer.call, answer.status),
         message => format!("{}: {message}", answer.call),

@@ -58,9 +58,6 @@ pub struct PlanProperties {
     /// How many sites it has.
     #[serde(skip_serializing)]
     pub number_of_sites: Option<u32>,
-    /// `Succeeded` when it is made.
-    #[serde(skip_serializing)]
-    pub provisioning_state: Option<String>,
 }
 
 /// A site.
@@ -135,9 +132,6 @@ pub struct SiteProperties {
     /// All its host names.
     #[serde(skip_serializing)]
     pub host_names: Vec<String>,
-    /// `Normal`, or how it is in trouble.
-    #[serde(skip_serializing)]
-    pub availability_state: Option<String>,
     /// `Normal`, or `Exceeded`: it is over a quota of its plan.
     #[serde(skip_serializing)]
     pub usage_state: Option<String>,
@@ -232,10 +226,4 @@ pub struct HostNameBindingProperties {
     /// `Verified`: by a record of the name's zone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_name_type: Option<String>,
-    /// `SniEnabled`: with a certificate.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ssl_state: Option<String>,
-    /// Of the certificate.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub thumbprint: Option<String>,
 }

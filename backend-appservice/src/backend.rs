@@ -264,22 +264,25 @@ impl Provisioner for AppServiceBackend {
         let during = During { operation: "maintain", instance: None };
         let failed = |failure: Failure| failure.during(during, true);
         let upkeep = plans.upkeep(cx, group, config).await.map_err(failed)?;
-        let mut lines = Vec::new();
+        let (mut lines, mut first_failure) = (Vec::new(), None);
+        // One that cannot be seen to is no reason to leave the others.
         for plan in &upkeep.empty {
-            let is_done = match plan_only {
-                true => true,
-                false => plans.remove_if_empty(cx, group, config, plan).await.map_err(failed)?,
-            };
-            if is_done {
-                lines.push(format!("remove the empty plan {plan}"));
+            let removed = if plan_only { Ok(true) } else { plans.remove_if_empty(cx, group, config, plan).await };
+            match removed {
+                Ok(true) => lines.push(format!("remove the empty plan {plan}")),
+                Ok(false) => {}
+                Err(failure) => first_failure = first_failure.or(Some(failure)),
             }
         }
         for plan in &upkeep.missing {
-            if !plan_only {
-                let _turn = plans.turn(cx, plan).await.map_err(failed)?;
-                plans.ensure(cx, group, config, plan).await.map_err(failed)?;
+            let made = if plan_only { Ok(()) } else { plans.make(cx, group, config, plan).await };
+            match made {
+                Ok(()) => lines.push(format!("make the plan {plan}, as {} are kept", config.plans.plans_min)),
+                Err(failure) => first_failure = first_failure.or(Some(failure)),
             }
-            lines.push(format!("make the plan {plan}, as {} are kept", config.plans.plans_min));
+        }
+        if let Some(failure) = first_failure {
+            return Err(failed(failure));
         }
         if plan_only {
             lines.extend(upkeep.advice);

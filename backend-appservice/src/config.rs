@@ -157,7 +157,11 @@ impl AppServiceConfig {
             return wrong("scope.subscription", "expected the id of a subscription");
         }
         let group = &self.scope.resource_group;
-        if group.is_empty() || group.len() > 90 || !group.chars().all(|c| c.is_alphanumeric() || "-_.()".contains(c)) {
+        if group.is_empty()
+            || group.len() > 90
+            || group.ends_with('.')
+            || !group.chars().all(|c| c.is_alphanumeric() || "-_.()".contains(c))
+        {
             return wrong("scope.resource_group", "expected the name of a resource group");
         }
         if !(is_word(&self.region) && self.region == self.region.to_ascii_lowercase()) {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use provisioner_account::{Batches, Failure, Page, on_behalf_of_many};
+use provisioner_account::{Batches, Failure, GivenUp, Page, on_behalf_of_many, until};
 use provisioner_azure::{
     Arm, Calls, Scope,
     storage::{self, Keys},
@@ -198,7 +198,11 @@ impl Group {
 
     /// The key by which sites mount shares.
     pub(crate) async fn storage_key(&self, cx: &OpContext) -> Result<SecretString, Failure> {
-        let mut kept = self.key.lock().await;
+        let mut kept = tokio::select! {
+            kept = self.key.lock() => kept,
+            () = until(cx.deadline) => return Err(GivenUp::TooLate.into()),
+            () = cx.cancel.cancelled() => return Err(GivenUp::Cancelled.into()),
+        };
         if let Some((_, key)) = kept.as_ref().filter(|(since, _)| since.elapsed() < KEY_KEPT) {
             return Ok(key.clone());
         }

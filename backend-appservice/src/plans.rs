@@ -23,6 +23,8 @@ use crate::{
 
 /// How long what is known of plans is good for. What another process made meanwhile is not counted until then.
 const KNOWN_FOR: Duration = Duration::from_secs(60);
+/// How long a site that was given a plan counts there, shown or not: as long as a call for it may take to have its effect.
+const GIVEN_FOR: Duration = Duration::from_secs(180);
 
 /// What is known of one plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -83,7 +85,7 @@ impl State {
     fn learn(&mut self, plans: BTreeMap<String, Known>, began: Instant) {
         self.plans = plans;
         self.read_at = Some(began);
-        self.given.retain(|_, (_, at)| began.saturating_duration_since(*at) < KNOWN_FOR);
+        self.given.retain(|_, (_, at)| began.saturating_duration_since(*at) < GIVEN_FOR);
         for (site, (plan, _)) in &self.given {
             self.plans.entry(plan.clone()).or_default().sites.insert(site.clone());
         }
@@ -165,6 +167,18 @@ impl Plans {
             self.with(cx, |state| state.plans.entry(plan.to_owned()).or_default().is_made = true);
         }
         made.map(drop)
+    }
+
+    /// The same, for who has no turn yet.
+    pub(crate) async fn make(
+        &self,
+        cx: &OpContext,
+        group: &Group,
+        config: &AppServiceConfig,
+        plan: &str,
+    ) -> Result<(), Failure> {
+        let _turn = self.turn(cx, plan).await?;
+        self.ensure(cx, group, config, plan).await
     }
 
     /// A plan that was thought to be there is not: somebody has removed it.

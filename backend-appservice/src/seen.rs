@@ -131,6 +131,10 @@ mod tests {
             assert_eq!(phases(intended, true), up, "{intended:?}: nothing but another call stops it");
         }
         assert_eq!(phases(Intended::Running, false), [Phase::Failed; 4]);
+        let mut over = site(Intended::Running, false);
+        over.site.as_mut().unwrap().is_over_quota = true;
+        let why = |seen: &Seen| seen.observed(making, None, AGAIN).present().unwrap().reason.clone().unwrap().code;
+        assert_eq!((why(&over), why(&site(Intended::Running, false))), ("quota-exceeded".into(), "stopped".into()));
         assert_eq!(phases(Intended::Zero, false), [Phase::Zero; 4]);
         assert_eq!(phases(Intended::Suspended, false), [Phase::Suspended; 4]);
     }

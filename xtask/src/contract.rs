@@ -129,8 +129,8 @@ mod tests {
     fn an_unknown_backend_is_refused_naming_those_that_there_are() {
         assert_eq!(find("process").unwrap().target, "process");
         let error = find("x").unwrap_err();
-        assert!(error.contains("\"x\"") && error.contains("memory, process, k8s, vm"), "{error}");
-        assert_eq!(list(), "memory\nprocess\nk8s\nvm\n");
+        assert!(error.contains("\"x\"") && error.contains("memory, process, k8s, vm, appservice"), "{error}");
+        assert_eq!(list(), "memory\nprocess\nk8s\nvm\nappservice\n");
     }
 
     #[test]

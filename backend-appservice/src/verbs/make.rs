@@ -59,11 +59,30 @@ impl Work<'_> {
         if let Some(site) = &mut seen.site {
             self.bind_hosts(site).await?;
         }
+        let _data = self.data_turn().await?;
+        if matches!(self.target.data, DataSource::Existing(_)) {
+            self.expect_still_ours(seen).await?;
+        }
         // From here on an absence of its site is one, and no making that was cut.
         match &mut seen.share {
             Some(share) => self.note(share, |share| share.making = None).await,
             None => Ok(()),
         }
+    }
+
+    /// Another process may have taken the share up while the site was made, and two sites would write to it: this one goes.
+    async fn expect_still_ours(&self, seen: &mut Seen) -> Result<()> {
+        let Some(share) = &seen.share else { return Ok(()) };
+        let shown = self.shared.group.share(self.cx, &share.name).await.map_err(|failure| self.reading(failure))?;
+        let Some(shown) = shown.filter(|shown| shown.owner.incarnation != self.incarnation()) else { return Ok(()) };
+        if shown.owner.incarnation.number() < self.incarnation().number() && shown.owner.instance == self.target.id {
+            // An answer that is older than what this making wrote.
+            return Ok(());
+        }
+        if let Some(site) = seen.site.clone() {
+            self.delete_site(seen, &site).await?;
+        }
+        Err(self.conflict("data", "another instance has taken it up at the same moment"))
     }
 
     fn not_made(&self, failure: Failure, plan: &str) -> Error {
@@ -91,7 +110,7 @@ impl Work<'_> {
             let made = self.shared.group.make_share(self.cx, &self.fresh_share(&name)).await;
             let made = made.map_err(|failure| self.writing(failure))?;
             self.wrote();
-            if made.owner == self.owner() && made.making == Some(self.incarnation()) {
+            if made.owner == self.owner() && made.making == Some(self.incarnation()) && made.ending.is_none() {
                 self.writing.share(&made.written);
                 seen.share = Some(made);
                 return Ok(());

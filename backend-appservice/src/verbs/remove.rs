@@ -1,6 +1,6 @@
 //! Removing an instance, and data that nobody uses.
 
-use provisioner_account::{During, Failure};
+use provisioner_account::{During, Failure, until};
 use provisioner_core::{
     Effect, ErrorKind, OpContext, Result,
     types::{DataDisposition, DataId, Observed},
@@ -96,13 +96,17 @@ pub(crate) async fn delete_data(shared: &Shared, cx: &OpContext, data: &DataId) 
     }
     shared.group.delete_share(cx, &name).await.map_err(|failure| failure.during(during, true))?;
     // It is said to be gone when it is seen to be.
-    let until = Instant::now() + shared.config.settling;
+    let shown_by = Instant::now() + shared.config.settling;
     while shared.group.share(cx, &name).await.map_err(|failure| failure.during(during, true))?.is_some() {
-        if Instant::now() >= until {
+        if Instant::now() >= shown_by || cx.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             let error = during.error(ErrorKind::Timeout).with_effect(Effect::Unknown);
             return Err(error.with_message("its share is shown still"));
         }
-        tokio::time::sleep(SHOWN_AGAIN).await;
+        tokio::select! {
+            () = tokio::time::sleep(SHOWN_AGAIN) => {}
+            () = until(cx.deadline) => {}
+            () = cx.cancel.cancelled() => return Err(during.error(ErrorKind::Cancelled).with_effect(Effect::Unknown)),
+        }
     }
     Ok(())
 }

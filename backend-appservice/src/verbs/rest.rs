@@ -8,6 +8,11 @@ use crate::digest::Intended;
 impl Work<'_> {
     pub(crate) async fn rest(&self, intended: Intended) -> Result<Observed> {
         let mut seen = self.look().await?;
+        let is_half_made = seen.share.as_ref().is_some_and(|share| share.making == Some(self.incarnation()));
+        if seen.site.is_none() && is_half_made {
+            // Its site may be on its way: what is not there could not be kept from running when it comes.
+            self.make(&mut seen).await?;
+        }
         if let Some(site) = &mut seen.site {
             // First what it is meant to be: one that was stopped by nobody knows whom would be started again.
             if site.intended != intended {
@@ -16,11 +21,6 @@ impl Work<'_> {
             if site.is_running {
                 self.tell_site(site, "stop").await?;
             }
-        } else if let Some(share) = &mut seen.share
-            && share.making == Some(self.incarnation())
-        {
-            // One that never came up is not waited for. It is made when it wakes, on this share.
-            self.note(share, |share| share.making = None).await?;
         }
         self.answer(&seen).await
     }

@@ -1,6 +1,9 @@
 //! How sites share plans, and which plans go.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use futures::future::join_all;
 use provisioner_core::{ErrorKind, Provisioner};
@@ -67,9 +70,9 @@ async fn as_many_plans_as_are_wanted_are_kept_and_upkeep_tells_and_does_the_rest
 async fn two_processes_that_write_to_one_plan_refuse_each_other_and_come_through() {
     let fixture = Fixture::start(Options { work: Duration::from_millis(60), ..idle() }).await;
     fixture.create(&target("first")).await.unwrap();
-    let other = fixture.another();
+    let (other, refused) = (fixture.another(), AtomicUsize::new(0));
     let through = |n: usize| {
-        let (fixture, other) = (&fixture, &other);
+        let (fixture, other, refused) = (&fixture, &other, &refused);
         async move {
             let (target, backend) =
                 (target(&format!("i{n}")), if n.is_multiple_of(2) { &fixture.backend } else { other });
@@ -78,6 +81,7 @@ async fn two_processes_that_write_to_one_plan_refuse_each_other_and_come_through
                     Ok(_) => return,
                     Err(error) => {
                         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+                        refused.fetch_add(1, Ordering::Relaxed);
                         tokio::time::sleep(Duration::from_millis(50 + 7 * n as u64)).await;
                     }
                 }
@@ -86,5 +90,6 @@ async fn two_processes_that_write_to_one_plan_refuse_each_other_and_come_through
         }
     };
     join_all((0..7).map(through)).await;
+    assert!(refused.load(Ordering::Relaxed) > 0, "they were never in each other's way");
     assert_eq!((fixture.sites().await.len(), fixture.plans().await), (8, vec![8]));
 }

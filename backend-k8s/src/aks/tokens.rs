@@ -6,11 +6,11 @@ use std::{
     time::Duration,
 };
 
-use azure_core::{credentials::AccessToken, error::ErrorKind as AzureErrorKind, time::OffsetDateTime};
+use azure_core::{credentials::AccessToken, time::OffsetDateTime};
 use http::{HeaderValue, Request, Response, StatusCode, header::AUTHORIZATION};
 use kube::{Client, client::Body};
 use provisioner_account::Failure;
-use provisioner_azure::TokenCredential;
+use provisioner_azure::{TokenCredential, is_refused};
 use provisioner_core::ErrorKind;
 use tokio::time::Instant;
 use tower::BoxError;
@@ -169,9 +169,6 @@ fn readable(token: &AccessToken) -> Result<Token, Failure> {
 
 /// As the calls to Resource Manager tell it.
 fn refused(error: &azure_core::Error) -> Failure {
-    let kind = match error.kind() {
-        AzureErrorKind::Credential => ErrorKind::Unauthorized,
-        _ => ErrorKind::Unavailable,
-    };
+    let kind = if is_refused(error) { ErrorKind::Unauthorized } else { ErrorKind::Unavailable };
     Failure::new(kind, format!("no token for the cluster is to be had: {error}"))
 }

@@ -102,7 +102,8 @@ async fn answered(stand: Arc<Stand>, raw: Raw, admitted: Admitted, once: Option<
     let body = raw.json();
     let is_befallen = matches!(&*stand.faults.lasting.borrow(), Some(Lasting::Throttled { .. } | Lasting::Rights));
     let is_changed = matches!(once, Some(Once::BeforeSend { .. } | Once::MalformedJson | Once::LostAfter));
-    let injected = is_befallen || is_changed;
+    let is_mute = stand.options.mute_sites && raw.operation() == "WebApps_CreateOrUpdate";
+    let injected = is_befallen || is_changed || is_mute;
     let (answer, left) = match admitted {
         Ok(left) => (stand.executed(&raw, body.clone(), once).await, Some(left)),
         Err(refusal) => (Err(refusal), None),

@@ -53,7 +53,7 @@ pub(crate) fn run_prepared(plain: bool, arguments: &[String]) -> Result<Report, 
             cargo_test(tests)?
         }
     };
-    report.add(recordings::validate(&recordings)?);
+    report.add(recordings::validate(&recordings, arguments.is_empty())?);
     if arguments.is_empty() {
         report.add(cargo_test(command::cargo(&["test", "--doc", "--workspace", "--no-fail-fast"]))?);
         let mut stranger = command::outside(&["test", "--no-fail-fast", "--manifest-path", STRANGER]);
