@@ -160,7 +160,6 @@ impl Group {
         let properties = HostNameBindingProperties {
             site_name: Some(site.to_owned()),
             host_name_type: Some("Verified".to_owned()),
-            ..HostNameBindingProperties::default()
         };
         let binding = HostNameBinding { properties, ..HostNameBinding::default() };
         let path = self.web(&format!("sites/{site}/hostNameBindings/{host}"));

@@ -15,7 +15,8 @@ use clap::{Parser, Subcommand};
 use peers::Effort;
 use test::report::Report;
 
-/// The features by which the signup service has backends whose client libraries take minutes to compile.
+/// The features by which the signup service has backends whose client libraries take minutes to compile, and those backends have all
+/// that they can do.
 const CLOUDS: &str = "examples/k8s,examples/vm,examples/appservice,backend-k8s/aks";
 
 #[derive(Debug, Parser)]

@@ -69,7 +69,7 @@ impl Setup for Sites {
         // The service starts it again.
         profile.deaths_pass_unseen = true;
         if std::env::var_os("CONTRACT_LIVES").is_none_or(|lives| lives != "all") {
-            (profile.cuts_apart, profile.pairs_apart) = (6, 3);
+            (profile.cuts_apart, profile.pairs_apart) = (12, 5);
         }
         profile.slow = Some((slow, SLOW));
         profile.broken = Some(broken);

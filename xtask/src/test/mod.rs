@@ -24,6 +24,9 @@ use report::Report;
 const BINARIES: [&str; 9] =
     ["build", "--package", "product", "--package", "examples", "--bin", "product", "--example", "signup"];
 
+/// As the tests of clouds build them: `CLOUDS` of `examples/tests/support`.
+const CLOUDS_OF_EXAMPLES: &str = "examples/k8s,examples/vm,examples/appservice";
+
 /// A backend that somebody else might write, in a workspace of its own.
 pub(crate) const STRANGER: &str = "tests/stranger/Cargo.toml";
 
@@ -39,7 +42,7 @@ pub(crate) fn run_prepared(plain: bool, arguments: &[String]) -> Result<Report, 
     let chosen = if arguments.is_empty() { &everything } else { arguments };
     if arguments.is_empty() {
         // Both, in this order: the tests of clouds build the service with their backends, and the others without.
-        command::run(&mut command::cargo(&[&BINARIES[..], &["--features", CLOUDS]].concat()))?;
+        command::run(&mut command::cargo(&[&BINARIES[..], &["--features", CLOUDS_OF_EXAMPLES]].concat()))?;
         command::run(&mut command::cargo(&BINARIES))?;
     }
     let recordings = recordings::folder()?;
