@@ -23,8 +23,6 @@ use test_azure::{Azure, Client, Method, Options};
 
 const PARTS: [&str; 4] = ["create", "sleep", "wake", "destroy"];
 const COUNT: usize = 200;
-/// What the provider of storage takes at once in an hour is enough for so many lives.
-const PACED_MAX: usize = 100;
 /// How many sites share a plan.
 const SHARED_BY: usize = 8;
 /// How long the service works at a plan or a site.
@@ -41,7 +39,6 @@ async fn run(count: usize) {
     let mut packed = 0;
     for (name, paced) in [("the engine with this backend", false), ("the same within the documented buckets", true)] {
         let stand = Azure::start(options(paced)).await.unwrap();
-        let count = if paced { count.min(PACED_MAX) } else { count };
         let (life, plans) = ours(&stand, count, paced).await;
         row(name, count, life);
         if !paced {

@@ -157,10 +157,8 @@ impl Group {
     }
 
     pub(crate) async fn bind_host(&self, cx: &OpContext, site: &str, host: &str) -> Result<(), Failure> {
-        let properties = HostNameBindingProperties {
-            site_name: Some(site.to_owned()),
-            host_name_type: Some("Verified".to_owned()),
-        };
+        let properties =
+            HostNameBindingProperties { site_name: Some(site.to_owned()), host_name_type: Some("Verified".to_owned()) };
         let binding = HostNameBinding { properties, ..HostNameBinding::default() };
         let path = self.web(&format!("sites/{site}/hostNameBindings/{host}"));
         self.calls(cx).put::<HostNameBinding>(&path, web::VERSION, &binding).await.map(drop)

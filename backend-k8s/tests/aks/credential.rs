@@ -12,6 +12,7 @@ use std::{
 use azure_core::{
     credentials::{AccessToken, TokenCredential, TokenRequestOptions},
     error::{Error, ErrorKind},
+    http::StatusCode,
     time::OffsetDateTime,
 };
 use test_azure::Azure;
@@ -26,6 +27,8 @@ pub(crate) enum Given {
     For(Duration),
     /// None, and why.
     Refused,
+    /// None, as nobody can be asked.
+    Unreachable,
     /// Nothing, for ever.
     Nothing,
 }
@@ -72,7 +75,17 @@ impl TokenCredential for Credential {
                 let number = self.given.fetch_add(1, Ordering::SeqCst) + 1;
                 Ok(AccessToken::new(format!("cluster-{number}"), OffsetDateTime::now_utc() + time))
             }
-            Given::Refused => Err(Error::with_message(ErrorKind::Credential, "the account is locked")),
+            Given::Refused => {
+                // As the credentials of the SDK tell what the token service answers.
+                let answered = ErrorKind::HttpResponse {
+                    status: StatusCode::Unauthorized,
+                    error_code: Some("50053".to_owned()),
+                    raw_response: None,
+                };
+                let answered = Error::new(answered, "it answers 401");
+                Err(Error::with_error(ErrorKind::Credential, answered, "the account is locked"))
+            }
+            Given::Unreachable => Err(Error::with_message(ErrorKind::Credential, "no route to the token service")),
             Given::Nothing => std::future::pending().await,
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use provisioner_core::{Chain, Effect, ErrorKind, Provisioner};
+use provisioner_core::{Chain, Effect, ErrorKind, Provisioner, Retry};
 
 use crate::{
     credential::Given,
@@ -81,6 +81,16 @@ async fn a_verb_that_has_no_token_says_so_and_that_nothing_was_done() {
     let error = stand.backend.observe(&cx(), &target(1)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unauthorized);
     assert_eq!(stand.door.seen(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_token_service_that_cannot_be_asked_is_worth_another_try() {
+    let stand = Stand::with_entra_id().await;
+    stand.credential.then([Given::Unreachable]);
+    let error = stand.identity().await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::None));
+    assert_ne!(error.retry(), Retry::Never);
+    stand.identity().await.unwrap();
 }
 
 #[tokio::test]
