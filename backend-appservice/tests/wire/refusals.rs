@@ -83,7 +83,7 @@ async fn an_operation_that_never_ends_is_given_up_at_the_deadline_and_taken_up_l
     let fixture = Fixture::start(idle()).await;
     fixture.stand.once("WebApps_CreateOrUpdate", Once::NeverEnds);
     let target = target("a");
-    let patient = cx().with_timeout(Duration::from_secs(1));
+    let patient = cx().with_timeout(Duration::from_secs(8));
     let error = fixture.backend.create(&patient, &target).await.unwrap_err();
     assert_eq!((error.kind(), error.effect()), (ErrorKind::Timeout, Effect::Unknown));
     // What is known of it is that a call was made.
