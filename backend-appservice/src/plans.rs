@@ -240,7 +240,8 @@ impl Plans {
         site: &str,
         plan: Option<&str>,
     ) {
-        if plan.is_none()
+        // Where some are kept, a process that has just begun does not know yet which are there.
+        if (plan.is_none() || config.plans.plans_min > 0)
             && let Err(failure) = self.know(cx, group, config).await
         {
             tracing::warn!(?failure, "it is not known whether a plan is empty");

@@ -38,14 +38,18 @@ impl Work<'_> {
         self.answer(&seen).await
     }
 
-    /// What was to be deleted is not retained any more: it may be half gone.
+    /// A share that is there is whole, also where its removal was cut: who wants it retained by now has it.
     async fn mark(&self, share: &mut Share, data: DataDisposition) -> Result<()> {
         let own = Some(self.incarnation());
         match data {
-            _ if share.ending == own => Ok(()),
+            DataDisposition::Delete if share.ending == own => Ok(()),
             DataDisposition::Delete => self.note(share, |share| share.ending = own).await,
-            DataDisposition::Retain if share.released == own && share.making.is_none() => Ok(()),
-            DataDisposition::Retain => self.note(share, |share| (share.released, share.making) = (own, None)).await,
+            DataDisposition::Retain if share.released == own && share.making.is_none() && share.ending.is_none() => {
+                Ok(())
+            }
+            DataDisposition::Retain => {
+                self.note(share, |share| (share.released, share.making, share.ending) = (own, None, None)).await
+            }
         }
     }
 

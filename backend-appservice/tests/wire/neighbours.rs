@@ -206,6 +206,23 @@ async fn a_removal_that_was_cut_before_its_site_was_gone_is_taken_back_by_a_crea
 }
 
 #[tokio::test]
+async fn data_of_a_removal_that_was_cut_is_retained_by_one_that_retains_it() {
+    let fixture = Fixture::start(idle()).await;
+    let first = target("a");
+    fixture.create(&first).await.unwrap();
+    let refused =
+        test_azure::Once::BeforeSend { status: 500, code: "X".into(), message: "x".into(), capitalised: false };
+    fixture.stand.once("WebApps_Delete", refused);
+    assert!(fixture.destroy(&first).await.is_err(), "its share is noted as ending by now");
+    fixture.backend.destroy(&cx(), &first, DataDisposition::Retain).await.unwrap();
+    let listed: Vec<_> = fixture.backend.list(&cx()).collect().await;
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].as_ref().unwrap().kind, provisioner_core::types::OwnedKind::Data);
+    fixture.backend.delete_data(&cx(), first.data.id()).await.unwrap();
+    assert_eq!(fixture.left().await, [""; 0]);
+}
+
+#[tokio::test]
 async fn an_account_that_is_not_there_is_no_absence_of_a_share() {
     let fixture = Fixture::with(idle(), |config| config.storage_account = "elsewhere".to_owned()).await;
     assert!(fixture.backend.identity(&cx()).await.is_err());

@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use provisioner_core::{ErrorKind, Provisioner};
+use provisioner_core::{ErrorKind, Provisioner, types::DataDisposition};
 use test_azure::Options;
 
 use crate::fixture::{Fixture, cx, idle, target};
@@ -60,9 +60,12 @@ async fn as_many_plans_as_are_wanted_are_kept_and_upkeep_tells_and_does_the_rest
     fixture.destroy(&target("c")).await.unwrap();
     let told = fixture.backend.maintain(&cx(), true).await.unwrap();
     assert!(told.len() == 1 && told[0].contains("2 sites in 2 plans would have room in 1"), "{told:?}");
-    for name in ["b", "d"] {
-        fixture.destroy(&target(name)).await.unwrap();
-    }
+    fixture.destroy(&target("b")).await.unwrap();
+    // Also by a process that has made and listed none of them.
+    let mut config = crate::stand::config(&fixture.stand);
+    (config.plans.sites_max, config.plans.plans_min) = (2, 1);
+    let other = crate::stand::backend(&fixture.stand, config);
+    other.destroy(&cx(), &target("d"), DataDisposition::Delete).await.unwrap();
     assert_eq!(fixture.plans().await, [0], "one is kept");
 }
 
