@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture, stream, stream::BoxStream};
-use provisioner_account::{During, Failure, Page, Turns, pages};
+use provisioner_account::{During, Failure, Page, Turns, Writes, pages};
 use provisioner_azure::{Arm, Https};
 use provisioner_core::{
     Effect, Error, OpContext, Provisioner, Result,
@@ -31,7 +31,7 @@ use crate::{
     plans::Plans,
     seen::{Health, Seen},
     verbs::{self, Wake, Work},
-    writes::Writes,
+    writes::Write,
 };
 
 /// The longest that a call may take to have its effect, even after its answer was lost: a plan that is made, and a site in it.
@@ -62,7 +62,7 @@ pub(crate) struct Shared {
     pub(crate) config: AppServiceConfig,
     pub(crate) group: Group,
     pub(crate) plans: Plans,
-    pub(crate) writes: Writes,
+    pub(crate) writes: Writes<Write>,
     pub(crate) prober: Prober,
     /// One verb at a time is at a making.
     turns: Turns<Incarnation>,
@@ -152,7 +152,7 @@ impl Shared {
             absent.remove(&incarnation);
             return observed;
         }
-        if self.writes.has_removed(incarnation) {
+        if self.writes.have(incarnation, |write| *write == Write::SiteGone) {
             return observed;
         }
         let since = *absent.entry(incarnation).or_insert(now);

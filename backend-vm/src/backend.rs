@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture, stream, stream::BoxStream};
-use provisioner_account::{Page, Turns, pages};
+use provisioner_account::{Page, Turns, Writes, pages};
 use provisioner_core::{
     Error, OpContext, Provisioner, Result,
     types::{
@@ -34,7 +34,7 @@ use crate::{
     seen::{self, Health, LOOK_AGAIN, Seen},
     verbs::{self, Wake, Work},
     watch,
-    writes::Writes,
+    writes::Write,
 };
 
 /// The longest that a call may take to have its effect, even after its answer was lost.
@@ -65,7 +65,7 @@ pub(crate) struct Shared {
     pub(crate) fleet: Fleet,
     pub(crate) images: Images,
     pub(crate) places: Places,
-    pub(crate) writes: Writes,
+    pub(crate) writes: Writes<Write>,
     /// The makings whose volumes are followed to their end.
     pub(crate) followed: Mutex<BTreeSet<Incarnation>>,
     prober: Option<Prober>,

@@ -1,25 +1,12 @@
-//! Writes of ours that the service may not show yet: its answers lag behind, and nothing tells by how much; see
+//! What is to be seen of our writes, which the service may not show yet; see
 //! <https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html>.
-//!
-//! What a verb of this process wrote is believed as soon as an answer shows all of it. Where a write may have been made and nobody
-//! knows (its answer was lost, its caller gave up, another process made it), nothing is known until the settling time has passed.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
-
-use provisioner_core::types::{Generation, Incarnation};
-use tokio::time::Instant;
+use provisioner_core::types::Generation;
 
 use crate::{
     digest::{Intended, State},
     seen::Seen,
 };
-
-/// How much later than its end a verb may be written down by who keeps the time since.
-const WRITTEN_DOWN_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a write of ours will look like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +32,9 @@ pub(crate) const ENDED: &[State] = &[State::ShuttingDown, State::Terminated];
 pub(crate) const MADE: &[State] =
     &[State::Pending, State::Running, State::Stopping, State::Stopped, State::ShuttingDown, State::Terminated];
 
-impl Write {
+impl provisioner_account::Write for Write {
+    type Seen = Seen;
+
     fn is_told(&self, seen: &Seen) -> bool {
         let machine = |id: &str| seen.machines.iter().find(|machine| *machine.id == *id);
         let volume = |id: &str| seen.volumes.iter().find(|volume| *volume.id == *id);
@@ -61,7 +50,6 @@ impl Write {
         }
     }
 
-    /// Whether a later write about the same thing takes the place of this one.
     fn is_replaced_by(&self, later: &Self) -> bool {
         use Write::{Attached, Generation, Gone, Intended, Marked, State, TakenUp};
         match (self, later) {
@@ -80,135 +68,19 @@ impl Write {
     }
 }
 
-#[derive(Debug)]
-struct Entry {
-    /// When a verb was last at it.
-    at: Instant,
-    /// Until then something may have been written that is not among these.
-    doubt_until: Option<Instant>,
-    writes: Vec<Write>,
-}
-
-/// What was written about each making a short time ago.
-#[derive(Debug)]
-pub(crate) struct Writes {
-    settling: Duration,
-    entries: Mutex<BTreeMap<Incarnation, Entry>>,
-}
-
-/// A verb that writes. When it is dropped before [`done`](Self::done), something may have been written that nobody knows of.
-#[derive(Debug)]
-pub(crate) struct Writing<'a> {
-    writes: &'a Writes,
-    incarnation: Incarnation,
-    is_sure: bool,
-}
-
-impl Writes {
-    pub(crate) fn new(settling: Duration) -> Self {
-        Self { settling, entries: Mutex::default() }
-    }
-
-    fn entries(&self) -> MutexGuard<'_, BTreeMap<Incarnation, Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A verb begins.
-    pub(crate) fn begin(&self, incarnation: Incarnation) -> Writing<'_> {
-        Writing { writes: self, incarnation, is_sure: false }
-    }
-
-    /// Whether what is seen is as new as everything that was written about the making, when the last call for it was made so
-    /// long ago.
-    pub(crate) fn are_told(&self, incarnation: Incarnation, seen: &Seen, since: Option<Duration>) -> bool {
-        let Some(since) = since.filter(|since| *since < self.settling) else { return true };
-        let now = Instant::now();
-        self.entries().get(&incarnation).is_some_and(|entry| {
-            let is_ours = now.saturating_duration_since(entry.at) <= since + WRITTEN_DOWN_WITHIN;
-            let is_sure = entry.doubt_until.is_none_or(|until| until <= now);
-            is_ours && is_sure && entry.writes.iter().all(|write| write.is_told(seen))
-        })
-    }
-
-    /// Whether what is seen shows what this process wrote, as far as it knows.
-    pub(crate) fn are_shown(&self, incarnation: Incarnation, seen: &Seen) -> bool {
-        self.entries().get(&incarnation).is_none_or(|entry| {
-            entry.at.elapsed() >= self.settling || entry.writes.iter().all(|write| write.is_told(seen))
-        })
-    }
-
-    fn touch(&self, incarnation: Incarnation, change: impl FnOnce(&mut Entry)) {
-        let mut entries = self.entries();
-        let now = Instant::now();
-        entries.retain(|_, entry| now.saturating_duration_since(entry.at) < 2 * self.settling);
-        let entry =
-            entries.entry(incarnation).or_insert_with(|| Entry { at: now, doubt_until: None, writes: Vec::new() });
-        if now.saturating_duration_since(entry.at) >= self.settling {
-            entry.writes.clear();
-        }
-        entry.at = now;
-        change(entry);
-    }
-}
-
-impl Writing<'_> {
-    /// Something was written, and answered.
-    pub(crate) fn note(&self, write: Write) {
-        self.writes.touch(self.incarnation, |entry| {
-            entry.writes.retain(|before| !before.is_replaced_by(&write));
-            entry.writes.push(write);
-        });
-    }
-
-    /// Every write was answered.
-    pub(crate) fn done(mut self) {
-        self.is_sure = true;
-    }
-}
-
-impl Drop for Writing<'_> {
-    fn drop(&mut self) {
-        let doubt = (!self.is_sure).then(|| Instant::now() + self.writes.settling);
-        self.writes.touch(self.incarnation, |entry| entry.doubt_until = doubt.or(entry.doubt_until));
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use provisioner_account::Write as _;
+
     use super::*;
 
-    const SETTLING: Duration = Duration::from_secs(60);
-
-    #[tokio::test(start_paused = true)]
-    async fn what_another_process_wrote_or_nobody_knows_of_is_unknown_until_it_has_settled() {
-        let (writes, making) = (Writes::new(SETTLING), Incarnation::new(1, 1));
-        let seen = Seen::default();
-        assert!(writes.are_told(making, &seen, None));
-        assert!(!writes.are_told(making, &seen, Some(Duration::ZERO)), "another process's");
-        assert!(writes.are_told(making, &seen, Some(SETTLING)));
-        drop(writes.begin(making));
-        assert!(!writes.are_told(making, &seen, Some(Duration::ZERO)), "a verb was dropped");
-        writes.begin(making).done();
-        assert!(!writes.are_told(making, &seen, Some(Duration::ZERO)), "and nothing has told since");
-        tokio::time::advance(SETTLING).await;
-        writes.begin(making).done();
-        assert!(writes.are_told(making, &seen, Some(Duration::ZERO)));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_write_is_waited_for_until_it_is_shown_or_another_takes_its_place() {
-        let (writes, making) = (Writes::new(SETTLING), Incarnation::new(1, 1));
-        let writing = writes.begin(making);
-        writing.note(Write::State("i-1".into(), STARTED));
-        writing.note(Write::Intended("i-1".into(), Intended::Running));
-        writing.done();
-        assert!(!writes.are_told(making, &Seen::default(), Some(Duration::ZERO)));
-        assert!(!writes.are_shown(making, &Seen::default()));
-        let writing = writes.begin(making);
-        writing.note(Write::State("i-1".into(), ENDED));
-        writing.note(Write::Marked("vol-1".into()));
-        writing.note(Write::Gone("vol-1".into()));
-        writing.done();
-        assert_eq!(writes.entries()[&making].writes, [Write::State("i-1".into(), ENDED), Write::Gone("vol-1".into())]);
+    #[test]
+    fn what_has_ended_says_nothing_any_more_and_what_is_gone_is_marked_no_more() {
+        let ended = Write::State("i-1".into(), ENDED);
+        assert!(Write::State("i-1".into(), STARTED).is_replaced_by(&ended));
+        assert!(Write::Intended("i-1".into(), Intended::Running).is_replaced_by(&ended));
+        assert!(!Write::Intended("i-2".into(), Intended::Running).is_replaced_by(&ended));
+        assert!(Write::Marked("vol-1".into()).is_replaced_by(&Write::Gone("vol-1".into())));
+        assert!(!ended.is_told(&Seen::default()) && Write::Gone("vol-1".into()).is_told(&Seen::default()));
     }
 }

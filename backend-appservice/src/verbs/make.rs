@@ -9,7 +9,7 @@ use provisioner_core::{
 use tokio::time::Instant;
 
 use super::{Work, word};
-use crate::{digest::Share, names, render, seen::Seen};
+use crate::{digest::Share, names, render, seen::Seen, writes::Write};
 
 impl Work<'_> {
     pub(super) async fn make(&self, seen: &mut Seen) -> Result<()> {
@@ -111,7 +111,7 @@ impl Work<'_> {
             let made = made.map_err(|failure| self.writing(failure))?;
             self.wrote();
             if made.owner == self.owner() && made.making == Some(self.incarnation()) && made.ending.is_none() {
-                self.writing.share(&made.written);
+                self.writing.note(Write::Share(made.written.clone()));
                 seen.share = Some(made);
                 return Ok(());
             }
@@ -142,7 +142,7 @@ impl Work<'_> {
                 let made = self.shared.group.make_share(self.cx, &self.fresh_share(&name)).await;
                 let made = made.map_err(|failure| self.writing(failure))?;
                 self.wrote();
-                self.writing.share(&made.written);
+                self.writing.note(Write::Share(made.written.clone()));
                 made
             }
         };

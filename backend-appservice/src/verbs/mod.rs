@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use provisioner_account::{During, Failure};
+use provisioner_account::{During, Failure, Writing};
 use provisioner_azure::web;
 use provisioner_core::{
     Effect, Error, ErrorKind, OpContext, Result,
@@ -27,7 +27,7 @@ use crate::{
     digest::{Owner, Share, Site},
     names,
     seen::Seen,
-    writes::Writing,
+    writes::Write,
 };
 
 /// Between two looks of a verb that waits for what was written before to be shown.
@@ -39,7 +39,7 @@ pub(crate) struct Work<'a> {
     pub(crate) cx: &'a OpContext,
     pub(crate) operation: &'static str,
     pub(crate) target: &'a Target,
-    pub(crate) writing: Writing<'a>,
+    pub(crate) writing: Writing<'a, Write>,
     /// When it was called, which is the caller's `now`.
     pub(crate) began: Instant,
     /// Whether it has done something that can be seen.
@@ -167,7 +167,7 @@ impl Work<'_> {
     async fn put_site(&self, name: &str, site: web::Site, word: &str) -> Result<Option<Site>, Failure> {
         let mut made = self.shared.group.put_site(self.cx, name, &site).await?;
         self.wrote();
-        self.writing.site(word);
+        self.writing.note(Write::Site(word.into()));
         self.shared.prober.begin_again(name);
         (made.tags, made.properties.server_farm_id) = (site.tags, site.properties.server_farm_id);
         Ok(Site::of(made))
@@ -180,7 +180,7 @@ impl Work<'_> {
         done.map_err(|failure| self.writing(failure))?;
         self.wrote();
         let runs = what != "stop";
-        self.writing.site_runs(runs);
+        self.writing.note(Write::SiteRuns(runs));
         self.shared.prober.begin_again(&site.name);
         site.is_running = runs;
         Ok(())
@@ -200,7 +200,7 @@ impl Work<'_> {
         let done = self.shared.group.note_share(self.cx, &noted, noted.size_gib != before).await;
         done.map_err(|failure| self.writing(failure))?;
         self.wrote();
-        self.writing.share(&noted.written);
+        self.writing.note(Write::Share(noted.written.clone()));
         *share = noted;
         Ok(())
     }

@@ -13,6 +13,7 @@ use crate::{
     digest::{Share, Site},
     names, plans,
     seen::Seen,
+    writes::Write,
 };
 
 impl Work<'_> {
@@ -60,7 +61,7 @@ impl Work<'_> {
             let _turn = self.turn_at(site).await?;
             shared.group.delete_site(self.cx, &site.name).await.map_err(|failure| self.writing(failure))?;
             self.wrote();
-            self.writing.site_gone();
+            self.writing.note(Write::SiteGone);
         }
         shared.prober.begin_again(&site.name);
         seen.site = None;
@@ -77,7 +78,7 @@ impl Work<'_> {
     pub(super) async fn delete_share(&self, seen: &mut Seen, share: &Share) -> Result<()> {
         self.shared.group.delete_share(self.cx, &share.name).await.map_err(|failure| self.writing(failure))?;
         self.wrote();
-        self.writing.share_gone();
+        self.writing.note(Write::ShareGone);
         seen.share = None;
         Ok(())
     }

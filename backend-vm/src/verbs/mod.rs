@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use provisioner_account::Writing;
 use provisioner_core::{
     Effect, Error, ErrorKind, OpContext, Result, Retry,
     types::{Incarnation, Observed, Target, Timestamp},
@@ -26,7 +27,7 @@ use crate::{
     error::{During, Failure},
     names,
     seen::{self, Seen},
-    writes::{ENDED, STOPPED, Write, Writing},
+    writes::{ENDED, STOPPED, Write},
 };
 
 /// Between two looks of a verb that waits for what was written before to be shown.
@@ -38,7 +39,7 @@ pub(crate) struct Work<'a> {
     pub(crate) cx: &'a OpContext,
     pub(crate) operation: &'static str,
     pub(crate) target: &'a Target,
-    pub(crate) writing: Writing<'a>,
+    pub(crate) writing: Writing<'a, Write>,
     /// When it was called, which is the caller's `now`.
     pub(crate) began: Instant,
     /// Whether it has done something that can be seen.
