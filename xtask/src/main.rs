@@ -117,20 +117,15 @@ fn told(done: Result<(), String>) -> bool {
 
 /// Ends with the sum, also of what ended early; whether everything passed.
 fn reported(report: Result<Report, String>) -> bool {
-    let report = report.unwrap_or_else(|error| {
-        // Not to stderr, which may come behind the sum.
-        println!("\nerror: {error}");
-        Report::broken()
-    });
-    report.finish()
+    report.unwrap_or_else(Report::broken).finish()
 }
 
 /// The same for what was printed as a table before: only the sum follows.
 fn reported_plainly(report: Result<Report, String>) -> bool {
     let report = report.unwrap_or_else(|error| {
         println!("\nerror: {error}");
-        Report::broken()
+        Report::broken(error)
     });
     println!("\n{}", report.sum());
-    report.failed == 0
+    report.failed.is_empty()
 }

@@ -5,7 +5,8 @@ pub(crate) struct Case {
     /// The test target.
     pub(crate) place: String,
     pub(crate) name: String,
-    pub(crate) failed: bool,
+    /// Why it failed, where it did.
+    pub(crate) failed: Option<String>,
     /// What it printed.
     pub(crate) output: String,
 }
@@ -19,13 +20,22 @@ pub(crate) fn cases(report: &str) -> Vec<Case> {
 fn case(text: &str) -> Option<Case> {
     let (head, rest) = text.split_once('>')?;
     let body = if head.ends_with('/') { "" } else { rest.split("</testcase>").next()? };
-    let output = body.split_once("<system-out>").and_then(|(_, rest)| rest.split_once("</system-out>"));
-    Some(Case {
-        place: attribute(head, "classname")?,
-        name: attribute(head, "name")?,
-        failed: body.contains("<failure") || body.contains("<error"),
-        output: output.map(|(output, _)| plain(output)).unwrap_or_default(),
-    })
+    let within = |tag: &str| {
+        let (_, rest) = body.split_once(&format!("<{tag}>"))?;
+        rest.split_once(&format!("</{tag}>")).map(|(text, _)| plain(text))
+    };
+    let output = within("system-out").unwrap_or_default();
+    let failed = ["failure", "error"].into_iter().find_map(|tag| {
+        let (_, rest) = body.split_once(&format!("<{tag} "))?;
+        let (head, rest) = rest.split_once('>')?;
+        // What is known to be why, or else all that it told: one that was ended for its time says nothing itself.
+        let told = (!head.ends_with('/')).then(|| rest.split("</").next().map(plain)).flatten().unwrap_or_default();
+        let what = attribute(head, "type").unwrap_or_default();
+        let errors = within("system-err").unwrap_or_default();
+        let told = if told.trim().is_empty() { format!("{output}\n{errors}") } else { told };
+        Some(format!("{told}\n{what}"))
+    });
+    Some(Case { place: attribute(head, "classname")?, name: attribute(head, "name")?, failed, output })
 }
 
 fn attribute(head: &str, name: &str) -> Option<String> {
@@ -52,7 +62,8 @@ mod tests {
     #[test]
     fn every_case_is_read_with_its_output() {
         let cases = cases(RECORDED);
-        let short: Vec<_> = cases.iter().map(|case| (case.place.as_str(), case.name.as_str(), case.failed)).collect();
+        let short: Vec<_> =
+            cases.iter().map(|case| (case.place.as_str(), case.name.as_str(), case.failed.is_some())).collect();
         let expected = [
             ("demo", "tests::passes", false),
             ("demo", "tests::fails", true),
@@ -60,6 +71,8 @@ mod tests {
             ("demo::mimic", "while_running", false),
         ];
         assert_eq!(short, expected);
+        let why = cases[1].failed.as_deref().unwrap_or_default();
+        assert!(why.contains("\n1 < 2 & \"so\"\n") && why.ends_with("exit code 101"), "{why}");
         assert!(cases[3].output.contains("... ignored (chromedriver is neither"), "{}", cases[3].output);
     }
 

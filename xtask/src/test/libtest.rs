@@ -1,6 +1,6 @@
 //! Reads what `cargo test` prints, be it from Rust's own harness or from libtest-mimic.
 
-use super::report::{Ignored, Report};
+use super::report::{Failed, Ignored, Report};
 
 /// Counts every test of this output.
 pub(crate) fn read(output: &str) -> Report {
@@ -90,8 +90,8 @@ impl Reader {
                 case(Outcome::Passed);
             }
             "FAILED" => {
-                running.failed += 1;
                 case(Outcome::Failed);
+                running.fail(self.place.clone(), without_kind(name).0, "");
             }
             "ignored" => {
                 let (name, kind) = without_kind(name);
@@ -114,8 +114,13 @@ impl Reader {
         };
         let mut ignored = running.ignored;
         let place = self.place.clone();
-        ignored.resize(count("ignored"), Ignored { place, name: "a test".to_owned(), reason: String::new() });
-        self.report.add(Report { passed: count("passed"), failed: count("failed"), ignored });
+        ignored.resize(
+            count("ignored"),
+            Ignored { place: place.clone(), name: "a test".to_owned(), reason: String::new() },
+        );
+        let mut failed = running.failed;
+        failed.resize(count("failed"), Failed { place, name: "a test".to_owned(), why: String::new() });
+        self.report.add(Report { passed: count("passed"), failed, ignored });
         self.pending = None;
     }
 
@@ -124,7 +129,7 @@ impl Reader {
         self.pending = None;
         if let Some(running) = self.running.take() {
             self.report.add(running);
-            self.report.failed += 1;
+            self.report.fail(self.place.clone(), "ended without a result", "");
         }
     }
 }
@@ -154,6 +159,10 @@ mod tests {
     /// Of `cargo test --no-fail-fast`, cut, with paths shortened.
     const RECORDED: &str = include_str!("../../recorded/cargo-test.txt");
 
+    fn failed(place: &str, name: &str) -> Failed {
+        Failed { place: place.into(), name: name.into(), why: String::new() }
+    }
+
     fn ignored(place: &str, name: &str, reason: &str) -> Ignored {
         Ignored { place: place.into(), name: name.into(), reason: reason.into() }
     }
@@ -167,7 +176,8 @@ mod tests {
             ignored("mimic tests/mimic.rs", "while_running", "chromedriver is neither on PATH nor in /usr/bin"),
             ignored("demo doc-test", "src/lib.rs - later (line 9)", ""),
         ];
-        assert_eq!(read(RECORDED), Report { passed: 3, failed: 1, ignored: expected });
+        let failed = vec![failed("demo src/lib.rs", "tests::fails")];
+        assert_eq!(read(RECORDED), Report { passed: 3, failed, ignored: expected });
     }
 
     #[test]
@@ -187,14 +197,15 @@ mod tests {
     fn an_outcome_behind_what_a_test_printed_is_found() {
         let output = "running 2 tests\ntest a ... noise\nmore\nignored (why)\ntest b ... x\nok\n\
                       test result: ok. 1 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out\n";
-        assert_eq!(read(output), Report { passed: 1, failed: 0, ignored: vec![ignored("", "a", "why")] });
+        assert_eq!(read(output), Report { passed: 1, failed: vec![], ignored: vec![ignored("", "a", "why")] });
     }
 
     #[test]
     fn a_binary_without_a_result_has_failed() {
         let output = "     Running tests/a.rs (target/debug/deps/a-01)\nrunning 2 tests\ntest a ... ok\n\
                       error: test failed, to rerun pass `--test a`\n     Running tests/b.rs (target/debug/deps/b-01)\n";
-        assert_eq!(read(output), Report { passed: 1, failed: 1, ignored: vec![] });
+        let failed = vec![failed("a tests/a.rs", "ended without a result")];
+        assert_eq!(read(output), Report { passed: 1, failed, ignored: vec![] });
     }
 
     #[test]

@@ -35,8 +35,7 @@ pub(super) fn validate(folder: &Path, of_everything: bool) -> Result<Report, Str
     let mut report = Report::default();
     if files.is_empty() {
         if of_everything {
-            println!("failed: {NAME}: nothing was written down");
-            report.failed += 1;
+            report.fail(VALIDATOR, NAME, "nothing was written down");
         }
         return Ok(report);
     }
@@ -51,10 +50,7 @@ pub(super) fn validate(folder: &Path, of_everything: bool) -> Result<Report, Str
     let status = validator.status().map_err(|error| format!("{VALIDATOR}: {error}"))?;
     match status.success() {
         true => report.passed += 1,
-        false => {
-            println!("failed: {NAME}");
-            report.failed += 1;
-        }
+        false => report.fail(VALIDATOR, NAME, "what it found is above"),
     }
     Ok(report)
 }
