@@ -3,10 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use provisioner_core::{
     store::{
         CellRow, CellUsage, Change, Claim, Committed, DataRow, Event, IncarnationRow, InstanceFilter, Operation,
-        Pruned, Record, Session, Store, StoreError, Stranger,
+        Pruned, Record, Session, Signal, Store, StoreError, Stranger, Submitted, Taken,
     },
     types::{
         CellName, ControlPlaneId, DataId, IdempotencyKey, Incarnation, InstanceId, OperationId, Phase, TenantId,
@@ -45,6 +46,9 @@ impl<S: Store> Store for RecordingStore<S> {
     async fn open_session(&self, holder: &str, now: Timestamp) -> Result<Session, StoreError> {
         self.inner.open_session(holder, now).await
     }
+    async fn renew_session(&self, epoch: u64) -> Result<Vec<u64>, StoreError> {
+        self.inner.renew_session(epoch).await
+    }
     async fn close_session(&self, epoch: u64) -> Result<(), StoreError> {
         self.inner.close_session(epoch).await
     }
@@ -71,6 +75,9 @@ impl<S: Store> Store for RecordingStore<S> {
     async fn claim(&self, claim: &Claim) -> Result<Vec<Record>, StoreError> {
         self.inner.claim(claim).await
     }
+    async fn claim_instance(&self, epoch: u64, id: &InstanceId) -> Result<Taken, StoreError> {
+        self.inner.claim_instance(epoch, id).await
+    }
     async fn next_due(&self, cell: &CellName, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         self.inner.next_due(cell, now).await
     }
@@ -82,11 +89,26 @@ impl<S: Store> Store for RecordingStore<S> {
     ) -> Result<Vec<IncarnationRow>, StoreError> {
         self.inner.due_incarnations(cell, now, limit).await
     }
+    async fn claim_incarnations(
+        &self,
+        epoch: u64,
+        cell: &CellName,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<IncarnationRow>, StoreError> {
+        self.inner.claim_incarnations(epoch, cell, now, limit).await
+    }
     async fn incarnations(&self, of: &[Incarnation]) -> Result<Vec<Option<IncarnationRow>>, StoreError> {
         self.inner.incarnations(of).await
     }
     async fn operation(&self, id: &OperationId) -> Result<Option<Operation>, StoreError> {
         self.inner.operation(id).await
+    }
+    async fn ended(&self, of: &[OperationId]) -> Result<Vec<OperationId>, StoreError> {
+        self.inner.ended(of).await
+    }
+    async fn inbox(&self, epoch: u64, limit: usize) -> Result<Vec<Submitted>, StoreError> {
+        self.inner.inbox(epoch, limit).await
     }
     async fn operation_of_key(&self, key: &IdempotencyKey) -> Result<Option<Operation>, StoreError> {
         self.inner.operation_of_key(key).await
@@ -96,6 +118,9 @@ impl<S: Store> Store for RecordingStore<S> {
     }
     async fn events(&self, instance: Option<&InstanceId>, after: u64, limit: usize) -> Result<Vec<Event>, StoreError> {
         self.inner.events(instance, after, limit).await
+    }
+    fn signals(&self) -> Option<BoxStream<'static, Signal>> {
+        self.inner.signals()
     }
     fn positions(&self) -> watch::Receiver<u64> {
         self.inner.positions()

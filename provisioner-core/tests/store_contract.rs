@@ -11,13 +11,20 @@ mod instances;
 mod log;
 #[path = "store_contract/promises.rs"]
 mod promises;
+#[path = "store_contract/sessions.rs"]
+mod sessions;
+#[path = "store_contract/sharing.rs"]
+mod sharing;
 #[path = "store_contract/work.rs"]
 mod work;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use libtest_mimic::{Arguments, Trial};
-use provisioner_core::store::{MemoryStore, Store};
+use provisioner_core::{
+    seams::SystemClock,
+    store::{MemoryStore, Store},
+};
 use tempfile::TempDir;
 
 use fixture::{Rule, control_plane};
@@ -26,6 +33,7 @@ use fixture::{Rule, control_plane};
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Memory,
+    MemoryShared,
     #[cfg(feature = "sqlite")]
     SqliteGrouped,
     #[cfg(feature = "sqlite")]
@@ -35,14 +43,20 @@ enum Kind {
 impl Kind {
     const ALL: &[(&str, Self)] = &[
         ("memory", Self::Memory),
+        ("memory_shared", Self::MemoryShared),
         #[cfg(feature = "sqlite")]
         ("sqlite_grouped", Self::SqliteGrouped),
         #[cfg(feature = "sqlite")]
         ("sqlite_inline", Self::SqliteInline),
     ];
 
-    /// An empty store, and what must outlive it.
-    async fn make(self) -> (Arc<dyn Store>, Option<TempDir>) {
+    /// Whether several processes share it.
+    fn is_shared(self) -> bool {
+        matches!(self, Self::MemoryShared)
+    }
+
+    /// An empty store, whose sessions lapse after so long if they do, and what must outlive it.
+    async fn make(self, lapses_after: Duration) -> (Arc<dyn Store>, Option<TempDir>) {
         #[cfg(feature = "sqlite")]
         use provisioner_core::store::{CommitMode, SqliteStore};
         #[cfg(feature = "sqlite")]
@@ -53,6 +67,7 @@ impl Kind {
         };
         match self {
             Self::Memory => (MemoryStore::new(control_plane()), None),
+            Self::MemoryShared => (MemoryStore::shared(control_plane(), Arc::new(SystemClock), lapses_after), None),
             #[cfg(feature = "sqlite")]
             Self::SqliteGrouped => sqlite(CommitMode::Grouped).await,
             #[cfg(feature = "sqlite")]
@@ -64,17 +79,20 @@ impl Kind {
 fn run(kind: Kind, rule: &Rule) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let (store, _folder) = kind.make().await;
+        // So long that none lapses in the middle of a rule that is about something else.
+        let long = Duration::from_secs(600);
+        let lapses_after = if sharing::LAPSING.contains(&rule.name) { Duration::from_millis(600) } else { long };
+        let (store, _folder) = kind.make(lapses_after).await;
         (rule.run)(store).await;
     });
 }
 
 fn main() {
-    let rules: Vec<&'static Rule> =
-        [instances::RULES, promises::RULES, work::RULES, log::RULES].into_iter().flatten().collect();
     let trials = Kind::ALL.iter().flat_map(|(name, kind)| {
-        rules.iter().map(move |rule| {
-            let (kind, rule) = (*kind, *rule);
+        let by_kind = if kind.is_shared() { sharing::RULES } else { sessions::RULES };
+        let rules = [instances::RULES, promises::RULES, work::RULES, log::RULES, by_kind].into_iter().flatten();
+        rules.map(move |rule: &'static Rule| {
+            let kind = *kind;
             Trial::test(format!("{name}::{}", rule.name), move || {
                 run(kind, rule);
                 Ok(())

@@ -15,7 +15,7 @@ use provisioner_core::{
     OpContext, Provisioner, Result,
     store::{
         CellRow, CellUsage, Change, Claim, Committed, DataRow, Event, IncarnationRow, InstanceFilter, Operation,
-        Pruned, Record, Session, Store, StoreError, Stranger,
+        Pruned, Record, Session, Signal, Store, StoreError, Stranger, Submitted, Taken,
     },
     types::{
         Capabilities, CellName, ControlPlaneId, DataDisposition, DataId, IdempotencyKey, Incarnation, InstanceId,
@@ -100,6 +100,10 @@ impl Store for WatchedStore {
         self.inner.open_session(holder, now).await
     }
 
+    async fn renew_session(&self, epoch: u64) -> Result<Vec<u64>, StoreError> {
+        self.inner.renew_session(epoch).await
+    }
+
     async fn close_session(&self, epoch: u64) -> Result<(), StoreError> {
         self.watch.write()?;
         self.inner.close_session(epoch).await
@@ -108,6 +112,10 @@ impl Store for WatchedStore {
     async fn commit(&self, change: Change) -> Result<Committed, StoreError> {
         self.watch.write()?;
         self.inner.commit(change).await
+    }
+
+    fn signals(&self) -> Option<BoxStream<'static, Signal>> {
+        self.inner.signals()
     }
 
     async fn prune(&self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
@@ -136,6 +144,10 @@ impl Store for WatchedStore {
         self.inner.claim(claim).await
     }
 
+    async fn claim_instance(&self, epoch: u64, id: &InstanceId) -> Result<Taken, StoreError> {
+        self.inner.claim_instance(epoch, id).await
+    }
+
     async fn next_due(&self, cell: &CellName, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         self.inner.next_due(cell, now).await
     }
@@ -149,12 +161,30 @@ impl Store for WatchedStore {
         self.inner.due_incarnations(cell, now, limit).await
     }
 
+    async fn claim_incarnations(
+        &self,
+        epoch: u64,
+        cell: &CellName,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<IncarnationRow>, StoreError> {
+        self.inner.claim_incarnations(epoch, cell, now, limit).await
+    }
+
     async fn incarnations(&self, of: &[Incarnation]) -> Result<Vec<Option<IncarnationRow>>, StoreError> {
         self.inner.incarnations(of).await
     }
 
     async fn operation(&self, id: &OperationId) -> Result<Option<Operation>, StoreError> {
         self.inner.operation(id).await
+    }
+
+    async fn ended(&self, of: &[OperationId]) -> Result<Vec<OperationId>, StoreError> {
+        self.inner.ended(of).await
+    }
+
+    async fn inbox(&self, epoch: u64, limit: usize) -> Result<Vec<Submitted>, StoreError> {
+        self.inner.inbox(epoch, limit).await
     }
 
     async fn operation_of_key(&self, key: &IdempotencyKey) -> Result<Option<Operation>, StoreError> {

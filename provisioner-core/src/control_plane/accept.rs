@@ -145,6 +145,7 @@ pub(super) fn new_row(
         created_by,
         created_at: now,
         expires_at: expires_at(&new.spec, now),
+        taken_over_at: None,
     }
 }
 

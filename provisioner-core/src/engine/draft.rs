@@ -285,6 +285,6 @@ impl Draft {
 
     /// What is in the store after the commit at this version.
     pub(crate) fn to_record(&self, row: Arc<InstanceRow>, version: u64) -> Record {
-        Record { row, version, specs: self.specs.clone() }
+        Record { row, version, specs: self.specs.clone(), taken_over: false }
     }
 }

@@ -1,26 +1,32 @@
 //! A store in memory, for tests and simulation: ordered maps under one mutex, and nothing else that could vary.
 
 mod due;
+mod sharing;
 
 use std::{
     collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use tokio::sync::watch;
 
-use self::due::DueIndex;
+use self::{due::DueIndex, sharing::Sharing};
 use super::{
     CellRow, CellUsage, Change, Claim, Committed, DataRow, Event, EventKind, IncarnationRow, IncarnationState,
-    InstanceFilter, InstanceRow, InstanceWrite, Operation, OperationState, Pruned, Record, Reservation, Session, Store,
-    StoreError, Stranger, Verb,
+    InstanceFilter, InstanceRow, InstanceWrite, Operation, OperationState, Pruned, Record, Reservation, Session,
+    Signal, Store, StoreError, Stranger, Submitted, Taken, Verb,
     condition::{Held, check_capacity, is_retained_for, key_is_kept},
 };
-use crate::types::{
-    CellName, ControlPlaneId, DataId, Generation, HostName, IdempotencyKey, Incarnation, InstanceId, InstanceSpec,
-    OperationId, Phase, TenantId, Timestamp,
+use crate::{
+    seams::Clock,
+    types::{
+        CellName, ControlPlaneId, DataId, Generation, HostName, IdempotencyKey, Incarnation, InstanceId, InstanceSpec,
+        OperationId, Phase, TenantId, Timestamp,
+    },
 };
 
 /// A store in memory. Commits and reads happen on the caller's thread, at once, and depend on nothing but their order.
@@ -32,7 +38,7 @@ pub struct MemoryStore {
 
 #[derive(Default)]
 struct State {
-    session: Option<(u64, bool)>,
+    sharing: Sharing,
     instances: BTreeMap<InstanceId, (u64, Arc<InstanceRow>)>,
     /// The highest version of an instance that is gone: later ones of its id begin above.
     version_used: u64,
@@ -59,6 +65,19 @@ impl MemoryStore {
         Arc::new(Self { control_plane, positions: watch::Sender::new(0), state: Mutex::default() })
     }
 
+    /// An empty store that several control planes of this process share, as replicas share a database. Sessions lapse after so
+    /// much silence, by this clock.
+    #[must_use]
+    pub fn shared(control_plane: ControlPlaneId, clock: Arc<dyn Clock>, lapses_after: Duration) -> Arc<Self> {
+        let state = State { sharing: Sharing::by(clock, lapses_after), ..State::default() };
+        Arc::new(Self { control_plane, positions: watch::Sender::new(0), state: Mutex::new(state) })
+    }
+
+    /// Puts a request into the inbox, as a caller's own transaction does in a database; tells its place there.
+    pub fn submit(&self, request: Submitted) -> u64 {
+        self.state().sharing.submit(request)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -71,15 +90,13 @@ impl fmt::Debug for MemoryStore {
 }
 
 impl State {
-    fn check_session(&self, epoch: u64) -> Result<(), StoreError> {
-        if self.session == Some((epoch, true)) { Ok(()) } else { Err(StoreError::SessionLost) }
-    }
-
     fn check(&self, change: &Change) -> Result<(), StoreError> {
         change.check_shape()?;
-        change.epoch.map_or(Ok(()), |epoch| self.check_session(epoch))?;
+        change.epoch.map_or(Ok(()), |epoch| self.sharing.check(epoch))?;
+        self.sharing.check_answer(change)?;
         change.operations.iter().try_for_each(|operation| self.check_key(operation))?;
         change.instance.as_ref().map_or(Ok(()), |write| self.check_instance(write))?;
+        self.sharing.check_claim(change)?;
         let Some(row) = change.row() else { return Ok(()) };
         if let Some(reservation) = &change.reservation {
             self.check_reservation(&row.id, reservation)?;
@@ -164,6 +181,8 @@ impl State {
 
     /// Writes a change that was checked.
     fn apply(&mut self, change: Change) -> Committed {
+        let worker = self.sharing.take(&change);
+        self.sharing.answer(&change);
         let version = self.apply_instance(&change);
         for operation in change.operations {
             self.apply_operation(operation);
@@ -194,7 +213,7 @@ impl State {
             self.position += 1;
             self.events.insert(self.position, Event { position: self.position, event });
         }
-        Committed { version, position: self.position }
+        Committed { version, position: self.position, worker }
     }
 
     fn apply_instance(&mut self, change: &Change) -> u64 {
@@ -245,7 +264,8 @@ impl State {
             let spec = self.specs.get(&(row.id.clone(), generation))?;
             Some((generation, Arc::clone(spec)))
         });
-        Record { row: Arc::clone(row), version, specs: specs.collect() }
+        let taken_over = self.sharing.is_taken_over(&row.id);
+        Record { row: Arc::clone(row), version, specs: specs.collect(), taken_over }
     }
 
     fn prune(&mut self, before: Timestamp, limit: usize) -> Pruned {
@@ -317,18 +337,20 @@ impl Store for MemoryStore {
     }
 
     async fn open_session(&self, _: &str, _: Timestamp) -> Result<Session, StoreError> {
-        let mut state = self.state();
-        let epoch = state.session.map_or(1, |(epoch, _)| epoch + 1);
-        state.session = Some((epoch, true));
-        Ok(Session { epoch, lapses_after: None })
+        Ok(self.state().sharing.open())
+    }
+
+    async fn renew_session(&self, epoch: u64) -> Result<Vec<u64>, StoreError> {
+        self.state().sharing.renew(epoch)
     }
 
     async fn close_session(&self, epoch: u64) -> Result<(), StoreError> {
-        match &mut self.state().session {
-            Some((newest, open)) if *newest == epoch => *open = false,
-            _ => {}
-        }
+        self.state().sharing.close(epoch);
         Ok(())
+    }
+
+    fn signals(&self) -> Option<BoxStream<'static, Signal>> {
+        self.state().sharing.signals()
     }
 
     async fn commit(&self, change: Change) -> Result<Committed, StoreError> {
@@ -371,11 +393,27 @@ impl Store for MemoryStore {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Vec<Record>, StoreError> {
-        let state = self.state();
-        state.check_session(claim.epoch)?;
-        let due = state.due.instances(&claim.cell, claim.lane, claim.now, claim.after.as_ref());
-        let records = due.filter_map(|id| state.instances.get(id)).map(|(version, row)| state.record(*version, row));
-        Ok(records.take(claim.limit).collect())
+        let mut state = self.state();
+        let State { sharing, due, instances, .. } = &mut *state;
+        sharing.check(claim.epoch)?;
+        let due = due.instances(&claim.cell, claim.lane, claim.now, claim.after.as_ref());
+        let free = due.filter(|id| instances.contains_key(*id) && sharing.claim(claim.epoch, id).is_some());
+        let ids: Vec<_> = free.take(claim.limit).cloned().collect();
+        let found = ids.iter().filter_map(|id| state.instances.get(id));
+        Ok(found.map(|(version, row)| state.record(*version, row)).collect())
+    }
+
+    async fn claim_instance(&self, epoch: u64, id: &InstanceId) -> Result<Taken, StoreError> {
+        let mut state = self.state();
+        state.sharing.check(epoch)?;
+        if !state.instances.contains_key(id) {
+            return Ok(Taken::Absent);
+        }
+        if state.sharing.claim(epoch, id).is_none() {
+            return Ok(Taken::Elsewhere);
+        }
+        let (version, row) = &state.instances[id];
+        Ok(Taken::Here(state.record(*version, row)))
     }
 
     async fn next_due(&self, cell: &CellName, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
@@ -393,6 +431,20 @@ impl Store for MemoryStore {
         Ok(due.take(limit).cloned().collect())
     }
 
+    async fn claim_incarnations(
+        &self,
+        epoch: u64,
+        cell: &CellName,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<IncarnationRow>, StoreError> {
+        let mut state = self.state();
+        let State { sharing, due, incarnations, .. } = &mut *state;
+        sharing.check(epoch)?;
+        let due = due.incarnations(cell, now).filter(|incarnation| sharing.claim_making(epoch, **incarnation));
+        Ok(due.filter_map(|incarnation| incarnations.get(incarnation)).take(limit).cloned().collect())
+    }
+
     async fn incarnations(&self, of: &[Incarnation]) -> Result<Vec<Option<IncarnationRow>>, StoreError> {
         let state = self.state();
         Ok(of.iter().map(|incarnation| state.incarnations.get(incarnation).cloned()).collect())
@@ -400,6 +452,18 @@ impl Store for MemoryStore {
 
     async fn operation(&self, id: &OperationId) -> Result<Option<Operation>, StoreError> {
         Ok(self.state().operations.get(id).cloned())
+    }
+
+    async fn ended(&self, of: &[OperationId]) -> Result<Vec<OperationId>, StoreError> {
+        let state = self.state();
+        let has_ended = |id: &&OperationId| state.operations.get(*id).is_some_and(|found| found.state.is_ended());
+        Ok(of.iter().filter(has_ended).cloned().collect())
+    }
+
+    async fn inbox(&self, epoch: u64, limit: usize) -> Result<Vec<Submitted>, StoreError> {
+        let mut state = self.state();
+        state.sharing.check(epoch)?;
+        Ok(state.sharing.requests(epoch, limit))
     }
 
     async fn operation_of_key(&self, key: &IdempotencyKey) -> Result<Option<Operation>, StoreError> {

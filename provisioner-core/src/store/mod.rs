@@ -7,20 +7,23 @@ mod condition;
 mod log;
 mod memory;
 mod rows;
+mod sharing;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use tokio::sync::watch;
 
 pub use log::{Event, EventKind, NewEvent, Operation, OperationEnd, OperationState, Verb};
 pub use memory::MemoryStore;
 pub use rows::{
     Capacity, CellRow, CellUsage, DataRow, DataState, IncarnationRow, IncarnationState, InstanceRow, Lane,
-    LiveIncarnation, Record, Reservation, Session, Stranger,
+    LiveIncarnation, Record, Reservation, Stranger,
 };
+pub use sharing::{Ask, Claiming, Session, Signal, Submitted, Taken, Worker};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{CommitMode, SqliteStore};
 
@@ -123,6 +126,8 @@ pub struct Change {
     pub epoch: Option<u64>,
     /// The instance's row.
     pub instance: Option<InstanceWrite>,
+    /// What becomes of the claim on it.
+    pub claiming: Claiming,
     /// Specs of that instance to be kept, by generation.
     pub specs: Vec<(Generation, Arc<InstanceSpec>)>,
     /// When set, the specs of that instance to keep; the others are dropped.
@@ -153,6 +158,8 @@ pub struct Change {
     pub cells: Vec<CellRow>,
     /// Whether all work at providers is frozen from now on.
     pub frozen: Option<bool>,
+    /// The request of the inbox that this answers: it is taken out. [`StoreError::Stale`] when it is not there any more.
+    pub answers: Option<u64>,
 }
 
 /// How long an idempotency key is kept.
@@ -165,6 +172,8 @@ pub struct Committed {
     pub version: u64,
     /// The position of the last event so far.
     pub position: u64,
+    /// Who works on the instance from now on.
+    pub worker: Worker,
 }
 
 /// Which instances a listing yields.
@@ -217,11 +226,20 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The control plane that the store belongs to.
     fn control_plane(&self) -> &ControlPlaneId;
 
-    /// Begins a session: from now on this process may write, and sessions that it replaces may not.
+    /// Begins a session: from now on this process may write. A store of one process ends the sessions before; one that several
+    /// share ends none, and its sessions lapse when they are not renewed.
     async fn open_session(&self, holder: &str, now: Timestamp) -> Result<Session, StoreError>;
+
+    /// Keeps a session from lapsing, and tells the numbers of all that are in force. [`StoreError::SessionLost`] when it is not
+    /// in force any more: it never comes back.
+    async fn renew_session(&self, epoch: u64) -> Result<Vec<u64>, StoreError>;
 
     /// Ends a session, so that nobody has to wait for it to lapse.
     async fn close_session(&self, epoch: u64) -> Result<(), StoreError>;
+
+    /// What other processes write that this one should know at once, from now on. None where there are no others. Losing a
+    /// signal costs time, never truth.
+    fn signals(&self) -> Option<BoxStream<'static, Signal>>;
 
     /// Takes a change whole, durably, or not at all. When several conditions do not hold, the answer is the first of:
     /// session, keys, the instance's version, host names, capacity, data.
@@ -241,8 +259,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// How many instances were last seen in each phase, by cell; `None` is "not seen yet".
     async fn counts(&self) -> Result<Vec<(CellName, Option<Phase>, u64)>, StoreError>;
 
-    /// Due rows, in the order of due time and id.
+    /// Due rows, in the order of due time and id, but for those that another session in force works on. From then on this
+    /// session works on them, until a write of it releases them or it is over.
     async fn claim(&self, claim: &Claim) -> Result<Vec<Record>, StoreError>;
+
+    /// Claims one instance, due or not, unless another session in force works on it.
+    async fn claim_instance(&self, epoch: u64, id: &InstanceId) -> Result<Taken, StoreError>;
 
     /// The earliest due time of a cell after `now`, of instances and of ended makings.
     async fn next_due(&self, cell: &CellName, now: Timestamp) -> Result<Option<Timestamp>, StoreError>;
@@ -255,11 +277,27 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<IncarnationRow>, StoreError>;
 
+    /// The same, claimed as instances are: what another session in force looks for is passed over, until its next write.
+    async fn claim_incarnations(
+        &self,
+        epoch: u64,
+        cell: &CellName,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<IncarnationRow>, StoreError>;
+
     /// What is known of these makings, in their order.
     async fn incarnations(&self, of: &[Incarnation]) -> Result<Vec<Option<IncarnationRow>>, StoreError>;
 
     /// One operation.
     async fn operation(&self, id: &OperationId) -> Result<Option<Operation>, StoreError>;
+
+    /// Which of these operations have ended.
+    async fn ended(&self, of: &[OperationId]) -> Result<Vec<OperationId>, StoreError>;
+
+    /// Requests that callers put into the inbox inside their own transactions, the oldest of each instance, claimed as
+    /// instances are. A change that [answers](Change::answers) one takes it out.
+    async fn inbox(&self, epoch: u64, limit: usize) -> Result<Vec<Submitted>, StoreError>;
 
     /// The operation of a key: the last one, also when its 24 hours are over and no other has taken the key.
     async fn operation_of_key(&self, key: &IdempotencyKey) -> Result<Option<Operation>, StoreError>;

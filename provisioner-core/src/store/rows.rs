@@ -3,7 +3,7 @@
 //! These are stored types: bodies are JSON with a schema version, and a field that is added later has a default, so that
 //! rows of the previous release stay readable.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +76,10 @@ pub struct InstanceRow {
     pub created_at: Timestamp,
     /// When it is suspended for having expired.
     pub expires_at: Option<Timestamp>,
+    /// When its work was taken over from a process that may not know yet that it lost it: until that one's last call can be no
+    /// more, the instance is looked at again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_over_at: Option<Timestamp>,
 }
 
 impl InstanceRow {
@@ -195,6 +199,8 @@ pub struct Record {
     pub version: u64,
     /// The specs that the row refers to: wanted, in force, applied.
     pub specs: BTreeMap<Generation, Arc<InstanceSpec>>,
+    /// Whether the session that worked on it lapsed meanwhile. Told until a write of the one who works on it now.
+    pub taken_over: bool,
 }
 
 impl Record {
@@ -307,13 +313,4 @@ pub struct Stranger {
     pub generation: Generation,
     /// When it was found first.
     pub found_at: Timestamp,
-}
-
-/// A control plane process's right to write, until a newer session takes over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Session {
-    /// Its number. Writes with an older number than the newest session that excludes it are refused.
-    pub epoch: u64,
-    /// After how much silence it lapses. None: it holds until closed, as nobody else can open the store.
-    pub lapses_after: Option<Duration>,
 }

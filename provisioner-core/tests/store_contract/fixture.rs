@@ -89,6 +89,7 @@ pub(crate) fn row(name: impl AsRef<str>) -> InstanceRow {
         created_by: operation_id(1),
         created_at: at(0),
         expires_at: None,
+        taken_over_at: None,
     }
 }
 

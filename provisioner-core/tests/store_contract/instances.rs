@@ -188,6 +188,8 @@ fn change_of_every_part(instance: InstanceWrite) -> Change {
         specs: vec![(Generation(1), spec("changed"))],
         keep_specs: Some(vec![Generation(1)]),
         reservation: Some(reservation(&["changed.example.com"])),
+        claiming: Claiming::Take,
+        answers: None,
         take_data: None,
         incarnations: vec![making(5, IncarnationState::Ended, Some(at(5)))],
         data: vec![data_row(5, DataState::Used)],
@@ -223,6 +225,7 @@ async fn fill(store: &dyn Store) -> u64 {
 async fn a_refused_change_writes_nothing_at_all(store: Arc<dyn Store>) {
     let stale = store.open_session("old", at(0)).await.unwrap();
     store.open_session("new", at(0)).await.unwrap();
+    store.close_session(stale.epoch).await.unwrap();
     let version = fill(&*store).await;
     let before = everything(&*store).await;
     let changed = Arc::new(InstanceRow { attempts: 9, phase: Some(Phase::Running), ..row("a") });
@@ -265,6 +268,7 @@ async fn a_refused_change_writes_nothing_at_all(store: Arc<dyn Store>) {
 async fn the_most_telling_reason_is_given_first(store: Arc<dyn Store>) {
     let stale = store.open_session("old", at(0)).await.unwrap();
     store.open_session("new", at(0)).await.unwrap();
+    store.close_session(stale.epoch).await.unwrap();
     fill(&*store).await;
     let repeated = || Change {
         operations: vec![operation(7, Some("used"), at(1))],
@@ -300,7 +304,7 @@ async fn a_change_can_write_every_part_at_once(store: Arc<dyn Store>) {
     let changed = Arc::new(InstanceRow { attempts: 9, phase: Some(Phase::Running), ..row("a") });
     let write = InstanceWrite::Update { row: Arc::clone(&changed), expected: version };
     let committed = store.commit(change_of_every_part(write)).await.unwrap();
-    assert_eq!(committed, Committed { version: version + 1, position: 2 });
+    assert_eq!((committed.version, committed.position), (version + 1, 2));
     let record = store.instance(&id("a")).await.unwrap().unwrap();
     assert_eq!((&record.row, record.version), (&changed, version + 1));
     assert_eq!(*record.spec(Generation(1)), spec("changed"));

@@ -13,25 +13,22 @@ rules! {
     the_next_due_time_is_after_now,
     due_makings_come_in_order_up_to_a_limit,
     makings_are_looked_up_in_the_order_asked,
-    a_new_session_ends_the_one_before,
-    a_session_that_was_closed_may_not_write,
-    sessions_rise_and_hold_until_closed,
     what_is_old_is_pruned_up_to_a_limit,
     what_is_still_to_be_looked_for_is_not_pruned,
     of_a_forgotten_instance_only_the_last_event_stays,
     a_pruned_operation_gives_its_key_back,
 }
 
-fn due(name: &str, time: i64) -> InstanceRow {
+pub(crate) fn due(name: &str, time: i64) -> InstanceRow {
     InstanceRow { due_at: Some(at(time)), ..row(name) }
 }
 
-async fn claim(store: &dyn Store) -> Claim {
+pub(crate) async fn claim(store: &dyn Store) -> Claim {
     let epoch = store.open_session("contract", at(0)).await.unwrap().epoch;
     Claim { epoch, cell: cell("one"), lane: Lane::Interactive, now: at(100), after: None, limit: 100 }
 }
 
-async fn claimed(store: &dyn Store, claim: &Claim) -> Vec<String> {
+pub(crate) async fn claimed(store: &dyn Store, claim: &Claim) -> Vec<String> {
     store.claim(claim).await.unwrap().into_iter().map(|record| record.row.id.to_string()).collect()
 }
 
@@ -136,48 +133,6 @@ async fn makings_are_looked_up_in_the_order_asked(store: Arc<dyn Store>) {
     let found = store.incarnations(&asked).await.unwrap();
     assert_eq!(found, [Some(two.clone()), None, Some(one), Some(two)]);
     assert!(store.incarnations(&[]).await.unwrap().is_empty());
-}
-
-async fn a_new_session_ends_the_one_before(store: Arc<dyn Store>) {
-    store.commit(insert(due("a", 1))).await.unwrap();
-    let old = claim(&*store).await;
-    let write = |epoch, expected| Change { epoch: Some(epoch), ..update(due("a", 1), expected) };
-    store.commit(write(old.epoch, 1)).await.unwrap();
-    let new = claim(&*store).await;
-    assert!(new.epoch > old.epoch);
-    assert!(matches!(store.commit(write(old.epoch, 2)).await, Err(StoreError::SessionLost)));
-    assert!(matches!(store.claim(&old).await, Err(StoreError::SessionLost)));
-    assert_eq!(store.instance(&id("a")).await.unwrap().unwrap().version, 2);
-    store.commit(write(new.epoch, 2)).await.unwrap();
-    assert_eq!(claimed(&*store, &new).await, ["a"]);
-    assert!(matches!(store.commit(write(new.epoch + 1, 3)).await, Err(StoreError::SessionLost)), "not begun yet");
-}
-
-async fn a_session_that_was_closed_may_not_write(store: Arc<dyn Store>) {
-    let old = claim(&*store).await;
-    let new = claim(&*store).await;
-    store.close_session(old.epoch).await.unwrap();
-    store.commit(Change { epoch: Some(new.epoch), ..insert(row("a")) }).await.unwrap();
-    store.close_session(new.epoch).await.unwrap();
-    store.close_session(new.epoch).await.unwrap();
-    for epoch in [old.epoch, new.epoch] {
-        let late = Change { epoch: Some(epoch), ..insert(row("b")) };
-        assert!(matches!(store.commit(late).await, Err(StoreError::SessionLost)));
-    }
-    assert!(matches!(store.claim(&new).await, Err(StoreError::SessionLost)));
-    let next = claim(&*store).await;
-    assert!(next.epoch > new.epoch);
-    store.commit(Change { epoch: Some(next.epoch), ..insert(row("b")) }).await.unwrap();
-}
-
-async fn sessions_rise_and_hold_until_closed(store: Arc<dyn Store>) {
-    let mut last = 0;
-    for _ in 0..3 {
-        let session = store.open_session("one", at(0)).await.unwrap();
-        assert!(session.epoch > last);
-        assert_eq!(session.lapses_after, None);
-        last = session.epoch;
-    }
 }
 
 async fn what_is_old_is_pruned_up_to_a_limit(store: Arc<dyn Store>) {

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use provisioner_core::{
     seams::Random,
     store::{
         CellRow, CellUsage, Change, Claim, Committed, DataRow, Event, IncarnationRow, InstanceFilter, Operation,
-        Pruned, Record, Session, Store, StoreError, Stranger,
+        Pruned, Record, Session, Signal, Store, StoreError, Stranger, Submitted, Taken,
     },
     types::{
         CellName, ControlPlaneId, DataId, IdempotencyKey, Incarnation, InstanceId, OperationId, Phase, TenantId,
@@ -102,6 +103,10 @@ impl Store for SeenStore {
         })
     }
 
+    async fn renew_session(&self, epoch: u64) -> Result<Vec<u64>, StoreError> {
+        durable!(self, "renew session", store => store.renew_session(epoch))
+    }
+
     async fn close_session(&self, epoch: u64) -> Result<(), StoreError> {
         durable!(self, "close session", store => store.close_session(epoch))
     }
@@ -148,6 +153,14 @@ impl Store for SeenStore {
         claimed
     }
 
+    async fn claim_instance(&self, epoch: u64, id: &InstanceId) -> Result<Taken, StoreError> {
+        let claimed = read!(self, "claim instance", store => store.claim_instance(epoch, id));
+        if matches!(claimed, Err(StoreError::SessionLost)) {
+            self.witness.session_lost(self.gate.process);
+        }
+        claimed
+    }
+
     async fn next_due(&self, cell: &CellName, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         read!(self, "next due", store => store.next_due(cell, now))
     }
@@ -161,12 +174,30 @@ impl Store for SeenStore {
         read!(self, "due incarnations", store => store.due_incarnations(cell, now, limit))
     }
 
+    async fn claim_incarnations(
+        &self,
+        epoch: u64,
+        cell: &CellName,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<IncarnationRow>, StoreError> {
+        read!(self, "claim incarnations", store => store.claim_incarnations(epoch, cell, now, limit))
+    }
+
     async fn incarnations(&self, of: &[Incarnation]) -> Result<Vec<Option<IncarnationRow>>, StoreError> {
         read!(self, "incarnations", store => store.incarnations(of))
     }
 
     async fn operation(&self, id: &OperationId) -> Result<Option<Operation>, StoreError> {
         read!(self, "operation", store => store.operation(id))
+    }
+
+    async fn ended(&self, of: &[OperationId]) -> Result<Vec<OperationId>, StoreError> {
+        read!(self, "ended", store => store.ended(of))
+    }
+
+    async fn inbox(&self, epoch: u64, limit: usize) -> Result<Vec<Submitted>, StoreError> {
+        read!(self, "inbox", store => store.inbox(epoch, limit))
     }
 
     async fn operation_of_key(&self, key: &IdempotencyKey) -> Result<Option<Operation>, StoreError> {
@@ -179,6 +210,10 @@ impl Store for SeenStore {
 
     async fn events(&self, instance: Option<&InstanceId>, after: u64, limit: usize) -> Result<Vec<Event>, StoreError> {
         read!(self, "events", store => store.events(instance, after, limit))
+    }
+
+    fn signals(&self) -> Option<BoxStream<'static, Signal>> {
+        None
     }
 
     fn positions(&self) -> watch::Receiver<u64> {

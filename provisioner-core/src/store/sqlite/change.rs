@@ -7,6 +7,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use super::{
     super::{
         CellUsage, Change, Committed, EventKind, InstanceRow, InstanceWrite, Operation, Reservation, StoreError,
+        Worker,
         condition::{Held, check_capacity, is_retained_for, key_is_kept},
     },
     fault::Fault,
@@ -30,7 +31,7 @@ pub(super) fn take(connection: &Connection, prepared: &Prepared, position: &mut 
     write_data(connection, change)?;
     write_findings(connection, change)?;
     write_events(connection, prepared, position)?;
-    Ok(Committed { version, position: *position })
+    Ok(Committed { version, position: *position, worker: Worker::Here })
 }
 
 /// What the conditions found that the writes need.
@@ -59,6 +60,10 @@ enum KeyUse {
 
 fn check(connection: &Connection, change: &Change) -> Result<Checked, Fault> {
     change.check_shape()?;
+    if change.answers.is_some() {
+        // There is no inbox.
+        return Err(StoreError::Stale.into());
+    }
     if let Some(epoch) = change.epoch {
         maintain::check_session(connection, epoch)?;
     }

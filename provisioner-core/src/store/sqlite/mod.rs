@@ -25,6 +25,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -36,7 +37,7 @@ use self::{
 };
 use super::{
     CellRow, CellUsage, Change, Claim, Committed, DataRow, Event, IncarnationRow, InstanceFilter, Operation, Pruned,
-    Record, Session, Store, StoreError, Stranger,
+    Record, Session, Signal, Store, StoreError, Stranger, Submitted, Taken,
 };
 use crate::types::{
     CellName, ControlPlaneId, DataId, IdempotencyKey, Incarnation, InstanceId, OperationId, Phase, TenantId, Timestamp,
@@ -255,8 +256,17 @@ impl Store for SqliteStore {
         }
     }
 
+    async fn renew_session(&self, epoch: u64) -> Result<Vec<u64>, StoreError> {
+        self.read(move |connection| read::check_session(connection, epoch)).await?;
+        Ok(vec![epoch])
+    }
+
     async fn close_session(&self, epoch: u64) -> Result<(), StoreError> {
         self.write(Work::CloseSession { epoch }).await.map(drop)
+    }
+
+    fn signals(&self) -> Option<BoxStream<'static, Signal>> {
+        None
     }
 
     async fn commit(&self, change: Change) -> Result<Committed, StoreError> {
@@ -290,6 +300,15 @@ impl Store for SqliteStore {
         self.read_together(move |connection| read::claim(connection, &claim)).await
     }
 
+    async fn claim_instance(&self, epoch: u64, id: &InstanceId) -> Result<Taken, StoreError> {
+        let id = id.clone();
+        let read = move |connection: &Connection| {
+            read::check_session(connection, epoch)?;
+            read::instance(connection, &id)
+        };
+        Ok(self.read_together(read).await?.map_or(Taken::Absent, Taken::Here))
+    }
+
     async fn next_due(&self, cell: &CellName, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         let cell = cell.clone();
         self.read(move |connection| read::next_due(connection, &cell, now)).await
@@ -305,6 +324,21 @@ impl Store for SqliteStore {
         self.read(move |connection| read::due_incarnations(connection, &cell, now, limit)).await
     }
 
+    async fn claim_incarnations(
+        &self,
+        epoch: u64,
+        cell: &CellName,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<IncarnationRow>, StoreError> {
+        let cell = cell.clone();
+        let read = move |connection: &Connection| {
+            read::check_session(connection, epoch)?;
+            read::due_incarnations(connection, &cell, now, limit)
+        };
+        self.read_together(read).await
+    }
+
     async fn incarnations(&self, of: &[Incarnation]) -> Result<Vec<Option<IncarnationRow>>, StoreError> {
         let of = of.to_vec();
         self.read_together(move |connection| read::incarnations(connection, &of)).await
@@ -313,6 +347,16 @@ impl Store for SqliteStore {
     async fn operation(&self, id: &OperationId) -> Result<Option<Operation>, StoreError> {
         let id = id.clone();
         self.read(move |connection| read::operation(connection, &id)).await
+    }
+
+    async fn ended(&self, of: &[OperationId]) -> Result<Vec<OperationId>, StoreError> {
+        let of = of.to_vec();
+        self.read_together(move |connection| read::ended(connection, of)).await
+    }
+
+    async fn inbox(&self, _: u64, _: usize) -> Result<Vec<Submitted>, StoreError> {
+        // A file of one process: nobody else's transaction can put anything there.
+        Ok(Vec::new())
     }
 
     async fn operation_of_key(&self, key: &IdempotencyKey) -> Result<Option<Operation>, StoreError> {

@@ -29,6 +29,14 @@ const PHASES: [Option<Phase>; 7] = [
 
 type Result<T> = std::result::Result<T, StoreError>;
 
+/// Refuses unless this session is in force.
+pub(super) fn check_session(connection: &Connection, epoch: u64) -> Result<()> {
+    maintain::check_session(connection, epoch).map_err(|fault| match fault {
+        Fault::Refused(error) => error,
+        Fault::Sqlite(error) => error.into(),
+    })
+}
+
 pub(super) fn instance(connection: &Connection, id: &InstanceId) -> Result<Option<Record>> {
     let query = "SELECT version, body FROM instances WHERE id = ?1";
     first(connection, query, [id.as_str()], |row| record(connection, row))
@@ -93,10 +101,7 @@ pub(super) fn counts(connection: &Connection) -> Result<Vec<(CellName, Option<Ph
 }
 
 pub(super) fn claim(connection: &Connection, claim: &Claim) -> Result<Vec<Record>> {
-    maintain::check_session(connection, claim.epoch).map_err(|fault| match fault {
-        Fault::Refused(error) => error,
-        Fault::Sqlite(error) => error.into(),
-    })?;
+    check_session(connection, claim.epoch)?;
     let (after, after_id) = match &claim.after {
         Some((due_at, id)) => (due_at.unix_ms(), id.as_str()),
         None => (i64::MIN, ""),
@@ -145,6 +150,14 @@ pub(super) fn incarnations(connection: &Connection, of: &[Incarnation]) -> Resul
 pub(super) fn operation(connection: &Connection, id: &OperationId) -> Result<Option<Operation>> {
     let query = format!("SELECT {} FROM operations WHERE id = ?1", format::OPERATION_COLUMNS);
     first(connection, &query, [id.as_str()], format::operation)
+}
+
+/// Which of these operations have ended.
+pub(super) fn ended(connection: &Connection, mut of: Vec<OperationId>) -> Result<Vec<OperationId>> {
+    let mut statement = connection.prepare_cached("SELECT 1 FROM operations WHERE id = ?1 AND ended_at IS NOT NULL")?;
+    let mut failed = None;
+    of.retain(|id| statement.exists([id.as_str()]).map_err(|error| failed = Some(error)).unwrap_or(false));
+    failed.map_or(Ok(of), |error| Err(error.into()))
 }
 
 pub(super) fn operation_of_key(connection: &Connection, key: &IdempotencyKey) -> Result<Option<Operation>> {
@@ -285,7 +298,7 @@ fn record(connection: &Connection, row: &Row<'_>) -> Result<Record> {
     let specs = all(connection, query, parameters, |row| {
         Ok((Generation(format::column(row, 0)?), format::spec(format::text(row, 1)?)?))
     })?;
-    Ok(Record { row, version, specs: BTreeMap::from_iter(specs) })
+    Ok(Record { row, version, specs: BTreeMap::from_iter(specs), taken_over: false })
 }
 
 fn all<T>(
