@@ -38,6 +38,8 @@ pub struct OpContext {
     pub now: Timestamp,
     /// Resolves references to secrets.
     pub secrets: Arc<dyn SecretResolver>,
+    /// How many processes of this control plane call the provider, this one included: what an account allows is shared.
+    pub replicas: u32,
 }
 
 impl OpContext {
@@ -52,6 +54,7 @@ impl OpContext {
             since_last_call: None,
             now: Timestamp::from_unix_ms(0),
             secrets: Arc::new(LocalSecrets::none()),
+            replicas: 1,
         }
     }
 

@@ -2,9 +2,11 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::ControlPlane;
+use tokio::time::Instant;
+
+use super::{ControlPlane, inbox};
 use crate::{
-    engine::{Engine, EngineConfig, EngineParts, cells::CellHandle, time::Time},
+    engine::{Engine, EngineConfig, EngineParts, cells::CellHandle, session::Tenure, time::Time},
     error::{Error, ErrorKind, Result},
     placement::{Cell, NamedOrOnly, Placement},
     seams::Seams,
@@ -97,13 +99,14 @@ impl ControlPlaneBuilder {
         let on_record = latest_on_record(&*self.store).await.map_err(store_error)?;
         let time = Time::starting(Arc::clone(&self.seams.clock), on_record);
         let opening = self.store.open_session(&self.holder, time.now());
+        let asked_at = Instant::now();
         let session = self.seams.durably(opening).await.map_err(store_error)?;
         let frozen = self.store.frozen().await.map_err(store_error)?;
         let known = self.store.cells().await.map_err(store_error)?;
         let is_frozen = |cell: &Cell| known.iter().any(|row| row.name == cell.name && row.drift_frozen.is_some());
         let cells = self.cells.into_iter().map(|cell| {
             let frozen = is_frozen(&cell);
-            CellHandle::new(cell, frozen)
+            CellHandle::new(cell, frozen, session.lapses_after.is_some())
         });
         let engine = Engine::start(EngineParts {
             cells: cells.collect(),
@@ -112,10 +115,13 @@ impl ControlPlaneBuilder {
             seams: self.seams,
             time,
             secrets: self.secrets,
-            epoch: session.epoch,
+            tenure: Tenure::new(session, asked_at),
+            holder: self.holder,
             frozen,
         });
-        Ok(ControlPlane { engine, placement: self.placement })
+        let plane = ControlPlane { engine, placement: self.placement };
+        plane.engine.tasks.spawn(inbox::serve(plane.clone()));
+        Ok(plane)
     }
 }
 

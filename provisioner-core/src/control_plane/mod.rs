@@ -2,7 +2,9 @@
 
 mod accept;
 mod builder;
+mod inbox;
 mod operation;
+mod origin;
 mod request;
 mod strangers;
 mod view;
@@ -17,12 +19,12 @@ pub use operation::OperationHandle;
 pub use request::{NewInstance, Request};
 pub use view::{CellStatus, FleetCounts, Instance, Page, ProvisioningSlo};
 
-use self::accept::Ask;
+use self::{accept::Ask, origin::Origin};
 use crate::{
     engine::{DriftReport, Engine, cells::CellHandle, draft::Draft, drift, is_planted},
     error::{Error, ErrorKind, Result},
     placement::Placement,
-    store::{DataRow, DataState, Event, InstanceFilter, Lane, Operation, Record, Store, StoreError, Verb},
+    store::{DataRow, DataState, Event, InstanceFilter, Lane, Operation, Record, Store, StoreError, Verb, Worker},
     types::{CellName, DataDisposition, DataId, Hold, InstanceId, InstanceSpec, OperationId, Reason, TenantId},
 };
 
@@ -66,6 +68,10 @@ impl ControlPlane {
     /// # Errors
     /// Besides the common ones: `Conflict` when the id or a host name is taken, `QuotaExceeded` when the cell is full.
     pub async fn create(&self, new: NewInstance, request: Request) -> Result<OperationHandle> {
+        self.create_as(new, request, Origin::default()).await
+    }
+
+    async fn create_as(&self, new: NewInstance, request: Request, origin: Origin) -> Result<OperationHandle> {
         let engine = &self.engine;
         let spec = Arc::new(new.spec.clone());
         let fingerprint = creation_fingerprint(&new);
@@ -76,7 +82,7 @@ impl ControlPlane {
         let name = self.placement.choose(&new, &engine.cells.values().map(|cell| &cell.cell).collect::<Vec<_>>())?;
         let cell = &self.cell(&name, "create")?.cell;
         let now = engine.now();
-        let id = engine.seams.random.operation_id(now);
+        let id = origin.operation.unwrap_or_else(|| engine.seams.random.operation_id(now));
         let data = new.data.clone().unwrap_or_else(|| engine.seams.random.data_id());
         let mut row = accept::new_row(&new, cell, data, id.clone(), now);
         row.data_made = self.must_exist(new.data.as_ref()).await?;
@@ -89,6 +95,7 @@ impl ControlPlane {
             draft.data(DataState::Used);
         }
         draft.open_operation(operation.clone(), None);
+        draft.answer(origin.request);
         match self.commit(draft).await {
             Ok(()) => {
                 info!(instance = %new.id, operation = %operation.id, "create accepted");
@@ -173,6 +180,10 @@ impl ControlPlane {
     }
 
     async fn ask(&self, id: &InstanceId, ask: Ask, request: Request) -> Result<OperationHandle> {
+        self.ask_as(id, ask, request, Origin::default()).await
+    }
+
+    async fn ask_as(&self, id: &InstanceId, ask: Ask, request: Request, origin: Origin) -> Result<OperationHandle> {
         let verb = ask.verb().as_str();
         let engine = &self.engine;
         let read = |error: StoreError| error.into_error(verb).with_instance(id);
@@ -187,7 +198,9 @@ impl ControlPlane {
             if is_planted!(engine, RevivesGone) {
                 draft.row.intent.gone = None;
             }
-            accept::accept(&mut draft, cell, &ask, &request, (engine.seams.random.operation_id(now), now))?;
+            let name = origin.operation.clone().unwrap_or_else(|| engine.seams.random.operation_id(now));
+            accept::accept(&mut draft, cell, &ask, &request, (name, now))?;
+            draft.answer(origin.request);
             let operation = draft.opened().clone();
             match self.commit(draft).await {
                 Ok(()) => {
@@ -210,11 +223,26 @@ impl ControlPlane {
     async fn commit(&self, draft: Draft) -> Result<(), StoreError> {
         let engine = Arc::clone(&self.engine);
         let task = self.engine.tasks.spawn(async move {
-            let (change, row) = draft.to_change(engine.epoch_of_writes());
+            let (change, row) = draft.to_change(engine.epoch_of_writes(), engine.claiming(&draft.row.cell));
+            let epoch = change.epoch.unwrap_or_default();
             match engine.commit(change).await {
                 Ok(committed) => {
-                    engine.offer(draft.to_record(row, committed.version), Lane::Interactive);
+                    match committed.worker {
+                        Worker::Here => {
+                            engine.offer(epoch, draft.to_record(row, committed.version), Lane::Interactive);
+                        }
+                        Worker::TakenOver => {
+                            if let Some(cell) = engine.cells.get(&row.cell) {
+                                cell.offer(row.id.clone(), Lane::Interactive, None);
+                            }
+                        }
+                        // They were told.
+                        Worker::Elsewhere | Worker::Nobody => {}
+                    }
                     Ok(())
+                }
+                Err(StoreError::SessionLost) if engine.tenure.lapses_after().is_some() => {
+                    Err(StoreError::Failed("nothing was written: there is no session with the store yet".into()))
                 }
                 Err(error) => {
                     // It may be there all the same.

@@ -7,7 +7,7 @@ use tracing::warn;
 use super::{ControlPlane, NewInstance, OperationHandle, Request, accept};
 use crate::{
     context::Priority,
-    engine::{draft::Draft, drift},
+    engine::{draft::Draft, drift, sharing},
     error::{Chain, Error, ErrorKind, Result},
     store::{CellRow, Change, DataState, EventKind, Lane, LiveIncarnation, NewEvent, StoreError, Stranger, Verb},
     types::{CellName, DataSource, Generation, Incarnation, InstanceId, InstanceSpec, Observed, Target, TenantId},
@@ -130,6 +130,8 @@ impl ControlPlane {
         let change = Change { frozen: Some(frozen), ..self.decision(None, &request, what) };
         self.decide(change, "freeze").await?;
         self.engine.set_frozen(frozen);
+        // Somebody may have decided otherwise at the same moment: what the store says counts.
+        sharing::take_decisions_up(&self.engine).await;
         Ok(())
     }
 
@@ -175,7 +177,7 @@ impl ControlPlane {
             reason: request.reason.clone(),
             what,
         };
-        Change { epoch: Some(self.engine.epoch), events: vec![event], ..Change::default() }
+        Change { epoch: Some(self.engine.tenure.epoch()), events: vec![event], ..Change::default() }
     }
 
     async fn decide(&self, change: Change, operation: &'static str) -> Result<()> {

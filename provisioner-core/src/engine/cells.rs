@@ -18,7 +18,7 @@ use tracing::{Instrument, error, info_span, warn};
 use super::{
     Engine,
     drift::DriftGuard,
-    queue::{Queue, Work},
+    queue::{Claimed, Queue, Work},
     remnants,
     run::{Next, run},
 };
@@ -45,6 +45,8 @@ pub(crate) struct CellHandle {
     pub(crate) cell: Cell,
     pub(crate) capabilities: Capabilities,
     queue: Mutex<Queue>,
+    /// How many instances may wait in the queue.
+    room: usize,
     wake: Notify,
     /// Whether ended makings may be due to be looked for.
     remnants_due: AtomicBool,
@@ -61,12 +63,16 @@ pub(crate) struct CellHandle {
 }
 
 impl CellHandle {
-    pub(crate) fn new(cell: Cell, drift_frozen: bool) -> Self {
+    /// `is_shared`: whether other processes work on the same cell. What waits here waits for them too, so that no more is
+    /// claimed than keeps this one at work.
+    pub(crate) fn new(cell: Cell, drift_frozen: bool, is_shared: bool) -> Self {
+        let room = if is_shared { cell.calls_max.saturating_mul(4) } else { usize::MAX };
         Self {
             name: cell.name.clone(),
             capabilities: cell.provisioner.capabilities(),
             cell,
-            queue: Mutex::new(Queue::new()),
+            queue: Mutex::new(Queue::with_room(room)),
+            room,
             wake: Notify::new(),
             remnants_due: AtomicBool::new(true),
             is_another: AtomicBool::new(false),
@@ -86,9 +92,14 @@ impl CellHandle {
     }
 
     /// Says that an instance is worth looking at.
-    pub(crate) fn offer(&self, id: InstanceId, lane: Lane, record: Option<Record>) {
+    pub(crate) fn offer(&self, id: InstanceId, lane: Lane, record: Option<Claimed>) {
         self.queue().offer(id, lane, record);
         self.wake.notify_one();
+    }
+
+    /// Whether somebody who waits need not wait for long.
+    pub(crate) fn has_room(&self) -> bool {
+        self.queue().has_room(Lane::Interactive)
     }
 
     /// Has the store asked again for all that is due.
@@ -151,7 +162,7 @@ pub(crate) async fn work(engine: Arc<Engine>, cell: Arc<CellHandle>) {
         }
         error!(cell = %cell.name, "the loop of a cell ended with a panic; it starts again");
         // What it was working on was dropped: the store knows all of it.
-        *cell.queue() = Queue::new();
+        *cell.queue() = Queue::with_room(cell.room);
         tokio::time::sleep(PAUSE).await;
     }
 }
@@ -200,7 +211,7 @@ pub(crate) async fn identify(engine: &Engine, cell: &CellHandle) -> Result<()> {
         None => {
             let drift_frozen = known.and_then(|row| row.drift_frozen);
             let row = CellRow { name: cell.name.clone(), identity: Some(identity), drift_frozen };
-            let change = Change { epoch: Some(engine.epoch), cells: vec![row], ..Change::default() };
+            let change = Change { epoch: Some(engine.tenure.epoch()), cells: vec![row], ..Change::default() };
             engine.commit(change).await.map(drop).map_err(|error| error.into_error("identify"))
         }
     }
@@ -320,7 +331,7 @@ impl CellLoop {
         for lane in Lane::ALL {
             while let Some(limit) = self.begin_claim(lane) {
                 let claim = Claim {
-                    epoch: self.engine.epoch,
+                    epoch: self.engine.tenure.epoch(),
                     cell: self.cell.name.clone(),
                     lane,
                     now: self.engine.now(),
@@ -338,7 +349,7 @@ impl CellLoop {
                 let more = cursor.is_some() || claim.after.is_some();
                 self.cursors[lane as usize] = cursor;
                 let mut queue = self.cell.queue();
-                queue.offer_claimed(records, lane);
+                queue.offer_claimed(claim.epoch, records, lane);
                 if more {
                     queue.set_behind(lane, true);
                 }
@@ -372,7 +383,7 @@ impl CellLoop {
         match result.await {
             Ok(records) => Some(records),
             Err(error) => {
-                self.engine.store_error(&error);
+                self.engine.store_error(&error, claim.epoch);
                 warn!(cell = %self.cell.name, error = %Chain(&error), "could not read what is due");
                 None
             }
@@ -381,7 +392,9 @@ impl CellLoop {
 
     fn start_runs(&mut self) {
         loop {
-            let work = self.cell.queue().pop(self.cell.cell.calls_max);
+            // Each process takes its share of what may be under way.
+            let share = self.cell.cell.calls_max.div_ceil(self.engine.tenure.replicas() as usize);
+            let work = self.cell.queue().pop(share);
             let Some(work) = work else { break };
             let (engine, cell) = (Arc::clone(&self.engine), Arc::clone(&self.cell));
             self.runs.spawn(run_one(engine, cell, work));

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     store::{
-        Change, DataRow, DataState, EventKind, IncarnationRow, IncarnationState, InstanceRow, InstanceWrite, Lane,
-        NewEvent, Operation, OperationEnd, OperationState, Record, Reservation,
+        Change, Claiming, DataRow, DataState, EventKind, IncarnationRow, IncarnationState, InstanceRow, InstanceWrite,
+        Lane, NewEvent, Operation, OperationEnd, OperationState, Record, Reservation,
     },
     types::{DataId, Generation, InstanceSpec, Observed, Phase, Reason, Timestamp},
 };
@@ -122,6 +122,11 @@ impl Draft {
     /// When it opens none.
     pub(crate) fn opened(&self) -> &Operation {
         self.change.operations.first().expect("an accepted request opens an operation")
+    }
+
+    /// Takes a request out of the inbox.
+    pub(crate) fn answer(&mut self, request: Option<u64>) {
+        self.change.answers = request;
     }
 
     pub(crate) fn drop_stranger(&mut self, incarnation: crate::types::Incarnation) {
@@ -255,19 +260,20 @@ impl Draft {
     }
 
     /// The change, ready to be committed.
-    pub(crate) fn to_change(&self, epoch: Option<u64>) -> (Change, Arc<InstanceRow>) {
+    pub(crate) fn to_change(&self, epoch: Option<u64>, claiming: Claiming) -> (Change, Arc<InstanceRow>) {
         let row = Arc::new(self.row.clone());
         let write = match self.version {
             None => InstanceWrite::Insert(Arc::clone(&row)),
             Some(expected) => InstanceWrite::Update { row: Arc::clone(&row), expected },
         };
-        (Change { epoch, instance: Some(write), ..self.change.clone() }, row)
+        (Change { epoch, instance: Some(write), claiming, ..self.change.clone() }, row)
     }
 
     /// The change that drops the instance.
     pub(crate) fn to_removal(&self, epoch: Option<u64>) -> Change {
         let write = InstanceWrite::Delete { id: self.row.id.clone(), expected: self.version.unwrap_or_default() };
-        Change { epoch, instance: Some(write), specs: Vec::new(), keep_specs: None, ..self.change.clone() }
+        let change = Change { specs: Vec::new(), keep_specs: None, ..self.change.clone() };
+        Change { epoch, instance: Some(write), claiming: Claiming::Release, ..change }
     }
 
     /// Drops what was not written yet, of a row that is in the store.

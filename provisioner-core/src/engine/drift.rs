@@ -54,7 +54,8 @@ pub struct DriftReport {
 /// rest wakes for this alone.
 pub(crate) async fn patrol(engine: Arc<Engine>, cell: Arc<CellHandle>) {
     loop {
-        let interval = engine.config.drift_interval.min(INTERVAL_MAX);
+        // All processes together compare as often as one would alone.
+        let interval = engine.config.drift_interval.min(INTERVAL_MAX).saturating_mul(engine.tenure.replicas());
         let pause = interval * 3 / 4 + engine.seams.random.up_to(interval / 2);
         tokio::select! {
             biased;
@@ -62,7 +63,7 @@ pub(crate) async fn patrol(engine: Arc<Engine>, cell: Arc<CellHandle>) {
             () = tokio::time::sleep(pause) => {}
         }
         upkeep::prune_when_due(&engine).await;
-        if engine.is_frozen() {
+        if engine.is_frozen() || !engine.tenure.allows_calls(engine.tenure.epoch()) {
             continue;
         }
         match pass(&engine, &cell).await {
@@ -202,7 +203,7 @@ async fn stranger(
     };
     let what = EventKind::StrangerFound { incarnation: owned.incarnation, cell: cell.name.clone() };
     let change = Change {
-        epoch: Some(engine.epoch),
+        epoch: Some(engine.tenure.epoch()),
         strangers: vec![stranger.clone()],
         events: vec![about(engine, Some(&owned.id), what)],
         ..Change::default()
@@ -308,6 +309,8 @@ pub(crate) struct DriftGuard {
     confirmed: AtomicBool,
     /// Settled instances found gone since the last drift pass.
     vanished: AtomicU64,
+    /// Whether the store says that it is frozen, as far as is known here.
+    on_record: AtomicBool,
     /// What was found to differ while it was frozen, by looks and not by a pass.
     left: Mutex<BTreeSet<InstanceId>>,
     /// Held while a freeze or its end is written down, so that memory and store end with the same one.
@@ -316,7 +319,7 @@ pub(crate) struct DriftGuard {
 
 impl DriftGuard {
     pub(crate) fn new(frozen: bool) -> Self {
-        Self { frozen: frozen.into(), ..Self::default() }
+        Self { frozen: frozen.into(), on_record: frozen.into(), ..Self::default() }
     }
 
     pub(crate) fn is_frozen(&self) -> bool {
@@ -343,7 +346,21 @@ impl DriftGuard {
         self.vanished.store(0, Ordering::SeqCst);
         self.confirmed.store(true, Ordering::SeqCst);
         self.frozen.store(false, Ordering::SeqCst);
+        self.on_record.store(false, Ordering::SeqCst);
         mem::take(&mut *self.left())
+    }
+
+    /// Takes up what the store says: where that is news, another process froze the cell, or somebody confirmed there. What was left
+    /// meanwhile is to be looked at again then.
+    pub(crate) fn take_up(&self, frozen: bool) -> Option<BTreeSet<InstanceId>> {
+        if self.on_record.swap(frozen, Ordering::SeqCst) == frozen {
+            return None;
+        }
+        if frozen {
+            self.frozen.store(true, Ordering::SeqCst);
+            return None;
+        }
+        Some(self.confirm())
     }
 
     /// Remembers an instance that differs and is left as it is.
@@ -385,12 +402,14 @@ async fn freeze(engine: &Engine, cell: &CellHandle, found: String) -> Result<()>
     let row = CellRow { drift_frozen: Some(found.clone()), ..row };
     let what = EventKind::DriftFrozen { cell: cell.name.clone(), found };
     let change = Change {
-        epoch: Some(engine.epoch),
+        epoch: Some(engine.tenure.epoch()),
         cells: vec![row],
         events: vec![about(engine, None, what)],
         ..Change::default()
     };
-    engine.commit(change).await.map(drop).map_err(|error| error.into_error("drift"))
+    engine.commit(change).await.map_err(|error| error.into_error("drift"))?;
+    cell.guard.on_record.store(true, Ordering::SeqCst);
+    Ok(())
 }
 
 fn about(engine: &Engine, instance: Option<&InstanceId>, what: EventKind) -> NewEvent {

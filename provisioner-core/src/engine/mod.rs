@@ -29,6 +29,8 @@ mod planted;
 mod queue;
 mod remnants;
 mod run;
+pub(crate) mod session;
+pub(crate) mod sharing;
 pub(crate) mod time;
 mod upkeep;
 mod waiters;
@@ -43,6 +45,7 @@ use std::{
 };
 
 use futures::{FutureExt, future::BoxFuture};
+use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::error;
 
@@ -52,14 +55,14 @@ pub use plan::{Step, plan};
 #[cfg(feature = "planted-bugs")]
 pub use planted::{PlantedBug, UnknownBug};
 
-use self::{cells::CellHandle, draft::Draft, time::Time, waiters::Waiters};
+use self::{cells::CellHandle, draft::Draft, queue::Claimed, session::Tenure, time::Time, waiters::Waiters};
 use crate::{
     context::{OpContext, Priority},
     error::{Chain, Effect, Error, ErrorKind, Result},
     provisioner::Provisioner,
     seams::Seams,
     secret::SecretResolver,
-    store::{Change, Committed, Lane, Record, Store, StoreError},
+    store::{Change, Claiming, Committed, Lane, Record, Store, StoreError},
     types::{CellName, InstanceId, Timestamp},
 };
 
@@ -73,11 +76,17 @@ pub(crate) struct Engine {
     pub(crate) secrets: Arc<dyn SecretResolver>,
     pub(crate) cells: BTreeMap<CellName, Arc<CellHandle>>,
     pub(crate) waiters: Waiters,
-    /// The number of this process's session: every write carries it.
-    pub(crate) epoch: u64,
+    /// This process's session: every write carries its number.
+    pub(crate) tenure: Tenure,
+    /// How this process is called in the store's record of sessions.
+    pub(crate) holder: String,
+    /// Told when there may be requests in the inbox.
+    pub(crate) inbox: Notify,
     pub(crate) started_at: Timestamp,
     /// Stops all work.
     pub(crate) cancel: CancellationToken,
+    /// All work has stopped, and the session is not needed any more.
+    at_rest: CancellationToken,
     pub(crate) tasks: TaskTracker,
     frozen: AtomicBool,
     /// Since when work goes on, in Unix milliseconds: the start, or the end of the last freeze.
@@ -95,7 +104,8 @@ pub(crate) struct EngineParts {
     pub(crate) time: Time,
     pub(crate) secrets: Arc<dyn SecretResolver>,
     pub(crate) cells: Vec<CellHandle>,
-    pub(crate) epoch: u64,
+    pub(crate) tenure: Tenure,
+    pub(crate) holder: String,
     pub(crate) frozen: bool,
 }
 
@@ -111,8 +121,11 @@ impl Engine {
             secrets: parts.secrets,
             cells: parts.cells.into_iter().map(|cell| (cell.name.clone(), Arc::new(cell))).collect(),
             waiters: Waiters::default(),
-            epoch: parts.epoch,
+            tenure: parts.tenure,
+            holder: parts.holder,
+            inbox: Notify::new(),
             cancel: CancellationToken::new(),
+            at_rest: CancellationToken::new(),
             tasks: TaskTracker::new(),
             frozen: AtomicBool::new(parts.frozen),
             pruned_at: AtomicI64::new(started_at.unix_ms()),
@@ -124,6 +137,10 @@ impl Engine {
             engine.tasks.spawn(drift::patrol(Arc::clone(&engine), Arc::clone(cell)));
         }
         engine.tasks.spawn(upkeep::sort_out_cells(Arc::clone(&engine)));
+        engine.tasks.spawn(sharing::listen(Arc::clone(&engine)));
+        engine.tasks.spawn(sharing::tell_waiters(Arc::clone(&engine)));
+        // Not one of those that a shutdown waits for: what is under way is recorded under this session.
+        tokio::spawn(session::keep(Arc::clone(&engine)));
         engine
     }
 
@@ -132,7 +149,8 @@ impl Engine {
         self.cancel.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        self.seams.durably(self.store.close_session(self.epoch)).await
+        self.at_rest.cancel();
+        self.seams.durably(self.store.close_session(self.tenure.epoch())).await
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -171,10 +189,18 @@ impl Engine {
         }
     }
 
-    /// Says that a row is worth looking at, when its cell is configured.
-    pub(crate) fn offer(&self, record: Record, lane: Lane) {
+    /// Says that a row which this session works on is worth looking at, when its cell is configured.
+    pub(crate) fn offer(&self, epoch: u64, record: Record, lane: Lane) {
         if let Some(cell) = self.cells.get(&record.row.cell) {
-            cell.offer(record.row.id.clone(), lane, Some(record));
+            cell.offer(record.row.id.clone(), lane, Some(Claimed { epoch, record }));
+        }
+    }
+
+    /// Which claim a request makes: none where there is no room for more work, so that another process can do it.
+    pub(crate) fn claiming(&self, cell: &CellName) -> Claiming {
+        match self.cells.get(cell).is_some_and(|cell| cell.has_room()) {
+            true => Claiming::Take,
+            false => Claiming::Leave,
         }
     }
 
@@ -183,6 +209,7 @@ impl Engine {
         let mut cx = OpContext::new(self.store.control_plane().clone()).with_secrets(Arc::clone(&self.secrets));
         cx.priority = priority;
         cx.now = self.now();
+        cx.replicas = self.tenure.replicas();
         // A token of its own: shutting down waits for what was sent instead of cutting it.
         cx.cancel = CancellationToken::new();
         cx
@@ -191,6 +218,11 @@ impl Engine {
     /// After so long no call can be under way any more, whoever made it.
     pub(crate) fn longest_call(&self, cell: &CellHandle) -> Duration {
         cell.capabilities.call_max.max(self.config.call_timeout)
+    }
+
+    /// The same for calls of a process that does not know yet that its session is over.
+    pub(crate) fn latest_call(&self, cell: &CellHandle) -> Duration {
+        self.longest_call(cell).saturating_add(self.tenure.lapses_after().unwrap_or_default())
     }
 
     /// Makes one call to a backend, within the time for one call. A panic of the backend is an error like any other.
@@ -222,23 +254,24 @@ impl Engine {
 
     /// Commits a change. When another session took over, all work stops.
     pub(crate) async fn commit(&self, change: Change) -> Result<Committed, StoreError> {
+        let epoch = change.epoch.unwrap_or_default();
         let ended: Vec<_> = change.ended.iter().map(|end| end.id.clone()).collect();
         let committed = self.seams.durably(self.store.commit(change)).await;
         match &committed {
             Ok(_) => ended.iter().for_each(|id| self.waiters.ended(id)),
-            Err(error) => self.store_error(error),
+            Err(error) => self.store_error(error, epoch),
         }
         committed
     }
 
     /// The number that a write carries.
     pub(crate) fn epoch_of_writes(&self) -> Option<u64> {
-        (!is_planted!(self, IgnoresEpoch)).then_some(self.epoch)
+        (!is_planted!(self, IgnoresEpoch)).then_some(self.tenure.epoch())
     }
 
     /// Commits the draft's change and begins the next one from there.
-    pub(crate) async fn write(&self, draft: &mut Draft) -> Result<(), StoreError> {
-        let (change, row) = draft.to_change(self.epoch_of_writes());
+    pub(crate) async fn write(&self, draft: &mut Draft, claiming: Claiming) -> Result<(), StoreError> {
+        let (change, row) = draft.to_change(self.epoch_of_writes(), claiming);
         let committed = self.commit(change).await?;
         draft.committed(row, committed.version);
         Ok(())
@@ -249,11 +282,13 @@ impl Engine {
         self.commit(draft.to_removal(self.epoch_of_writes())).await.map(drop)
     }
 
-    /// A replica whose session ended must not go on: somebody else works on its instances.
-    pub(crate) fn store_error(&self, failure: &StoreError) {
-        if matches!(failure, StoreError::SessionLost) && !self.cancel.is_cancelled() {
-            error!(error = %Chain(failure), "another session took over: all work stops");
-            self.cancel.cancel();
+    /// A process whose session ended must not go on: somebody else works on its instances. Where others share the store it goes
+    /// on with another session; a store of one process is another process's now.
+    pub(crate) fn store_error(&self, failure: &StoreError, epoch: u64) {
+        if !matches!(failure, StoreError::SessionLost) || self.tenure.lose(epoch) || self.cancel.is_cancelled() {
+            return;
         }
+        error!(error = %Chain(failure), "another session took over: all work stops");
+        self.cancel.cancel();
     }
 }

@@ -12,19 +12,28 @@ use crate::{
 
 /// How many instances a cell's window holds, by lane.
 const WINDOW_MAX: usize = 1024;
+/// How few it may hold: less would cost a query for each handful.
+const ROOM_MIN: usize = 64;
 /// Every so many-th turn is the background lane's: a steady stream of people must not starve it.
 const BACKGROUND_TURN: u64 = 4;
+
+/// A record that is at hand because a session of ours claimed it.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    pub(crate) epoch: u64,
+    pub(crate) record: Record,
+}
 
 /// An instance to work on, with its record where that is at hand.
 #[derive(Debug)]
 pub(crate) struct Work {
     pub(crate) id: InstanceId,
-    pub(crate) record: Option<Record>,
+    pub(crate) record: Option<Claimed>,
 }
 
 #[derive(Debug)]
 enum Slot {
-    Waiting { lane: Lane, record: Option<Record> },
+    Waiting { lane: Lane, record: Option<Claimed> },
     Running { lane: Lane, again: Option<Again> },
 }
 
@@ -32,7 +41,7 @@ enum Slot {
 #[derive(Debug)]
 struct Again {
     lane: Lane,
-    record: Option<Record>,
+    record: Option<Claimed>,
 }
 
 /// The window of one cell.
@@ -47,17 +56,24 @@ pub(crate) struct Queue {
     popped: u64,
     /// The earliest time at which something is due by itself, of those that were told.
     due: Option<Timestamp>,
+    /// How many instances of a lane may wait.
+    room: usize,
 }
 
 impl Queue {
-    /// A window that is yet to be filled from the store.
-    pub(crate) fn new() -> Self {
-        Self { behind: [true; 2], ..Self::default() }
+    /// A window for so many instances a lane, within bounds, that is yet to be filled from the store.
+    pub(crate) fn with_room(room: usize) -> Self {
+        Self { behind: [true; 2], room: room.clamp(ROOM_MIN, WINDOW_MAX), ..Self::default() }
+    }
+
+    /// Whether one more may wait in a lane.
+    pub(crate) fn has_room(&self, lane: Lane) -> bool {
+        self.waiting[lane as usize].len() < self.room
     }
 
     /// Somebody says that an instance is worth looking at. What finds no room is found in the store later, so it must be
     /// due there, or be a hint that may be lost.
-    pub(crate) fn offer(&mut self, id: InstanceId, lane: Lane, record: Option<Record>) {
+    pub(crate) fn offer(&mut self, id: InstanceId, lane: Lane, record: Option<Claimed>) {
         match self.slots.get_mut(&id) {
             Some(Slot::Running { again, .. }) => {
                 let lane = again.as_ref().map_or(lane, |again| again.lane.min(lane));
@@ -77,17 +93,17 @@ impl Queue {
 
     /// Rows that the store says are due, as of a claim made by who also calls [`finish`](Self::finish). What runs or
     /// waits already is passed over: the row is due because its work is not recorded yet.
-    pub(crate) fn offer_claimed(&mut self, records: Vec<Record>, lane: Lane) {
+    pub(crate) fn offer_claimed(&mut self, epoch: u64, records: Vec<Record>, lane: Lane) {
         for record in records {
             let id = record.row.id.clone();
             if !self.slots.contains_key(&id) {
-                self.push(id, lane, Some(record));
+                self.push(id, lane, Some(Claimed { epoch, record }));
             }
         }
     }
 
-    fn push(&mut self, id: InstanceId, lane: Lane, record: Option<Record>) {
-        if self.waiting[lane as usize].len() >= WINDOW_MAX {
+    fn push(&mut self, id: InstanceId, lane: Lane, record: Option<Claimed>) {
+        if !self.has_room(lane) {
             // The store may know it in the other lane.
             self.behind = [true; 2];
             return;
@@ -100,7 +116,7 @@ impl Queue {
     pub(crate) fn wanted(&self, lane: Lane) -> Option<usize> {
         let waiting = self.waiting[lane as usize].len();
         // Asking for few rows at a time would cost a query each.
-        (self.behind[lane as usize] && waiting < WINDOW_MAX / 2).then(|| WINDOW_MAX - waiting)
+        (self.behind[lane as usize] && waiting < self.room / 2).then(|| self.room - waiting)
     }
 
     /// Says whether the store may have more.
@@ -180,7 +196,7 @@ mod tests {
 
     #[test]
     fn an_instance_waits_once_and_never_runs_twice_at_once() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::with_room(WINDOW_MAX);
         queue.offer(id(1), Lane::Background, None);
         queue.offer(id(1), Lane::Background, None);
         assert_eq!(pop(&mut queue).unwrap(), "i1");
@@ -196,7 +212,7 @@ mod tests {
 
     #[test]
     fn interactive_work_goes_first_and_a_waiting_instance_can_be_hurried() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::with_room(WINDOW_MAX);
         for number in 1..=3 {
             queue.offer(id(number), Lane::Background, None);
         }
@@ -208,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_stream_of_people_does_not_starve_the_background() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::with_room(WINDOW_MAX);
         queue.offer(id(1), Lane::Background, None);
         for number in 2..8 {
             queue.offer(id(number), Lane::Interactive, None);
@@ -219,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_backlog_leaves_room_for_people() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::with_room(WINDOW_MAX);
         for number in 0..8 {
             queue.offer(id(number), Lane::Background, None);
         }
@@ -231,7 +247,7 @@ mod tests {
 
     #[test]
     fn more_may_be_hurried_than_the_window_holds() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::with_room(WINDOW_MAX);
         for round in 0..2 {
             for number in 0..WINDOW_MAX {
                 queue.offer(id(number + round * WINDOW_MAX), Lane::Background, None);
@@ -248,7 +264,7 @@ mod tests {
 
     #[test]
     fn the_window_is_bounded_and_says_when_the_store_has_more() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::with_room(WINDOW_MAX);
         queue.set_behind(Lane::Background, false);
         for number in 0..=WINDOW_MAX {
             queue.offer(id(number), Lane::Background, None);

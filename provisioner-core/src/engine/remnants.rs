@@ -21,9 +21,11 @@ pub(crate) async fn look(engine: &Engine, cell: &CellHandle) {
         if engine.cancel.is_cancelled() || engine.is_frozen() {
             return;
         }
-        let rows = match engine.store.due_incarnations(&cell.name, engine.now(), PAGE).await {
+        let epoch = engine.tenure.epoch();
+        let rows = match engine.store.claim_incarnations(epoch, &cell.name, engine.now(), PAGE).await {
             Ok(rows) => rows,
             Err(error) => {
+                engine.store_error(&error, epoch);
                 cell.note_due(engine.now().after(engine.config.backoff_max));
                 return warn!(error = %Chain(&error), "could not read which remnants to look for");
             }
@@ -37,6 +39,10 @@ pub(crate) async fn look(engine: &Engine, cell: &CellHandle) {
         for row in rows {
             if engine.cancel.is_cancelled() || engine.is_frozen() {
                 return;
+            }
+            if !engine.tenure.allows_calls(epoch) {
+                // Another process looks for it.
+                return cell.note_due(engine.now().after(engine.config.backoff_max));
             }
             if let Err(error) = look_for(engine, cell, row).await {
                 cell.note_due(engine.now().after(engine.config.backoff_max));
@@ -152,7 +158,7 @@ async fn end(engine: &Engine, row: IncarnationRow) -> Result<(), StoreError> {
 }
 
 async fn write(engine: &Engine, row: IncarnationRow, events: Vec<NewEvent>) -> Result<(), StoreError> {
-    let change = Change { epoch: Some(engine.epoch), incarnations: vec![row], events, ..Change::default() };
+    let change = Change { epoch: Some(engine.tenure.epoch()), incarnations: vec![row], events, ..Change::default() };
     engine.commit(change).await.map(drop)
 }
 

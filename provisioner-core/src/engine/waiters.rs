@@ -31,6 +31,12 @@ impl Waiters {
         waiting.operations.entry(id.clone()).or_insert_with(|| watch::Sender::new(false)).subscribe()
     }
 
+    /// The operations that somebody waits for.
+    pub(crate) fn waited_for(&self) -> Vec<OperationId> {
+        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.operations.iter().filter(|(_, sender)| !sender.is_closed()).map(|(id, _)| id.clone()).collect()
+    }
+
     /// An operation ended, durably.
     pub(crate) fn ended(&self, id: &OperationId) {
         let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).operations.remove(id);

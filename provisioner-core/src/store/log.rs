@@ -172,6 +172,15 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         hold: Option<Hold>,
     },
+    /// A request of the inbox was refused.
+    Refused {
+        /// What was asked.
+        verb: Verb,
+        /// Its operation.
+        operation: OperationId,
+        /// Why.
+        failure: Reason,
+    },
     /// An operation ended.
     OperationEnded {
         /// Which.

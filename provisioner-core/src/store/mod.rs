@@ -66,8 +66,11 @@ pub enum StoreError {
     /// The data that was to be taken up is not retained for this tenant in this cell.
     #[error("no retained data {0} of this tenant in this cell")]
     DataNotRetained(DataId),
-    /// A newer session took over.
-    #[error("a newer session took over")]
+    /// The request of the inbox was answered already.
+    #[error("the request of the inbox was answered already")]
+    Answered,
+    /// The session is over: a newer one took over, or it lapsed.
+    #[error("the session with the store is over")]
     SessionLost,
     /// There is no room for the write. Nothing was written.
     #[error("no room left for the store")]
@@ -88,9 +91,12 @@ impl StoreError {
             Self::Full(_) => ErrorKind::StoreFull,
             Self::Refused(_) => ErrorKind::StoreRefused,
             Self::SessionLost => ErrorKind::SessionLost,
-            Self::Stale | Self::Exists | Self::HostNameTaken(_) | Self::KeyUsed(_) | Self::DataNotRetained(_) => {
-                ErrorKind::Conflict
-            }
+            Self::Stale
+            | Self::Exists
+            | Self::HostNameTaken(_)
+            | Self::KeyUsed(_)
+            | Self::DataNotRetained(_)
+            | Self::Answered => ErrorKind::Conflict,
             Self::CellFull { .. } => ErrorKind::QuotaExceeded,
             Self::Failed(_) => ErrorKind::Unavailable,
         };
@@ -158,7 +164,7 @@ pub struct Change {
     pub cells: Vec<CellRow>,
     /// Whether all work at providers is frozen from now on.
     pub frozen: Option<bool>,
-    /// The request of the inbox that this answers: it is taken out. [`StoreError::Stale`] when it is not there any more.
+    /// The request of the inbox that this answers: it is taken out. [`StoreError::Answered`] when it is not there any more.
     pub answers: Option<u64>,
 }
 
@@ -242,7 +248,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn signals(&self) -> Option<BoxStream<'static, Signal>>;
 
     /// Takes a change whole, durably, or not at all. When several conditions do not hold, the answer is the first of:
-    /// session, keys, the instance's version, host names, capacity, data.
+    /// session, the request of the inbox, keys, the instance's version and claim, host names, capacity, data.
     async fn commit(&self, change: Change) -> Result<Committed, StoreError>;
 
     /// One instance.

@@ -11,6 +11,7 @@ mod faults;
 mod harness;
 mod lifecycle;
 mod load;
+mod replicas;
 mod requests;
 mod restart;
 mod restore;

@@ -75,5 +75,5 @@ async fn whoever_has_the_store_works_on_everything(store: Arc<dyn Store>) {
     assert_eq!(claimed(&*store, &two).await, ["a"]);
     assert!(store.inbox(two.epoch, 9).await.unwrap().is_empty());
     let answers = Change { epoch: Some(two.epoch), answers: Some(1), ..Change::default() };
-    assert!(matches!(store.commit(answers).await, Err(StoreError::Stale)), "there is no such request");
+    assert!(matches!(store.commit(answers).await, Err(StoreError::Answered)), "there is no such request");
 }

@@ -139,7 +139,7 @@ impl Run<'_> {
         let mut last_call = row.live.as_ref().and_then(|live| live.last_call);
         if !row.settled {
             // A call of an earlier session may have been made and not recorded, at the latest when this one began.
-            last_call = last_call.max(Some(self.engine.started_at));
+            last_call = last_call.max(Some(self.engine.started_at)).max(row.taken_over_at);
         }
         let mut cx = self.engine.context(row.lane.into());
         // How long before a jump of time it was is not known.

@@ -15,11 +15,17 @@ impl Run<'_> {
         let now = self.engine.now();
         let target = self.target_state();
         let was_settled = self.draft.row.settled;
+        let late_calls_until = self.late_calls_until();
         let row = &mut self.draft.row;
         row.settled = true;
         row.moving_since = None;
         row.retry_at = None;
         row.due_at = row.expires_at;
+        match late_calls_until {
+            // Whatever a late call does is seen, and undone, when there can be none any more.
+            Some(until) if now < until => row.due_at = Some(row.due_at.map_or(until, |due| due.min(until))),
+            _ => row.taken_over_at = None,
+        }
         if was_settled {
             // Looks that saw nothing are over.
             row.busy = 0;
@@ -51,7 +57,7 @@ impl Run<'_> {
             metrics::histogram!("provisioner_time_to_ready_seconds", "cell" => self.cell.name.to_string())
                 .record(now.since(row.created_at).as_secs_f64());
         }
-        self.write().await?;
+        self.write_last().await?;
         Ok(next)
     }
 
@@ -133,7 +139,7 @@ impl Run<'_> {
         row.retry_at = Some(retry_at);
         row.due_at = Some(retry_at);
         row.lane = Lane::Background;
-        self.write().await?;
+        self.write_last().await?;
         Ok(Next::Due(retry_at))
     }
 
@@ -157,7 +163,7 @@ impl Run<'_> {
         self.draft.event(EventKind::Parked { failure: reason.clone() });
         self.draft.end_operation(OperationState::Failed, Some(reason));
         metrics::counter!("provisioner_parked_total", "cell" => self.cell.name.to_string()).increment(1);
-        self.write().await?;
+        self.write_last().await?;
         Ok(self.draft.row.due_at.map_or(Next::Rest, Next::Due))
     }
 
@@ -172,7 +178,7 @@ impl Run<'_> {
         self.draft.row.due_at = self.draft.row.expires_at;
         self.cell.guard.note_left(&self.draft.row.id);
         if !self.draft.is_unchanged() {
-            self.write().await?;
+            self.write_last().await?;
         }
         Ok(self.draft.row.due_at.map_or(Next::Rest, Next::Due))
     }

@@ -90,7 +90,10 @@ impl Run<'_> {
         let last_call = row.live.as_ref().and_then(|live| live.last_call);
         let accepted_here = row.moving_since.filter(|since| *since > self.engine.started_at && !row.settled);
         let is_new = row.applied.is_some_and(|applied| applied < row.in_force);
-        is_new && self.called.is_none() && accepted_here.is_some_and(|since| last_call.is_none_or(|at| at < since))
+        is_new
+            && row.taken_over_at.is_none()
+            && self.called.is_none()
+            && accepted_here.is_some_and(|since| last_call.is_none_or(|at| at < since))
     }
 
     /// Believes an absence of what was once there only after two looks, the second asked for a settling time after the answer
@@ -158,7 +161,7 @@ impl Run<'_> {
     /// A making is over. What a late call of it makes is looked for once no call can be under way any more, and what was
     /// not removed by its verb is removed then: parts may be left that no look tells of.
     pub(super) fn end_incarnation(&mut self, now: Timestamp) {
-        let look_at = now.after(self.engine.longest_call(self.cell));
+        let look_at = now.after(self.engine.latest_call(self.cell));
         let state = if self.is_removed() { IncarnationState::Ended } else { IncarnationState::Ending };
         self.draft.end_incarnation(state, look_at);
         self.cell.note_due(look_at);

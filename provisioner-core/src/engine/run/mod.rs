@@ -18,11 +18,11 @@ use super::{
     draft::Draft,
     drift,
     plan::{Step, plan},
-    queue::Work,
+    queue::{Claimed, Work},
 };
 use crate::{
     error::{Chain, Effect, Error, ErrorKind, Result},
-    store::{EventKind, Lane, Record, StoreError},
+    store::{Claiming, EventKind, Lane, StoreError, Taken},
     types::{Observed, Phase, Present, Reason, TargetState, Timestamp},
 };
 
@@ -64,6 +64,8 @@ enum Flow {
 struct Run<'a> {
     engine: &'a Engine,
     cell: &'a CellHandle,
+    /// The session that claimed the instance.
+    epoch: u64,
     draft: Draft,
     known: Observed,
     /// Whether it was on its way out when this run began.
@@ -74,15 +76,20 @@ struct Run<'a> {
 
 /// Works on one instance until there is nothing to do but wait.
 pub(crate) async fn run(engine: &Engine, cell: &CellHandle, work: Work) -> Next {
+    let epoch = engine.tenure.epoch();
     let record = match work.record {
-        Some(record) => record,
-        None => match engine.store.instance(&work.id).await {
-            Ok(Some(record)) => record,
-            Ok(None) => return Next::Rest,
-            Err(error) => return store_failed(&error),
+        Some(claimed) if claimed.epoch == epoch => claimed.record,
+        _ => match engine.store.claim_instance(epoch, &work.id).await {
+            Ok(Taken::Here(record)) => record,
+            // Another process works on it, or takes it up when it is due.
+            Ok(Taken::Absent | Taken::Elsewhere) => return Next::Rest,
+            Err(error) => {
+                engine.store_error(&error, epoch);
+                return store_failed(&error);
+            }
         },
     };
-    match Run::new(engine, cell, &record).finish().await {
+    match Run::new(engine, cell, Claimed { epoch, record }).finish().await {
         Ok(next) => next,
         Err(StoreError::Stale) => Next::Again,
         Err(error) => store_failed(&error),
@@ -95,18 +102,21 @@ fn store_failed(error: &StoreError) -> Next {
 }
 
 impl<'a> Run<'a> {
-    fn new(engine: &'a Engine, cell: &'a CellHandle, record: &Record) -> Self {
+    fn new(engine: &'a Engine, cell: &'a CellHandle, Claimed { epoch, record }: Claimed) -> Self {
         let known = match record.row.live {
             // Nothing was ever called for, or what there was has ended.
             None => Observed::Absent,
             Some(_) => Observed::Unknown { again: Duration::ZERO },
         };
-        let mut draft = Draft::of(record, engine.now());
+        let mut draft = Draft::of(&record, engine.now());
+        if record.taken_over {
+            draft.row.taken_over_at = Some(engine.now());
+        }
         if let Some(live) = &mut draft.row.live {
             live.last_call = live.last_call.max(cell.unrecorded_call(&record.row.id));
         }
         let was_leaving = record.row.phase == Some(Phase::Destroying);
-        Self { engine, cell, draft, known, was_leaving, called: None }
+        Self { engine, cell, epoch, draft, known, was_leaving, called: None }
     }
 
     async fn finish(mut self) -> Result<Next, StoreError> {
@@ -126,6 +136,10 @@ impl<'a> Run<'a> {
             }
             if self.engine.cancel.is_cancelled() {
                 return Ok(Next::Rest);
+            }
+            if !self.engine.tenure.allows_calls(self.epoch) {
+                // The session is over, or nearly: whoever has the next one goes on from what is in the store.
+                return Ok(Next::StoreFailed);
             }
             if let Flow::End(next) = self.step().await? {
                 return Ok(next);
@@ -165,9 +179,23 @@ impl<'a> Run<'a> {
 
     /// Writes down what is so far, and with it what came of the last call.
     async fn write(&mut self) -> Result<(), StoreError> {
-        self.engine.write(&mut self.draft).await?;
+        self.write_claiming(Claiming::Keep).await
+    }
+
+    /// The same as the last thing that this run does: another process may work on the instance from then on.
+    async fn write_last(&mut self) -> Result<(), StoreError> {
+        self.write_claiming(Claiming::Release).await
+    }
+
+    async fn write_claiming(&mut self, claiming: Claiming) -> Result<(), StoreError> {
+        self.engine.write(&mut self.draft, claiming).await?;
         self.cell.call_is_recorded(&self.draft.row.id);
         Ok(())
+    }
+
+    /// Until when calls may come of a process that does not know yet that its work was taken over.
+    fn late_calls_until(&self) -> Option<Timestamp> {
+        Some(self.draft.row.taken_over_at?.after(self.engine.latest_call(self.cell)))
     }
 
     // Waiting
@@ -217,7 +245,8 @@ impl<'a> Run<'a> {
         };
         let row = &self.draft.row;
         let last_call = row.live.as_ref().and_then(|live| live.last_call);
-        let of_somebody_else = last_call.is_none_or(|at| at <= self.engine.started_at);
+        let since = self.engine.started_at.max(row.taken_over_at.unwrap_or(self.engine.started_at));
+        let of_somebody_else = last_call.is_none_or(|at| at <= since);
         let long_past = last_call.is_some_and(|at| self.engine.now().since(at) >= CALL_AGAIN);
         let abandoned = of_somebody_else || long_past || row.retry_at.is_some();
         (self.called.is_none() && abandoned).then_some(step)
@@ -270,7 +299,7 @@ impl<'a> Run<'a> {
         if !matches!(self.known, Observed::Unknown { .. }) {
             self.draft.row.retry_at = None;
         }
-        self.write().await?;
+        self.write_last().await?;
         Ok(Next::Due(due))
     }
 

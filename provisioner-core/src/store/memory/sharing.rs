@@ -240,7 +240,7 @@ impl Sharing {
     /// Refuses to answer a request that is not there any more.
     pub(super) fn check_answer(&self, change: &Change) -> Result<(), StoreError> {
         match change.answers {
-            Some(number) if !self.requests.contains_key(&number) => Err(StoreError::Stale),
+            Some(number) if !self.requests.contains_key(&number) => Err(StoreError::Answered),
             _ => Ok(()),
         }
     }

@@ -62,7 +62,7 @@ fn check(connection: &Connection, change: &Change) -> Result<Checked, Fault> {
     change.check_shape()?;
     if change.answers.is_some() {
         // There is no inbox.
-        return Err(StoreError::Stale.into());
+        return Err(StoreError::Answered.into());
     }
     if let Some(epoch) = change.epoch {
         maintain::check_session(connection, epoch)?;

@@ -243,7 +243,8 @@ mod tests {
     /// What the witness says of this change of that row.
     fn told(change: Change, edit: impl FnOnce(&mut InstanceRow)) -> Option<String> {
         let witness = witness();
-        let commit = |change| witness.committed(1, &change, &Ok(Committed { version: 1, position: 1, worker: Worker::Here }));
+        let commit =
+            |change| witness.committed(1, &change, &Ok(Committed { version: 1, position: 1, worker: Worker::Here }));
         let mut row = row();
         let instance = Some(InstanceWrite::Insert(Arc::new(row.clone())));
         commit(Change { instance, specs: specs(), ..Change::default() });

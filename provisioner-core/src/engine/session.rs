@@ -1,0 +1,154 @@
+//! This process's right to write: one session with the store, renewed before it lapses and opened anew when it did.
+//!
+//! A session protects the store. What protects the provider is that no call is begun once the session might lapse before the
+//! next renewal, and that whoever takes the work over looks again later.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::Instant};
+use tracing::{info, warn};
+
+use super::{Engine, sharing};
+use crate::{
+    error::Chain,
+    store::{Session, StoreError},
+};
+
+/// How often a session is renewed within the time after which it lapses.
+const RENEWALS: u32 = 4;
+/// How often that is tried within this time while the store fails.
+const TRIES: u32 = 20;
+
+/// The session in force, if there is one.
+#[derive(Debug)]
+pub(crate) struct Tenure {
+    /// 0 while there is none.
+    epoch: AtomicU64,
+    lapses_after: Option<Duration>,
+    /// Until when calls may be begun; none: as long as there is a session.
+    calls_until: Mutex<Option<Instant>>,
+    replicas: AtomicU32,
+    lost: Notify,
+}
+
+impl Tenure {
+    /// Of a session that was asked for at this time.
+    pub(crate) fn new(session: Session, asked_at: Instant) -> Self {
+        let tenure = Self {
+            epoch: AtomicU64::new(session.epoch),
+            lapses_after: session.lapses_after,
+            calls_until: Mutex::default(),
+            replicas: AtomicU32::new(1),
+            lost: Notify::new(),
+        };
+        tenure.extend(asked_at);
+        tenure
+    }
+
+    /// The number that writes carry. Without a session it is one that the store refuses.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// Whether this is the session in force, and calls may be begun under it.
+    pub(crate) fn allows_calls(&self, epoch: u64) -> bool {
+        epoch != 0 && self.epoch() == epoch && self.until().is_none_or(|until| Instant::now() < until)
+    }
+
+    /// How many processes share the store, this one included.
+    pub(crate) fn replicas(&self) -> u32 {
+        self.replicas.load(Ordering::SeqCst)
+    }
+
+    /// For how long after a session was lost another process may not know.
+    pub(crate) fn lapses_after(&self) -> Option<Duration> {
+        self.lapses_after
+    }
+
+    fn until(&self) -> Option<Instant> {
+        *self.calls_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn extend(&self, asked_at: Instant) {
+        // The store's clock may have begun to count when it was asked, and clocks differ a little.
+        let until = self.lapses_after.map(|lapses_after| asked_at + lapses_after * 4 / 5);
+        *self.calls_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
+    fn begin(&self, session: Session, asked_at: Instant) {
+        self.extend(asked_at);
+        self.epoch.store(session.epoch, Ordering::SeqCst);
+    }
+
+    /// This session is over; whether it was the one in force and another one is to be opened.
+    pub(super) fn lose(&self, epoch: u64) -> bool {
+        if self.lapses_after.is_none() {
+            return false;
+        }
+        if self.epoch.compare_exchange(epoch, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() && epoch != 0 {
+            warn!(epoch, "the session with the store is lost: work stops until there is another one");
+            self.lost.notify_one();
+        }
+        true
+    }
+}
+
+/// Keeps the session until the engine has come to rest.
+pub(crate) async fn keep(engine: Arc<Engine>) {
+    let tenure = &engine.tenure;
+    let Some(lapses_after) = tenure.lapses_after else { return };
+    let mut others = BTreeSet::new();
+    let mut pause = lapses_after / RENEWALS;
+    loop {
+        tokio::select! {
+            biased;
+            () = engine.at_rest.cancelled() => return,
+            () = tenure.lost.notified() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+        let kept = tokio::time::timeout(lapses_after / RENEWALS, keep_once(&engine, &mut others));
+        let kept = kept.await.unwrap_or_else(|late| Err(StoreError::Failed(Box::new(late))));
+        pause = lapses_after / if kept.is_ok() { RENEWALS } else { TRIES };
+        match kept {
+            Ok(()) => {}
+            Err(StoreError::SessionLost) => pause = Duration::ZERO,
+            Err(error) => {
+                warn!(error = %Chain(&error), "the session with the store could not be renewed; trying again")
+            }
+        }
+    }
+}
+
+async fn keep_once(engine: &Arc<Engine>, others: &mut BTreeSet<u64>) -> Result<(), StoreError> {
+    let asked_at = Instant::now();
+    let epoch = engine.tenure.epoch();
+    if epoch == 0 {
+        if engine.cancel.is_cancelled() {
+            return Ok(());
+        }
+        let session = engine.seams.durably(engine.store.open_session(&engine.holder, engine.now())).await?;
+        engine.tenure.begin(session, asked_at);
+        info!(epoch = session.epoch, "a new session with the store: work goes on");
+        let looking = Arc::clone(engine);
+        engine.tasks.spawn(async move { sharing::look_everywhere(&looking).await });
+        return Ok(());
+    }
+    let in_force = engine.store.renew_session(epoch).await.inspect_err(|error| engine.store_error(error, epoch))?;
+    engine.tenure.extend(asked_at);
+    engine.tenure.replicas.store(u32::try_from(in_force.len()).unwrap_or(u32::MAX).max(1), Ordering::SeqCst);
+    let now: BTreeSet<u64> = in_force.into_iter().filter(|other| *other != epoch).collect();
+    if others.iter().any(|other| !now.contains(other)) {
+        info!("another process's session is over: its work is taken over");
+        engine.cells.values().for_each(|cell| cell.rescan());
+        engine.inbox.notify_one();
+    }
+    *others = now;
+    Ok(())
+}

@@ -1,0 +1,237 @@
+//! Several control planes over one store.
+
+use std::{sync::Arc, time::Duration};
+
+use provisioner_core::{
+    Cell, ControlPlane, ErrorKind,
+    control_plane::Request,
+    memory::{MemoryConfig, MemoryProvisioner},
+    seams::{Random, Seams, TokioClock},
+    store::{Ask, EventKind, MemoryStore, OperationState, Store, Submitted, Verb},
+    types::{Actor, DataDisposition, IdempotencyKey, OperationId, Phase, Timestamp},
+};
+use serde_json::{Value, json};
+
+use crate::harness::{by, cell, config, done, ended, id, new, plane_id, spec};
+
+const LAPSES_AFTER: Duration = Duration::from_secs(15);
+
+struct Replicas {
+    store: Arc<MemoryStore>,
+    provider: MemoryProvisioner,
+    planes: Vec<ControlPlane>,
+    clock: TokioClock,
+}
+
+impl Replicas {
+    async fn new(count: usize, provider: MemoryConfig) -> Self {
+        let clock = TokioClock::starting_at(Timestamp::from_unix_ms(1_750_000_000_000));
+        let store = MemoryStore::shared(plane_id(), Arc::new(clock), LAPSES_AFTER);
+        let mut replicas = Self { store, provider: MemoryProvisioner::new(provider), planes: Vec::new(), clock };
+        for _ in 0..count {
+            replicas.start().await;
+        }
+        replicas
+    }
+
+    async fn start(&mut self) {
+        let store: Arc<dyn Store> = Arc::clone(&self.store) as Arc<dyn Store>;
+        let seams = Seams { clock: Arc::new(self.clock), random: Random::from_os(), ..Seams::default() };
+        let cell = Cell::new(cell(), Arc::new(self.provider.clone())).with_calls_max(8);
+        let builder = ControlPlane::builder(store).cell(cell).seams(seams).config(config());
+        self.planes.push(builder.start().await.unwrap());
+    }
+
+    async fn phase(&self, name: &str) -> Option<Phase> {
+        self.planes[0].get(&id(name)).await.unwrap().phase
+    }
+
+    /// Puts a request into the inbox, and tells its operation.
+    fn submit(&self, name: &str, verb: Verb, parameters: Value, key: Option<&str>) -> OperationId {
+        let operation = Random::from_os().operation_id(Timestamp::from_unix_ms(0));
+        self.store.submit(Submitted {
+            number: 0,
+            operation: operation.clone(),
+            instance: id(name),
+            ask: Ask { verb, parameters },
+            actor: Actor::new("the billing job").unwrap(),
+            reason: Some("paid".into()),
+            key: key.map(|key| IdempotencyKey::new(key).unwrap()),
+            expected: None,
+            at: Timestamp::from_unix_ms(0),
+        });
+        operation
+    }
+
+    /// The state in which an operation that was put into the inbox ended, and why it failed.
+    async fn end_of(&self, operation: &OperationId) -> (OperationState, Option<String>) {
+        for _ in 0..600 {
+            if let Some(found) = self.store.operation(operation).await.unwrap()
+                && found.state.is_ended()
+            {
+                return (found.state, found.failure.map(|failure| failure.to_string()));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("it does not end");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_accepts_others_know_wait_for_and_change() {
+    let replicas = Replicas::new(3, MemoryConfig::default()).await;
+    let [one, two, three] = &replicas.planes[..] else { panic!("three") };
+    let created = one.create(new("acme"), by()).await.unwrap();
+    let id_of_it = &created.operation().id;
+    let (a, b) = (two.operation(id_of_it).await.unwrap(), three.operation(id_of_it).await.unwrap());
+    tokio::join!(done(&a), done(&b), done(&created));
+    assert_eq!(replicas.phase("acme").await, Some(Phase::Running));
+    done(&two.sleep(&id("acme"), by()).await.unwrap()).await;
+    done(&three.update(&id("acme"), spec("2.0"), by()).await.unwrap()).await;
+    done(&one.wake(&id("acme"), by()).await.unwrap()).await;
+    let thing = &replicas.provider.things(&plane_id())[0];
+    assert_eq!(thing.phase, Phase::Running);
+    done(&three.destroy(&id("acme"), DataDisposition::Delete, by()).await.unwrap()).await;
+    assert_eq!(one.get(&id("acme")).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert!(replicas.provider.things(&plane_id()).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_of_one_while_another_works_on_it_is_done_next() {
+    let slow = MemoryConfig { start: Duration::from_secs(10), ..MemoryConfig::default() };
+    let replicas = Replicas::new(2, slow).await;
+    let created = replicas.planes[0].create(new("acme"), by()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let slept = replicas.planes[1].sleep(&id("acme"), by()).await.unwrap();
+    assert_eq!(ended(&created).await.state, OperationState::Superseded);
+    done(&slept).await;
+    assert_eq!(replicas.phase("acme").await, Some(Phase::Zero));
+    assert_eq!(replicas.provider.things(&plane_id()).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_requests_at_all_of_them_make_one_thing_each() {
+    let replicas = Replicas::new(3, MemoryConfig::default()).await;
+    let mut operations = Vec::new();
+    for number in 0..150 {
+        let plane = &replicas.planes[number % 3];
+        operations.push(plane.create(new(&format!("i-{number}")), by()).await.unwrap());
+    }
+    for operation in &operations {
+        done(operation).await;
+    }
+    assert_eq!(replicas.provider.things(&plane_id()).len(), 150);
+    assert_eq!(replicas.provider.calls()["create"], 150, "each was called for once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_request_at_two_is_one() {
+    let replicas = Replicas::new(2, MemoryConfig::default()).await;
+    let keyed = || by().with_key(IdempotencyKey::new("sign-up 7").unwrap());
+    let (a, b) =
+        tokio::join!(replicas.planes[0].create(new("acme"), keyed()), replicas.planes[1].create(new("acme"), keyed()));
+    let (a, b) = (a.unwrap(), b.unwrap());
+    assert_eq!(a.operation().id, b.operation().id);
+    tokio::join!(done(&a), done(&b));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_freeze_at_one_stops_all() {
+    let replicas = Replicas::new(2, MemoryConfig::default()).await;
+    let [one, two] = &replicas.planes[..] else { panic!("two") };
+    one.freeze(true, by()).await.unwrap();
+    let created = two.create(new("acme"), by()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(two.is_frozen());
+    assert!(replicas.provider.things(&plane_id()).is_empty());
+    one.freeze(false, by()).await.unwrap();
+    done(&created).await;
+    assert!(!two.is_frozen());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_shuts_down_leaves_its_work_to_the_others() {
+    let slow = MemoryConfig { start: Duration::from_secs(10), ..MemoryConfig::default() };
+    let mut replicas = Replicas::new(2, slow).await;
+    let created = replicas.planes[0].create(new("acme"), by()).await.unwrap().operation().id.clone();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    replicas.planes.remove(0).shutdown().await.unwrap();
+    done(&replicas.planes[0].operation(&created).await.unwrap()).await;
+    assert_eq!(replicas.phase("acme").await, Some(Phase::Running));
+    // Another one may join at any time.
+    replicas.start().await;
+    done(&replicas.planes[1].sleep(&id("acme"), by()).await.unwrap()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_lost_its_session_goes_on_with_another() {
+    let replicas = Replicas::new(2, MemoryConfig::default()).await;
+    let [one, two] = &replicas.planes[..] else { panic!("two") };
+    done(&one.create(new("acme"), by()).await.unwrap()).await;
+    // Somebody ends them behind their backs, as an operator or a long pause does.
+    for epoch in 1..=2 {
+        replicas.store.close_session(epoch).await.unwrap();
+    }
+    let refused = one.sleep(&id("acme"), by()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused}");
+    tokio::time::sleep(LAPSES_AFTER).await;
+    done(&one.sleep(&id("acme"), by()).await.unwrap()).await;
+    done(&two.wake(&id("acme"), by()).await.unwrap()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_of_the_inbox_are_accepted_in_order() {
+    let replicas = Replicas::new(3, MemoryConfig::default()).await;
+    let spec = serde_json::to_value(spec("1.0")).unwrap();
+    let created = replicas.submit("acme", Verb::Create, json!({"tenant": "Acme Inc.", "spec": spec}), None);
+    let held = replicas.submit("acme", Verb::Suspend, json!({"hold": "unpaid"}), None);
+    let lifted = replicas.submit("acme", Verb::Lift, json!({"hold": "unpaid"}), None);
+    let slept = replicas.submit("acme", Verb::Sleep, json!({}), None);
+    let other = replicas.submit("other", Verb::Create, json!({"tenant": "Acme Inc.", "spec": spec}), Some("k"));
+    assert_eq!(replicas.end_of(&slept).await, (OperationState::Done, None));
+    for operation in [created, held, lifted] {
+        let (state, failure) = replicas.end_of(&operation).await;
+        assert!(matches!(state, OperationState::Done | OperationState::Superseded), "{state:?} {failure:?}");
+    }
+    assert_eq!(replicas.end_of(&other).await, (OperationState::Done, None));
+    assert_eq!(replicas.phase("acme").await, Some(Phase::Zero));
+    let request = Request::by(Actor::new("somebody").unwrap()).with_key(IdempotencyKey::new("k").unwrap());
+    let repeated = replicas.planes[0].create(new("other"), request).await.unwrap();
+    assert_eq!(repeated.operation().id, other, "the same request, through another door");
+    let updated = replicas.submit("acme", Verb::Update, json!({"spec": spec}), None);
+    let destroyed = replicas.submit("acme", Verb::Destroy, json!({"data": "retain"}), None);
+    assert_eq!(replicas.end_of(&destroyed).await, (OperationState::Done, None));
+    replicas.end_of(&updated).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_of_the_inbox_that_is_refused_is_an_operation_that_failed() {
+    let replicas = Replicas::new(2, MemoryConfig::default()).await;
+    let spec = serde_json::to_value(spec("1.0")).unwrap();
+    let refused = [
+        ("nobody", Verb::Sleep, json!({}), "not-found"),
+        ("acme", Verb::Create, json!({"tenant": "Acme Inc."}), "missing field `spec`"),
+        ("acme", Verb::Create, json!({"tenant": "Acme Inc.", "spec": {"size": {}}}), "spec"),
+        ("acme", Verb::Create, json!({"tenant": "Acme Inc.", "spec": spec, "colour": "red"}), "colour"),
+        ("acme", Verb::Create, json!({"tenant": "Acme Inc.", "spec": spec, "cell": "elsewhere"}), "elsewhere"),
+        ("acme", Verb::Suspend, json!({"hold": 7}), "hold"),
+        ("acme", Verb::Wake, json!({"now": true}), "now"),
+        ("acme", Verb::Adopt, json!({}), "operator"),
+    ];
+    for (name, verb, parameters, expected) in refused {
+        let operation = replicas.submit(name, verb, parameters, None);
+        let (state, failure) = replicas.end_of(&operation).await;
+        let failure = failure.unwrap_or_default();
+        assert!(state == OperationState::Failed && failure.contains(expected), "{verb:?}: {failure}");
+        let events = replicas.store.events(Some(&id(name)), 0, 99).await.unwrap();
+        let told = |what: &EventKind| matches!(what, EventKind::Refused { operation: of, .. } if *of == operation);
+        assert!(events.iter().any(|event| told(&event.event.what)), "{verb:?}");
+    }
+    // A key that another request has used.
+    let first = replicas.submit("one", Verb::Create, json!({"tenant": "Acme Inc.", "spec": spec}), Some("k"));
+    assert_eq!(replicas.end_of(&first).await.0, OperationState::Done);
+    let second = replicas.submit("two", Verb::Create, json!({"tenant": "Acme Inc.", "spec": spec}), Some("k"));
+    let (state, failure) = replicas.end_of(&second).await;
+    assert!(state == OperationState::Failed && failure.unwrap_or_default().contains("key"));
+    assert_eq!(replicas.provider.things(&plane_id()).len(), 1);
+}
