@@ -1,5 +1,7 @@
 //! How many calls of each kind an account may make: token buckets, one for each kind that the service counts by itself.
 //!
+//! Several processes of one control plane share what the account allows: each takes its share, by how many there are.
+//!
 //! People come first. The background gets every fourth turn, so that neither starves the other.
 
 use std::{
@@ -34,6 +36,8 @@ type Key = (Priority, u64);
 #[derive(Debug)]
 struct State {
     bucket: Bucket,
+    /// How many processes share it.
+    replicas: u32,
     tokens: f64,
     counted: Instant,
     /// The service has refused one: nothing is sent before then.
@@ -45,12 +49,26 @@ struct State {
 
 impl State {
     fn refill_per_second(&self) -> f64 {
-        f64::from(self.bucket.refill) * SHARE
+        f64::from(self.bucket.refill) * SHARE / f64::from(self.replicas)
+    }
+
+    /// How many this process may send at once: one at least.
+    fn size(&self) -> f64 {
+        f64::from((self.bucket.size / self.replicas).max(1))
+    }
+
+    /// From now on, so many share it.
+    fn share(&mut self, replicas: u32, now: Instant) {
+        if self.replicas != replicas.max(1) {
+            self.refill(now);
+            self.replicas = replicas.max(1);
+            self.tokens = self.tokens.min(self.size());
+        }
     }
 
     fn refill(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.counted).as_secs_f64();
-        self.tokens = (self.tokens + passed * self.refill_per_second()).min(f64::from(self.bucket.size));
+        self.tokens = (self.tokens + passed * self.refill_per_second()).min(self.size());
         self.counted = now;
     }
 
@@ -117,6 +135,7 @@ impl<F: Copy + Ord + Send + Sync> Pace<F> {
         let queue = |bucket: Bucket| Queue {
             state: Mutex::new(State {
                 bucket,
+                replicas: 1,
                 tokens: f64::from(bucket.size),
                 counted: Instant::now(),
                 closed_until: None,
@@ -141,17 +160,18 @@ impl<F: Copy + Ord + Send + Sync> Pace<F> {
         let queue = &self.families[&family];
         let ticket = {
             let mut state = queue.state();
+            state.share(cx.replicas, Instant::now());
             let key = (cx.priority, state.next);
             state.next += 1;
             state.waiting.insert(key);
             Ticket { queue, key }
         };
-        let count = f64::from(count.min(queue.state().bucket.size));
         loop {
             let moved = queue.moved.notified();
             let opens = {
                 let (mut state, now) = (queue.state(), Instant::now());
                 state.refill(now);
+                let count = f64::from(count).min(state.size());
                 match (state.first() == Some(ticket.key), state.opens(count, now)) {
                     (true, None) => {
                         state.tokens -= count;
@@ -231,6 +251,29 @@ mod tests {
         assert!(times[5..].iter().zip([526, 1053, 1579, 2105]).all(|(time, expected)| time.abs_diff(expected) <= 2));
         // Another family has a bucket of its own.
         assert_eq!(pace.take(Family::Stop, 1, &cx(Priority::Interactive)).now_or_never(), Some(Ok(())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_several_processes_each_takes_its_share() {
+        let pace = pace(10, 4);
+        let mut cx = cx(Priority::Interactive);
+        cx.replicas = 2;
+        let began = Instant::now();
+        let mut times = Vec::new();
+        for _ in 0..7 {
+            pace.take(Family::Run, 1, &cx).await.unwrap();
+            times.push(began.elapsed().as_millis());
+        }
+        assert_eq!(times[..5], [0; 5], "half of what may come at once");
+        assert!(times[5..].iter().zip([526, 1053]).all(|(time, expected)| time.abs_diff(expected) <= 2), "{times:?}");
+        // Alone again.
+        cx.replicas = 1;
+        let began = Instant::now();
+        pace.take(Family::Run, 2, &cx).await.unwrap();
+        assert!(began.elapsed().as_millis().abs_diff(526) <= 2, "{:?}", began.elapsed());
+        // More share it than it holds: one at a time, still.
+        cx.replicas = 100;
+        pace.take(Family::Run, 5, &cx).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
