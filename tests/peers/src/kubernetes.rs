@@ -182,7 +182,7 @@ impl Image {
 /// Whether a run does not count without a cluster: `REQUIRED_PEERS` names `kubernetes`.
 #[must_use]
 pub fn is_required() -> bool {
-    env::var("REQUIRED_PEERS").unwrap_or_default().split(',').any(|peer| peer.trim() == "kubernetes")
+    crate::is_required("kubernetes")
 }
 
 /// Whether `KUBECONFIG` names a cluster other than the one that is made here. Then tests take no other.
