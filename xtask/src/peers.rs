@@ -8,9 +8,11 @@ mod python;
 use std::{
     env, fs,
     os::unix::fs::MetadataExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
+
+use test_peers::postgres;
 
 pub(crate) use self::kubernetes::{load, stop};
 
@@ -22,6 +24,7 @@ const PEERS: &[Peer] = &[
     Peer {
         name: "chromium",
         programs: &["chromium", "chromedriver"],
+        find: command::program,
         packages: &["chromium", "chromium-driver"],
         made: None,
         wanted_by: &["examples, target browser: the page of the signup service in a real browser"],
@@ -29,6 +32,7 @@ const PEERS: &[Peer] = &[
     Peer {
         name: "user-mode-linux",
         programs: &["linux.uml", "mkfs.ext4", "systemctl"],
+        find: command::program,
         packages: &["user-mode-linux", "e2fsprogs", "systemd"],
         made: None,
         wanted_by: &["tests, target machine: the process backend under real systemd, through restarts and power cuts"],
@@ -36,6 +40,7 @@ const PEERS: &[Peer] = &[
     Peer {
         name: "datasette",
         programs: &["python3"],
+        find: command::program,
         packages: &["python3", "python3-venv"],
         made: Some(Made::Environment(Environment {
             name: "datasette",
@@ -46,6 +51,7 @@ const PEERS: &[Peer] = &[
     Peer {
         name: "radicale",
         programs: &["python3"],
+        find: command::program,
         packages: &["python3", "python3-venv"],
         made: Some(Made::Environment(Environment {
             name: "radicale",
@@ -56,6 +62,7 @@ const PEERS: &[Peer] = &[
     Peer {
         name: "moto",
         programs: &["python3"],
+        find: command::program,
         packages: &["python3", "python3-venv"],
         made: Some(Made::Environment(Environment {
             name: "moto",
@@ -68,6 +75,7 @@ const PEERS: &[Peer] = &[
     Peer {
         name: "azure-clients",
         programs: &["python3"],
+        find: command::program,
         packages: &["python3", "python3-venv"],
         made: Some(Made::Environment(Environment {
             name: "azure-clients",
@@ -78,6 +86,7 @@ const PEERS: &[Peer] = &[
     Peer {
         name: "oav",
         programs: &["node", "npm"],
+        find: command::program,
         packages: &["nodejs", "npm"],
         made: Some(Made::Packages(Packages {
             name: "oav",
@@ -89,8 +98,19 @@ const PEERS: &[Peer] = &[
         ],
     },
     Peer {
+        name: postgres::NAME,
+        programs: &["initdb", "postgres"],
+        find: of_postgres,
+        packages: &["postgresql"],
+        made: None,
+        wanted_by: &[
+            "provisioner-core, target store_contract; tests, target replicas; test-peers, target postgres; benches: a PostgreSQL server",
+        ],
+    },
+    Peer {
         name: kubernetes::NAME,
         programs: &["kubectl"],
+        find: command::program,
         packages: &["kubernetes-client"],
         made: Some(Made::Cluster),
         wanted_by: &["backend-k8s, targets contract and restart; examples, target k8s: instances as real pods"],
@@ -102,8 +122,10 @@ const PEERS: &[Peer] = &[
 struct Peer {
     /// As in the variable `REQUIRED_PEERS`.
     name: &'static str,
-    /// What has to be on PATH, in `/usr/bin` or in `/usr/sbin`.
+    /// What packages bring.
     programs: &'static [&'static str],
+    /// Looks for one of them as the tests do: most on PATH, in `/usr/bin` and in `/usr/sbin`.
+    find: fn(&str) -> Option<PathBuf>,
     /// The Debian packages that bring them.
     packages: &'static [&'static str],
     /// What no package brings.
@@ -143,9 +165,9 @@ impl Peer {
         missing
     }
 
-    /// Programs that packages bring and that are not here.
+    /// Those of the programs that are not here.
     fn missing_programs(&self) -> Vec<&'static str> {
-        self.programs.iter().copied().filter(|name| command::program(name).is_none()).collect()
+        self.programs.iter().copied().filter(|name| (self.find)(name).is_none()).collect()
     }
 
     /// Makes what no package brings, unless it is here.
@@ -162,6 +184,11 @@ impl Peer {
     const fn is_usual(&self) -> bool {
         !matches!(self.made, Some(Made::Cluster))
     }
+}
+
+/// A program of PostgreSQL, which distributions keep away from PATH.
+fn of_postgres(name: &str) -> Option<PathBuf> {
+    postgres::Programs::find().ok().map(|programs| programs.folder().join(name))
 }
 
 /// What may be done about peers that are missing.
@@ -302,6 +329,9 @@ fn install(packages: &[&str]) -> Result<(), String> {
 
 fn described(peer: &Peer, missing: &[String]) -> String {
     let state = match (missing, &peer.made) {
+        ([], None) if peer.name == postgres::NAME => {
+            postgres::Programs::find().map_or("here".to_owned(), |programs| format!("here: {programs}"))
+        }
         ([], Some(Made::Cluster)) => kubernetes::found().map_or("here".to_owned(), |origin| format!("here: {origin}")),
         ([], _) => "here".to_owned(),
         (missing, _) => format!("missing: {}", missing.join(", ")),
