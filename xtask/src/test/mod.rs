@@ -1,5 +1,6 @@
 //! Running every test, and telling what was not tested and why.
 
+pub(crate) mod database;
 mod junit;
 pub(crate) mod libtest;
 mod nextest;
@@ -18,6 +19,7 @@ use crate::{
     CLOUDS, command,
     peers::{self, Effort},
 };
+use database::Database;
 use report::Report;
 
 /// Binaries that tests start. Built beforehand, as the tests would build them, so that no test waits for a compiler.
@@ -46,13 +48,15 @@ pub(crate) fn run_prepared(plain: bool, arguments: &[String]) -> Result<Report, 
         command::run(&mut command::cargo(&BINARIES))?;
     }
     let recordings = recordings::folder()?;
+    let database = Database::start();
     let mut report = match !plain && command::has_subcommand("nextest") {
-        true => nextest::run(chosen, &recordings)?,
+        true => nextest::run(chosen, &recordings, &database)?,
         false => {
             let mut tests = command::cargo(&["test", "--no-fail-fast"]);
             // Without a choice of targets, Cargo would run the doc-tests too, which come by themselves.
             let targets: &[&str] = if arguments.is_empty() { &["--tests"] } else { &[] };
             tests.args(targets).args(chosen).env(recordings::VARIABLE, &recordings);
+            database.tell(&mut tests);
             cargo_test(tests)?
         }
     };

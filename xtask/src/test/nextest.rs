@@ -12,6 +12,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
+    database::Database,
     junit::{self, Case},
     libtest,
     report::{Ignored, Report},
@@ -23,10 +24,11 @@ const PROFILE: &str = "everything";
 const THREADS_EACH: usize = 3;
 
 /// Runs the tests that these arguments choose.
-pub(crate) fn run(chosen: &[String], recordings: &Path) -> Result<Report, String> {
+pub(crate) fn run(chosen: &[String], recordings: &Path, database: &Database) -> Result<Report, String> {
     // With the ignored ones, or every ignored test there is would be told, chosen or not.
     let list = ["nextest", "list", "--message-format", "json", "--run-ignored", "all"];
-    let listed = listed(&command::read(command::cargo(&list).args(chosen))?)?;
+    // Some look for their peers before they list themselves.
+    let listed = listed(&command::read(database.tell(command::cargo(&list).args(chosen)))?)?;
     // Not in Cargo's target folder, wherever that is.
     let file = command::root().join("target/nextest").join(PROFILE).join("junit.xml");
     // That of an earlier run would be believed.
@@ -37,16 +39,12 @@ pub(crate) fn run(chosen: &[String], recordings: &Path) -> Result<Report, String
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     let threads = (processors * THREADS_EACH).to_string();
     let mut command = command::cargo(&["nextest", "run", "--no-fail-fast", "--profile", PROFILE]);
-    let status = command
-        .args(["--test-threads", &threads])
-        .args(chosen)
-        .env(super::recordings::VARIABLE, recordings)
-        .status()
-        .map_err(|error| format!("cargo nextest: {error}"))?;
+    command.args(["--test-threads", &threads]).args(chosen).env(super::recordings::VARIABLE, recordings);
+    let status = database.tell(&mut command).status().map_err(|error| format!("cargo nextest: {error}"))?;
     let cases = fs::read_to_string(&file).map(|text| junit::cases(&text)).unwrap_or_default();
     let mut report = counted(cases);
     report.heed(status, "cargo nextest run");
-    report.ignored.extend(listed.iter().map(Listed::explained));
+    report.ignored.extend(listed.iter().map(|test| test.explained(database)));
     Ok(report)
 }
 
@@ -92,12 +90,11 @@ fn listed(json: &str) -> Result<Vec<Listed>, String> {
 
 impl Listed {
     /// Asks the test's own binary for the reason: run without being told to run ignored tests, it says so.
-    fn explained(&self) -> Ignored {
-        let output = Command::new(&self.binary)
-            .args([self.name.as_str(), "--exact"])
-            .current_dir(if self.folder.as_os_str().is_empty() { Path::new(".") } else { &self.folder })
-            .stdin(Stdio::null())
-            .output();
+    fn explained(&self, database: &Database) -> Ignored {
+        let mut command = Command::new(&self.binary);
+        command.args([self.name.as_str(), "--exact"]).stdin(Stdio::null());
+        command.current_dir(if self.folder.as_os_str().is_empty() { Path::new(".") } else { &self.folder });
+        let output = database.tell(&mut command).output();
         let output = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
         let (name, kind) = libtest::without_kind(&self.name);
         let reason = libtest::reason(&output, &self.name).or_else(|| kind.map(str::to_owned)).unwrap_or_default();
@@ -137,8 +134,9 @@ mod tests {
             binary: "/nowhere/at/all".into(),
             folder: PathBuf::new(),
         };
-        let ignored = listed("[root] disk").explained();
+        let database = Database::default();
+        let ignored = listed("[root] disk").explained(&database);
         assert_eq!((ignored.name.as_str(), ignored.reason.as_str()), ("disk", "root"));
-        assert_eq!(listed("disk").explained().reason, "");
+        assert_eq!(listed("disk").explained(&database).reason, "");
     }
 }
