@@ -11,7 +11,7 @@ mod test;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{ArgGroup, Parser, Subcommand};
 use peers::Effort;
 use test::report::Report;
 
@@ -51,16 +51,20 @@ enum Task {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
-    /// Try every rule of the contract on a backend, by itself and behind every wrapper, and print the table
+    /// Try every rule of the contract on a backend, by itself and behind every wrapper, or on a store, and print the table
     ///
-    /// Fails for a rule that the backend breaks, and for a missing peer that the variable REQUIRED_PEERS names.
+    /// Fails for a rule that is broken, and for a missing peer that the variable REQUIRED_PEERS names.
+    #[command(group(ArgGroup::new("chosen").args(["list", "backend", "store"]).required(true)))]
     Contract {
-        /// Only show the backends that there are
+        /// Only show the backends and the stores that there are
         #[arg(long)]
         list: bool,
         /// Which backend
-        #[arg(long, required_unless_present = "list")]
+        #[arg(long)]
         backend: Option<String>,
+        /// Which store
+        #[arg(long)]
+        store: Option<String>,
     },
     /// Run the real engine on a virtual clock, with everything going wrong: `--seeds N --instances M --first-seed S`
     ///
@@ -99,11 +103,12 @@ fn main() -> ExitCode {
         Task::Peers { stop: true, .. } => told(peers::stop()),
         Task::Peers { .. } => told(peers::prepare(Effort::Full)),
         Task::Test { plain, arguments } => reported(test::run(plain, &arguments)),
-        Task::Contract { list: true, .. } => {
+        Task::Contract { backend: Some(backend), .. } => reported_plainly(contract::run_backend(&backend)),
+        Task::Contract { store: Some(store), .. } => reported_plainly(contract::run_store(&store)),
+        Task::Contract { .. } => {
             print!("{}", contract::list());
             true
         }
-        Task::Contract { backend, .. } => reported_plainly(contract::run(&backend.unwrap_or_default())),
         Task::Sim { arguments } => told(sim::run(&arguments)),
         Task::Ci => reported(ci::run()),
     };
@@ -128,4 +133,19 @@ fn reported_plainly(report: Result<Report, String>) -> bool {
     });
     println!("\n{}", report.sum());
     report.failed.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_contract_is_that_of_one_backend_or_of_one_store() {
+        let parsed =
+            |arguments: &[&str]| Arguments::try_parse_from([&["xtask", "contract"], arguments].concat()).is_ok();
+        assert!(parsed(&["--list"]) && parsed(&["--backend", "memory"]) && parsed(&["--store", "memory"]));
+        for refused in [&[][..], &["--backend", "memory", "--store", "memory"], &["--list", "--store", "memory"]] {
+            assert!(!parsed(refused), "{refused:?}");
+        }
+    }
 }
