@@ -179,9 +179,12 @@ impl Site {
     pub(crate) fn processes(&self) -> Vec<i32> {
         let mark = format!("DATA_PATH={}/", self.root().display());
         let all = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let has_it =
+            |text: Vec<u8>| text.split(|byte| *byte == 0).any(|variable| variable.starts_with(mark.as_bytes()));
         all.filter(|pid: &i32| {
-            fs::read(format!("/proc/{pid}/environ"))
-                .is_ok_and(|text| text.split(|byte| *byte == 0).any(|variable| variable.starts_with(mark.as_bytes())))
+            // Of each thread: one whose first thread has ended tells nothing of itself any more, and goes on.
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+            threads.into_iter().any(|thread| fs::read(thread.path().join("environ")).is_ok_and(has_it))
         })
         .collect()
     }

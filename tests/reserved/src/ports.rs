@@ -3,6 +3,7 @@
 use std::{
     env,
     fs::{self, File},
+    net::{Ipv4Addr, TcpListener},
     ops::RangeInclusive,
 };
 
@@ -19,7 +20,7 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Takes the first free range.
+    /// Takes the first free range: no other test's, and nothing listens there, such as a program that a test left behind.
     ///
     /// # Panics
     /// When all are taken, or files cannot be written.
@@ -32,7 +33,9 @@ impl Ports {
             let path = folder.join(at.to_string());
             let lock = File::open(&path).or_else(|_| File::create(&path)).ok()?;
             let first = FIRST + at * EACH;
-            lock.try_lock().ok().map(|()| Self { range: first..=first + EACH - 1, _lock: lock })
+            lock.try_lock().ok()?;
+            let range = first..=first + EACH - 1;
+            range.clone().all(is_free).then(|| Self { range, _lock: lock })
         });
         taken.expect("a free range of ports")
     }
@@ -50,9 +53,26 @@ impl Ports {
     }
 }
 
+/// Whether nothing listens there, on any address.
+fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_range_in_which_something_listens_is_passed_over() {
+        let ports = Ports::take();
+        let stranger = TcpListener::bind((Ipv4Addr::new(127, 9, 8, 7), *ports.range().end())).unwrap();
+        let taken = ports.range();
+        drop(ports);
+        for _ in 0..3 {
+            assert_ne!(Ports::take().range(), taken);
+        }
+        drop(stranger);
+    }
 
     #[test]
     fn two_never_have_the_same() {
