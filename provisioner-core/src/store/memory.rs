@@ -451,7 +451,8 @@ impl Store for MemoryStore {
     }
 
     async fn operation(&self, id: &OperationId) -> Result<Option<Operation>, StoreError> {
-        Ok(self.state().operations.get(id).cloned())
+        let state = self.state();
+        Ok(state.operations.get(id).cloned().or_else(|| state.sharing.operation(id)))
     }
 
     async fn ended(&self, of: &[OperationId]) -> Result<Vec<OperationId>, StoreError> {
@@ -468,7 +469,8 @@ impl Store for MemoryStore {
 
     async fn operation_of_key(&self, key: &IdempotencyKey) -> Result<Option<Operation>, StoreError> {
         let state = self.state();
-        Ok(state.keys.get(key).and_then(|id| state.operations.get(id)).cloned())
+        let taken_in = || state.keys.get(key).and_then(|id| state.operations.get(id)).cloned();
+        Ok(state.sharing.operation_of_key(key).or_else(taken_in))
     }
 
     async fn provisioning_times(&self, since: Timestamp, limit: usize) -> Result<Vec<(u64, bool)>, StoreError> {

@@ -4,10 +4,13 @@
 //! checked in the same transaction. A state and the event that tells of it are one change.
 
 mod condition;
+#[cfg(feature = "sqlite")]
+mod format;
 mod log;
 mod memory;
 mod rows;
 mod sharing;
+mod signals;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
@@ -295,7 +298,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// What is known of these makings, in their order.
     async fn incarnations(&self, of: &[Incarnation]) -> Result<Vec<Option<IncarnationRow>>, StoreError>;
 
-    /// One operation.
+    /// One operation; for a request that waits in the inbox, [the one it becomes](Submitted::pending).
     async fn operation(&self, id: &OperationId) -> Result<Option<Operation>, StoreError>;
 
     /// Which of these operations have ended.
@@ -305,7 +308,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// instances are. A change that [answers](Change::answers) one takes it out.
     async fn inbox(&self, epoch: u64, limit: usize) -> Result<Vec<Submitted>, StoreError>;
 
-    /// The operation of a key: the last one, also when its 24 hours are over and no other has taken the key.
+    /// The operation of a key, in the inbox too: the last one, also when its 24 hours are over and no other has taken the key.
     async fn operation_of_key(&self, key: &IdempotencyKey) -> Result<Option<Operation>, StoreError>;
 
     /// How long the creations took that were done or failed since then, in milliseconds from acceptance, and whether

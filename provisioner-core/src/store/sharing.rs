@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{Record, Verb};
+use super::{Operation, OperationState, Record, Verb};
 use crate::types::{Actor, CellName, IdempotencyKey, InstanceId, OperationId, Revision, Timestamp};
 
 /// A control plane process's right to write, until a newer session takes over or it lapses.
@@ -99,6 +99,28 @@ pub struct Submitted {
     pub expected: Option<Revision>,
     /// When it was put there.
     pub at: Timestamp,
+}
+
+impl Submitted {
+    /// The operation that it becomes, as far as that is known before the control plane has taken it in: pending, at the first
+    /// revision, and without a fingerprint.
+    #[must_use]
+    pub fn pending(&self) -> Operation {
+        Operation {
+            id: self.operation.clone(),
+            instance: self.instance.clone(),
+            verb: self.ask.verb,
+            revision: Revision::FIRST,
+            actor: self.actor.clone(),
+            reason: self.reason.clone(),
+            key: self.key.clone(),
+            fingerprint: String::new(),
+            accepted_at: self.at,
+            state: OperationState::Pending,
+            ended_at: None,
+            failure: None,
+        }
+    }
 }
 
 /// What a request in the inbox asks: the verb, and its parameters as the caller wrote them.

@@ -2,27 +2,22 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use futures::{
-    StreamExt,
-    stream::{self, BoxStream},
-};
-use tokio::sync::broadcast::{self, error::RecvError};
+use futures::stream::BoxStream;
 
 use crate::{
     seams::Clock,
-    store::{Change, Claiming, InstanceWrite, Session, Signal, StoreError, Submitted, Worker},
-    types::{Incarnation, InstanceId, Timestamp},
+    store::{
+        Change, Claiming, InstanceWrite, Operation, Session, Signal, StoreError, Submitted, Worker, signals::Signals,
+    },
+    types::{IdempotencyKey, Incarnation, InstanceId, OperationId, Timestamp},
 };
-
-/// How many signals a reader may be behind before it misses some.
-const SIGNALS_KEPT: usize = 1024;
 
 /// How several sessions share the store: by whose clock they lapse, and after how much silence.
 #[derive(Clone)]
 struct Rules {
     clock: Arc<dyn Clock>,
     lapses_after: Duration,
-    signals: broadcast::Sender<Signal>,
+    signals: Signals,
 }
 
 /// The sessions, and what each works on.
@@ -48,7 +43,7 @@ struct Claimed {
 
 impl Sharing {
     pub(super) fn by(clock: Arc<dyn Clock>, lapses_after: Duration) -> Self {
-        let rules = Rules { clock, lapses_after, signals: broadcast::Sender::new(SIGNALS_KEPT) };
+        let rules = Rules { clock, lapses_after, signals: Signals::new() };
         Self { rules: Some(rules), ..Self::default() }
     }
 
@@ -190,19 +185,12 @@ impl Sharing {
 
     fn tell(&self, signal: Signal) {
         if let Some(rules) = &self.rules {
-            // Nobody may be listening.
-            let _ = rules.signals.send(signal);
+            rules.signals.tell(signal);
         }
     }
 
     pub(super) fn signals(&self) -> Option<BoxStream<'static, Signal>> {
-        let receiver = self.rules.as_ref()?.signals.subscribe();
-        let next = async |mut receiver: broadcast::Receiver<Signal>| match receiver.recv().await {
-            Ok(signal) => Some((signal, receiver)),
-            Err(RecvError::Lagged(_)) => Some((Signal::Missed, receiver)),
-            Err(RecvError::Closed) => None,
-        };
-        Some(stream::unfold(receiver, next).boxed())
+        self.rules.as_ref().map(|rules| rules.signals.stream())
     }
 
     // The inbox
@@ -235,6 +223,17 @@ impl Sharing {
             }
         }
         claimed
+    }
+
+    /// The operation that a request which waits here will become.
+    pub(super) fn operation(&self, id: &OperationId) -> Option<Operation> {
+        self.requests.values().find(|(request, _)| request.operation == *id).map(|(request, _)| request.pending())
+    }
+
+    /// The same, of a request with this key.
+    pub(super) fn operation_of_key(&self, key: &IdempotencyKey) -> Option<Operation> {
+        let of_key = |(request, _): &&(Submitted, u64)| request.key.as_ref() == Some(key);
+        self.requests.values().rfind(of_key).map(|(request, _)| request.pending())
     }
 
     /// Refuses to answer a request that is not there any more.

@@ -9,9 +9,9 @@ use super::{
         CellUsage, Change, Committed, EventKind, InstanceRow, InstanceWrite, Operation, Reservation, StoreError,
         Worker,
         condition::{Held, check_capacity, is_retained_for, key_is_kept},
+        format::{self, Columns, Prepared, ms},
     },
     fault::Fault,
-    format::{self, Prepared, ms},
     maintain, read,
 };
 use crate::types::{InstanceId, Phase, Timestamp};
@@ -123,9 +123,9 @@ fn check_instance(connection: &Connection, write: &InstanceWrite) -> Result<Opti
     }
     let (mut same_listing, mut same_due) = (false, false);
     if let Some(row) = write.row() {
-        same_listing = format::text(found, 2)? == row.tenant.as_str()
-            && format::text(found, 3)? == row.cell.as_str()
-            && found.get_ref(4)?.as_str_or_null().map_err(rusqlite::Error::from)? == row.phase.map(Phase::as_str)
+        same_listing = found.text(2)? == row.tenant.as_str()
+            && found.text(3)? == row.cell.as_str()
+            && found.text_or_null(4)? == row.phase.map(Phase::as_str)
             && found.get::<_, bool>(5)? == row.parked;
         same_due =
             found.get::<_, i64>(6)? == format::lane(row.lane) && found.get::<_, Option<i64>>(7)? == ms(row.due_at);
@@ -149,7 +149,7 @@ fn read_held(connection: &Connection, id: &InstanceId) -> Result<Option<Held>, F
     let mut rows = statement.query([id.as_str()])?;
     let Some(row) = rows.next()? else { return Ok(None) };
     Ok(Some(Held {
-        cell: format::parse("a reservation", format::text(row, 0)?)?,
+        cell: format::parse("a reservation", row.text(0)?)?,
         usage: CellUsage { instances: 1, cpu_millis: row.get(1)?, memory_mib: row.get(2)?, data_mib: row.get(3)? },
     }))
 }

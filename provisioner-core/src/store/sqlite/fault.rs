@@ -49,16 +49,3 @@ impl From<rusqlite::Error> for StoreError {
 pub(super) fn is_io(error: &rusqlite::Error) -> bool {
     matches!(error, rusqlite::Error::SqliteFailure(failure, _) if failure.code == ErrorCode::SystemIoFailure)
 }
-
-/// A row that this release cannot have written.
-#[derive(Debug, thiserror::Error)]
-#[error("{what} in the store cannot be read")]
-struct Damaged {
-    what: &'static str,
-    #[source]
-    source: Box<dyn std::error::Error + Send + Sync>,
-}
-
-pub(super) fn damaged(what: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
-    StoreError::Failed(Box::new(Damaged { what, source: source.into() }))
-}

@@ -30,14 +30,13 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{
-    format::Prepared,
     guard::Guard,
     readers::Readers,
     writer::{Job, Outcome, Work, Writer},
 };
 use super::{
     CellRow, CellUsage, Change, Claim, Committed, DataRow, Event, IncarnationRow, InstanceFilter, Operation, Pruned,
-    Record, Session, Signal, Store, StoreError, Stranger, Submitted, Taken,
+    Record, Session, Signal, Store, StoreError, Stranger, Submitted, Taken, format::Prepared,
 };
 use crate::types::{
     CellName, ControlPlaneId, DataId, IdempotencyKey, Incarnation, InstanceId, OperationId, Phase, TenantId, Timestamp,

@@ -2,15 +2,16 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use rusqlite::{Connection, OptionalExtension, Params, Row, params};
+use rusqlite::{Connection, OptionalExtension, Params, params};
 
 use super::{
     super::{
         CellRow, CellUsage, Claim, DataRow, Event, IncarnationRow, InstanceFilter, Operation, Record, StoreError,
         Stranger,
+        format::{self, Columns, clamp, damaged},
     },
-    fault::{Fault, damaged},
-    format, maintain,
+    fault::Fault,
+    maintain,
 };
 use crate::types::{
     CellName, DataId, Generation, IdempotencyKey, Incarnation, InstanceId, OperationId, Phase, TenantId, Timestamp,
@@ -80,12 +81,12 @@ pub(super) fn counts(connection: &Connection) -> Result<Vec<(CellName, Option<Ph
     let mut statement = connection.prepare_cached("SELECT cell, phase FROM instances")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let phase = row.get_ref(1)?.as_str_or_null().map_err(|error| damaged("an instance", error))?;
+        let phase = row.text_or_null(1)?;
         let phase = PHASES
             .iter()
             .position(|known| known.map(Phase::as_str) == phase)
             .ok_or_else(|| damaged("an instance", format!("phase {phase:?}")))?;
-        let cell = format::text(row, 0)?;
+        let cell = row.text(0)?;
         match counts.get_mut(cell) {
             Some(by_phase) => by_phase[phase] += 1,
             None => counts.entry(cell.into()).or_default()[phase] += 1,
@@ -125,7 +126,7 @@ pub(super) fn next_due(connection: &Connection, cell: &CellName, now: Timestamp)
              UNION ALL SELECT min(due_at) FROM instances WHERE cell = ?1 AND lane = 1 AND due_at > ?2
              UNION ALL SELECT min(due_at) FROM incarnations
                  WHERE cell = ?1 AND due_at > ?2 AND due_at IS NOT NULL)";
-    first(connection, query, params![cell.as_str(), now.unix_ms()], |row| format::time(row, 0)).map(Option::flatten)
+    first(connection, query, params![cell.as_str(), now.unix_ms()], |row| row.time_or_null(0)).map(Option::flatten)
 }
 
 pub(super) fn due_incarnations(
@@ -169,9 +170,7 @@ pub(super) fn provisioning_times(connection: &Connection, since: Timestamp, limi
     let query = "SELECT max(0, ended_at - accepted_at), state = 'done' FROM operations
          WHERE verb = 'create' AND state IN ('done', 'failed') AND ended_at >= ?1
          ORDER BY ended_at DESC, id DESC LIMIT ?2";
-    all(connection, query, params![since.unix_ms(), clamp(limit)], |row| {
-        Ok((format::column(row, 0)?, format::column(row, 1)?))
-    })
+    all(connection, query, params![since.unix_ms(), clamp(limit)], |row| Ok((row.count(0)?, row.number(1)? != 0)))
 }
 
 pub(super) fn events(
@@ -181,7 +180,7 @@ pub(super) fn events(
     limit: usize,
 ) -> Result<Vec<Event>> {
     let columns = format::EVENT_COLUMNS;
-    let after = i64::try_from(after).unwrap_or(i64::MAX);
+    let after = clamp(after);
     match instance {
         Some(id) => {
             let query = format!(
@@ -199,7 +198,7 @@ pub(super) fn events(
 /// The position of the last event there ever was, removed since or not.
 pub(super) fn last_position(connection: &Connection) -> Result<u64> {
     let query = "SELECT seq FROM sqlite_sequence WHERE name = 'events'";
-    first(connection, query, [], |row| format::column(row, 0)).map(Option::unwrap_or_default)
+    first(connection, query, [], |row| row.count(0)).map(Option::unwrap_or_default)
 }
 
 pub(super) fn data_set(connection: &Connection, id: &DataId) -> Result<Option<DataRow>> {
@@ -233,26 +232,13 @@ pub(super) fn strangers(connection: &Connection) -> Result<Vec<Stranger>> {
 }
 
 pub(super) fn cells(connection: &Connection) -> Result<Vec<CellRow>> {
-    all(connection, "SELECT name, identity, drift_frozen FROM cells ORDER BY name", [], |row| {
-        Ok(CellRow {
-            name: format::parse("a cell", format::text(row, 0)?)?,
-            identity: format::column(row, 1)?,
-            drift_frozen: format::column(row, 2)?,
-        })
-    })
+    let query = format!("SELECT {} FROM cells ORDER BY name", format::CELL_COLUMNS);
+    all(connection, &query, [], format::cell_row)
 }
 
 pub(super) fn usage(connection: &Connection, cell: &CellName) -> Result<CellUsage> {
-    let query = "SELECT instances, cpu_millis, memory_mib, data_mib FROM usage WHERE cell = ?1";
-    let usage = first(connection, query, [cell.as_str()], |row| {
-        Ok(CellUsage {
-            instances: format::column(row, 0)?,
-            cpu_millis: format::column(row, 1)?,
-            memory_mib: format::column(row, 2)?,
-            data_mib: format::column(row, 3)?,
-        })
-    });
-    usage.map(Option::unwrap_or_default)
+    let query = format!("SELECT {} FROM usage WHERE cell = ?1", format::USAGE_COLUMNS);
+    first(connection, &query, [cell.as_str()], |row| format::usage(row, 0)).map(Option::unwrap_or_default)
 }
 
 pub(super) fn cells_in_use(connection: &Connection) -> Result<Vec<CellName>> {
@@ -267,7 +253,7 @@ pub(super) fn cells_in_use(connection: &Connection) -> Result<Vec<CellName>> {
     for query in queries {
         let mut last = String::new();
         while let Some(cell) =
-            first(connection, query, [&last], |row| format::column::<Option<String>>(row, 0))?.flatten()
+            first(connection, query, [&last], |row| Ok(row.text_or_null(0)?.map(String::from)))?.flatten()
         {
             cells.push(format::parse("a cell", &cell)?);
             last = cell;
@@ -280,7 +266,7 @@ pub(super) fn cells_in_use(connection: &Connection) -> Result<Vec<CellName>> {
 
 pub(super) fn frozen(connection: &Connection) -> Result<bool> {
     let query = "SELECT value FROM meta WHERE key = 'frozen'";
-    first(connection, query, [], |row| format::column(row, 0)).map(Option::unwrap_or_default)
+    first(connection, query, [], |row| Ok(row.number(0)? != 0)).map(Option::unwrap_or_default)
 }
 
 /// Whose store this is; none when that is not recorded.
@@ -289,23 +275,21 @@ pub(super) fn control_plane(connection: &Connection) -> rusqlite::Result<Option<
 }
 
 /// Completes a row of `version, body` with the specs it refers to.
-fn record(connection: &Connection, row: &Row<'_>) -> Result<Record> {
-    let version = format::column(row, 0)?;
-    let row = format::instance_row(format::text(row, 1)?)?;
+fn record(connection: &Connection, row: &dyn Columns) -> Result<Record> {
+    let version = row.count(0)?;
+    let row = format::instance_row(row.text(1)?)?;
     let generations = [Some(row.wanted), Some(row.in_force), row.applied].map(|it| it.map(|it| it.0));
     let query = "SELECT generation, body FROM specs WHERE instance = ?1 AND generation IN (?2, ?3, ?4)";
     let parameters = params![row.id.as_str(), generations[0], generations[1], generations[2]];
-    let specs = all(connection, query, parameters, |row| {
-        Ok((Generation(format::column(row, 0)?), format::spec(format::text(row, 1)?)?))
-    })?;
-    Ok(Record { row, version, specs: BTreeMap::from_iter(specs), taken_over: false })
+    let specs = all(connection, query, parameters, |row| Ok((Generation(row.count(0)?), String::from(row.text(1)?))))?;
+    format::record(row, version, false, specs.iter().map(|(generation, body)| (*generation, body.as_str())))
 }
 
 fn all<T>(
     connection: &Connection,
     query: &str,
     parameters: impl Params,
-    read: impl Fn(&Row<'_>) -> Result<T>,
+    read: impl Fn(&dyn Columns) -> Result<T>,
 ) -> Result<Vec<T>> {
     let mut statement = connection.prepare_cached(query)?;
     let mut rows = statement.query(parameters)?;
@@ -320,13 +304,9 @@ fn first<T>(
     connection: &Connection,
     query: &str,
     parameters: impl Params,
-    read: impl Fn(&Row<'_>) -> Result<T>,
+    read: impl Fn(&dyn Columns) -> Result<T>,
 ) -> Result<Option<T>> {
     let mut statement = connection.prepare_cached(query)?;
     let mut rows = statement.query(parameters)?;
-    rows.next()?.map(read).transpose()
-}
-
-fn clamp(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
+    rows.next()?.map(|row| read(row)).transpose()
 }

@@ -13,10 +13,9 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    super::{Committed, Pruned, Session, StoreError},
+    super::{Committed, Pruned, Session, StoreError, format::Prepared},
     change,
     fault::{self, Fault},
-    format::Prepared,
     guard::{self, Guard},
     maintain,
 };
