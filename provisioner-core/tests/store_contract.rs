@@ -5,10 +5,15 @@
 
 #[path = "store_contract/fixture.rs"]
 mod fixture;
+#[path = "store_contract/inbox.rs"]
+mod inbox;
 #[path = "store_contract/instances.rs"]
 mod instances;
 #[path = "store_contract/log.rs"]
 mod log;
+#[cfg(feature = "postgres")]
+#[path = "store_contract/postgres.rs"]
+mod postgres;
 #[path = "store_contract/promises.rs"]
 mod promises;
 #[path = "store_contract/sessions.rs"]
@@ -18,16 +23,15 @@ mod sharing;
 #[path = "store_contract/work.rs"]
 mod work;
 
-use std::{sync::Arc, time::Duration};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use libtest_mimic::{Arguments, Trial};
 use provisioner_core::{
     seams::SystemClock,
     store::{MemoryStore, Store},
 };
-use tempfile::TempDir;
 
-use fixture::{Rule, control_plane};
+use fixture::{Inbox, Rule, Run, control_plane};
 
 /// The stores that the rules are run for.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +42,8 @@ enum Kind {
     SqliteGrouped,
     #[cfg(feature = "sqlite")]
     SqliteInline,
+    #[cfg(feature = "postgres")]
+    Postgres,
 }
 
 impl Kind {
@@ -48,30 +54,61 @@ impl Kind {
         ("sqlite_grouped", Self::SqliteGrouped),
         #[cfg(feature = "sqlite")]
         ("sqlite_inline", Self::SqliteInline),
+        #[cfg(feature = "postgres")]
+        ("postgres", Self::Postgres),
     ];
 
     /// Whether several processes share it.
     fn is_shared(self) -> bool {
-        matches!(self, Self::MemoryShared)
+        match self {
+            Self::MemoryShared => true,
+            #[cfg(feature = "postgres")]
+            Self::Postgres => true,
+            _ => false,
+        }
     }
 
-    /// An empty store, whose sessions lapse after so long if they do, and what must outlive it.
-    async fn make(self, lapses_after: Duration) -> (Arc<dyn Store>, Option<TempDir>) {
+    /// Why it cannot be tried here.
+    fn is_missing(self) -> Option<String> {
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres => postgres::postgres_url().err(),
+            _ => None,
+        }
+    }
+
+    /// An empty store, whose sessions lapse after so long if they do, with a way into its inbox if it has one, and what must
+    /// outlive it.
+    async fn make(self, lapses_after: Duration) -> (Arc<dyn Store>, Option<Inbox>, Box<dyn Any>) {
+        #[cfg(feature = "postgres")]
+        use provisioner_core::store::PostgresStore;
         #[cfg(feature = "sqlite")]
         use provisioner_core::store::{CommitMode, SqliteStore};
         #[cfg(feature = "sqlite")]
         let sqlite = async |mode| {
             let folder = tempfile::tempdir().unwrap();
             let store = SqliteStore::open(folder.path().join("store"), control_plane(), mode).await.unwrap();
-            (store as Arc<dyn Store>, Some(folder))
+            (store as Arc<dyn Store>, None, Box::new(folder) as Box<dyn Any>)
         };
         match self {
-            Self::Memory => (MemoryStore::new(control_plane()), None),
-            Self::MemoryShared => (MemoryStore::shared(control_plane(), Arc::new(SystemClock), lapses_after), None),
+            Self::Memory => (MemoryStore::new(control_plane()), None, Box::new(())),
+            Self::MemoryShared => {
+                let store = MemoryStore::shared(control_plane(), Arc::new(SystemClock), lapses_after);
+                let inbox = Inbox::Memory(Arc::clone(&store));
+                (store, Some(inbox), Box::new(()))
+            }
             #[cfg(feature = "sqlite")]
             Self::SqliteGrouped => sqlite(CommitMode::Grouped).await,
             #[cfg(feature = "sqlite")]
             Self::SqliteInline => sqlite(CommitMode::Inline).await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres => {
+                let schema = postgres::TestSchema::new();
+                let config = schema.config().with_lapses_after(lapses_after).unwrap();
+                let store = PostgresStore::open(config, control_plane()).await.unwrap();
+                let inbox = Inbox::Postgres(schema.client().await);
+                (store, Some(inbox), Box::new(schema))
+            }
         }
     }
 }
@@ -82,21 +119,31 @@ fn run(kind: Kind, rule: &Rule) {
         // So long that none lapses in the middle of a rule that is about something else.
         let long = Duration::from_secs(600);
         let lapses_after = if sharing::LAPSING.contains(&rule.name) { Duration::from_millis(600) } else { long };
-        let (store, _folder) = kind.make(lapses_after).await;
-        (rule.run)(store).await;
+        let (store, inbox, outlives) = kind.make(lapses_after).await;
+        match rule.run {
+            Run::Store(run) => run(store).await,
+            Run::Inbox(run) => run(store, inbox.expect("whoever shares it has an inbox")).await,
+        }
+        drop(outlives);
     });
 }
 
 fn main() {
     let trials = Kind::ALL.iter().flat_map(|(name, kind)| {
-        let by_kind = if kind.is_shared() { sharing::RULES } else { sessions::RULES };
-        let rules = [instances::RULES, promises::RULES, work::RULES, log::RULES, by_kind].into_iter().flatten();
+        let (by_kind, inbox) =
+            if kind.is_shared() { (sharing::RULES, inbox::RULES) } else { (sessions::RULES, &[][..]) };
+        let rules = [instances::RULES, promises::RULES, work::RULES, log::RULES, by_kind, inbox].into_iter().flatten();
+        let missing = kind.is_missing();
         rules.map(move |rule: &'static Rule| {
             let kind = *kind;
-            Trial::test(format!("{name}::{}", rule.name), move || {
+            let trial = Trial::test(format!("{name}::{}", rule.name), move || {
                 run(kind, rule);
                 Ok(())
-            })
+            });
+            match &missing {
+                Some(reason) => trial.with_kind(reason).with_ignored_flag(true),
+                None => trial,
+            }
         })
     });
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit();

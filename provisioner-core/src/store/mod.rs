@@ -4,10 +4,13 @@
 //! checked in the same transaction. A state and the event that tells of it are one change.
 
 mod condition;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod format;
 mod log;
 mod memory;
+mod open;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod rows;
 mod sharing;
 mod signals;
@@ -22,6 +25,9 @@ use tokio::sync::watch;
 
 pub use log::{Event, EventKind, NewEvent, Operation, OperationEnd, OperationState, Verb};
 pub use memory::MemoryStore;
+pub use open::open;
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresConfig, PostgresStore};
 pub use rows::{
     Capacity, CellRow, CellUsage, DataRow, DataState, IncarnationRow, IncarnationState, InstanceRow, Lane,
     LiveIncarnation, Record, Reservation, Stranger,

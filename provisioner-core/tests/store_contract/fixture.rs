@@ -8,18 +8,82 @@ use provisioner_core::{store::*, types::*};
 /// One promise of a store. Gets an empty one.
 pub(crate) struct Rule {
     pub(crate) name: &'static str,
-    pub(crate) run: fn(Arc<dyn Store>) -> BoxFuture<'static, ()>,
+    pub(crate) run: Run,
+}
+
+/// How a rule is tried.
+pub(crate) enum Run {
+    Store(fn(Arc<dyn Store>) -> BoxFuture<'static, ()>),
+    /// With what puts requests into the inbox, as other programs do.
+    Inbox(fn(Arc<dyn Store>, Inbox) -> BoxFuture<'static, ()>),
+}
+
+/// A way into a store's inbox.
+pub(crate) enum Inbox {
+    Memory(Arc<MemoryStore>),
+    /// A connection of somebody else to the same database, who calls the documented function.
+    #[cfg(feature = "postgres")]
+    Postgres(tokio_postgres::Client),
+}
+
+impl Inbox {
+    /// Puts a request of the instance there; tells its operation.
+    pub(crate) async fn submit(&self, verb: Verb, instance: &str, with_key: Option<&str>) -> OperationId {
+        let parameters = serde_json::json!({"number": 1, "text": "ümläut"});
+        match self {
+            Self::Memory(store) => {
+                let number = rand::random();
+                let operation = OperationId::from_parts(number, number.into());
+                let request = Submitted {
+                    number: 0,
+                    operation: operation.clone(),
+                    instance: id(instance),
+                    ask: Ask { verb, parameters },
+                    actor: Actor::new("signup").unwrap(),
+                    reason: Some("wanted".into()),
+                    key: with_key.map(key),
+                    expected: Some(Revision(3)),
+                    at: at(0),
+                };
+                store.submit(request);
+                operation
+            }
+            #[cfg(feature = "postgres")]
+            Self::Postgres(client) => {
+                let text = parameters.to_string();
+                let query = "SELECT submit($1, $2, $3::text::jsonb, 'signup', 'wanted', $4, 3)";
+                let row = client.query_one(query, &[&verb.as_str(), &instance, &text, &with_key]).await.unwrap();
+                OperationId::new(row.get::<_, &str>(0)).unwrap()
+            }
+        }
+    }
 }
 
 /// Lists functions as rules under their own names.
 macro_rules! rules {
     ($($rule:ident),* $(,)?) => {
         pub(crate) const RULES: &[crate::fixture::Rule] = &[
-            $(crate::fixture::Rule { name: stringify!($rule), run: |store| Box::pin($rule(store)) }),*
+            $(crate::fixture::Rule {
+                name: stringify!($rule),
+                run: crate::fixture::Run::Store(|store| Box::pin($rule(store))),
+            }),*
         ];
     };
 }
 pub(crate) use rules;
+
+/// The same, for those that need the inbox.
+macro_rules! inbox_rules {
+    ($($rule:ident),* $(,)?) => {
+        pub(crate) const RULES: &[crate::fixture::Rule] = &[
+            $(crate::fixture::Rule {
+                name: stringify!($rule),
+                run: crate::fixture::Run::Inbox(|store, inbox| Box::pin($rule(store, inbox))),
+            }),*
+        ];
+    };
+}
+pub(crate) use inbox_rules;
 
 pub(crate) fn control_plane() -> ControlPlaneId {
     ControlPlaneId::new("contract").unwrap()

@@ -1,0 +1,187 @@
+//! Sessions and claims: who may write, and who works on what. All of it is judged by the database's clock.
+//!
+//! A claim is judged free or taken by the session that it names. Whoever waited for a row sees the row as it is now and the
+//! sessions as they were when its statement began: a session that began since is not among those. So a claim is free when its
+//! session is known to be over, and not when it is merely not known; see [`FREE`] and [`FORGET_SESSIONS`].
+
+use std::time::Duration;
+
+use super::{
+    super::{
+        Claim, IncarnationRow, Record, Session, StoreError, Submitted, Taken,
+        format::{self, Columns, clamp},
+    },
+    connect::Readers,
+    read,
+    rows::{self, RECORD_COLUMNS, RECORD_SPECS, REQUEST_COLUMNS},
+};
+use crate::types::{CellName, InstanceId, Timestamp};
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// The sessions in force.
+pub(super) const IN_FORCE: &str = "NOT closed AND expires_at > clock_timestamp()";
+
+/// Whether a row `i` may be claimed by the session `$1`.
+const FREE: &str = "(i.claimed_by IS NULL OR i.claimed_by = $1
+     OR EXISTS (SELECT FROM sessions s WHERE s.epoch = i.claimed_by
+         AND (s.closed OR s.expires_at <= clock_timestamp()))
+     OR i.claimed_by < (SELECT min(epoch) FROM sessions))";
+
+/// Refuses the statement's work unless the session `$1` is in force.
+const OWN: &str = "own AS MATERIALIZED (SELECT epoch FROM sessions
+     WHERE epoch = $1 AND NOT closed AND expires_at > clock_timestamp())";
+
+/// Removes what nobody asks about any more: older than every session in force, so that those that are left are known one by
+/// one.
+const FORGET_SESSIONS: &str = "DELETE FROM sessions WHERE expires_at < clock_timestamp() - interval '1 day'
+     AND epoch < (SELECT min(epoch) FROM sessions WHERE NOT closed AND expires_at > clock_timestamp())";
+
+/// Begins a session.
+pub(super) async fn open_session(readers: &Readers, holder: &str, lapses_after: Duration) -> Result<Session> {
+    let query = "INSERT INTO sessions (holder, expires_at)
+         VALUES ($1, clock_timestamp() + $2::bigint * interval '1 millisecond') RETURNING epoch";
+    let row = readers.query_one(query, &[&holder, &clamp(lapses_after.as_millis())]).await?;
+    let epoch = row.map_or(Ok(0), |row| row.count(0))?;
+    readers.query(FORGET_SESSIONS, &[]).await?;
+    Ok(Session { epoch, lapses_after: Some(lapses_after) })
+}
+
+/// Keeps a session from lapsing, and tells which are in force. Those that lapsed are closed, whatever the clock shows later.
+pub(super) async fn renew_session(readers: &Readers, epoch: u64, lapses_after: Duration) -> Result<Vec<u64>> {
+    let query = format!(
+        "WITH renewed AS (UPDATE sessions SET expires_at = clock_timestamp() + $2::bigint * interval '1 millisecond'
+             WHERE epoch = $1 AND {IN_FORCE} RETURNING epoch),
+         lapsed AS (UPDATE sessions SET closed = true
+             WHERE epoch <> $1 AND NOT closed AND expires_at <= clock_timestamp())
+         SELECT epoch FROM sessions WHERE epoch <> $1 AND {IN_FORCE} AND EXISTS (SELECT FROM renewed)
+         UNION ALL SELECT epoch FROM renewed ORDER BY epoch"
+    );
+    let rows = readers.query(&query, &[&clamp(epoch), &clamp(lapses_after.as_millis())]).await?;
+    let epochs = rows.iter().map(|row| row.count(0)).collect::<Result<Vec<_>>>()?;
+    if epochs.is_empty() { Err(StoreError::SessionLost) } else { Ok(epochs) }
+}
+
+/// Ends a session. Its row stays, so that it is known as ended.
+pub(super) async fn close_session(readers: &Readers, epoch: u64) -> Result<()> {
+    readers.query("UPDATE sessions SET closed = true WHERE epoch = $1", &[&clamp(epoch)]).await.map(drop)
+}
+
+/// Due rows, claimed. A row that somebody writes this moment is passed over: it is being claimed, or told of when it is written.
+pub(super) async fn claim(readers: &Readers, claim: &Claim) -> Result<Vec<Record>> {
+    let query = format!(
+        "WITH {OWN}, free AS MATERIALIZED (
+             SELECT i.id, i.due_at, i.version, i.body, i.claimed_by,
+                 CASE WHEN i.claimed_by = $1 THEN i.taken_over ELSE i.claimed_by IS NOT NULL END AS taken_over
+             FROM instances i
+             WHERE EXISTS (SELECT FROM own) AND i.cell = $2 AND i.lane = $3 AND i.due_at <= $4
+                 AND (i.due_at, i.id) > ($5, $6) AND {FREE}
+             ORDER BY i.due_at, i.id LIMIT $7 FOR UPDATE OF i SKIP LOCKED),
+         claimed AS (UPDATE instances SET claimed_by = $1, taken_over = free.taken_over FROM free
+             WHERE instances.id = free.id AND free.claimed_by IS DISTINCT FROM $1)
+         SELECT {RECORD_COLUMNS} FROM own LEFT JOIN (free i {RECORD_SPECS}) ON true ORDER BY i.due_at, i.id"
+    );
+    let (after, after_id) = match &claim.after {
+        Some((due_at, id)) => (due_at.unix_ms(), id.as_str()),
+        None => (i64::MIN, ""),
+    };
+    let lane = i16::try_from(format::lane(claim.lane)).expect("there are two");
+    let rows = readers
+        .query(
+            &query,
+            &[
+                &clamp(claim.epoch),
+                &claim.cell.as_str(),
+                &lane,
+                &claim.now.unix_ms(),
+                &after,
+                &after_id,
+                &clamp(claim.limit),
+            ],
+        )
+        .await?;
+    records(readers, &own(&rows)?).await
+}
+
+/// One row, claimed, due or not.
+pub(super) async fn claim_instance(readers: &Readers, epoch: u64, id: &InstanceId) -> Result<Taken> {
+    // Waits for whoever writes it this moment.
+    let query = format!(
+        "WITH {OWN}, free AS MATERIALIZED (
+             SELECT i.id, i.version, i.body, i.claimed_by,
+                 CASE WHEN i.claimed_by = $1 THEN i.taken_over ELSE i.claimed_by IS NOT NULL END AS taken_over
+             FROM instances i WHERE EXISTS (SELECT FROM own) AND i.id = $2 AND {FREE} FOR UPDATE OF i),
+         claimed AS (UPDATE instances SET claimed_by = $1, taken_over = free.taken_over FROM free
+             WHERE instances.id = free.id AND free.claimed_by IS DISTINCT FROM $1)
+         SELECT {RECORD_COLUMNS} FROM own LEFT JOIN (free i {RECORD_SPECS}) ON true"
+    );
+    let rows = readers.query(&query, &[&clamp(epoch), &id.as_str()]).await?;
+    match records(readers, &own(&rows)?).await?.pop() {
+        Some(record) => Ok(Taken::Here(record)),
+        None if read::instance(readers, id).await?.is_none() => Ok(Taken::Absent),
+        None => Ok(Taken::Elsewhere),
+    }
+}
+
+/// Makings that are to be looked for, claimed.
+pub(super) async fn claim_incarnations(
+    readers: &Readers,
+    epoch: u64,
+    cell: &CellName,
+    now: Timestamp,
+    limit: usize,
+) -> Result<Vec<IncarnationRow>> {
+    let columns = format::INCARNATION_COLUMNS;
+    let query = format!(
+        "WITH {OWN}, free AS MATERIALIZED (
+             SELECT {columns}, claimed_by FROM incarnations i
+             WHERE EXISTS (SELECT FROM own) AND i.cell = $2 AND i.due_at <= $3 AND {FREE}
+             ORDER BY i.due_at, i.incarnation LIMIT $4 FOR UPDATE OF i SKIP LOCKED),
+         claimed AS (UPDATE incarnations SET claimed_by = $1 FROM free
+             WHERE incarnations.incarnation = free.incarnation AND free.claimed_by IS DISTINCT FROM $1)
+         SELECT {columns} FROM own LEFT JOIN free ON true ORDER BY due_at, incarnation"
+    );
+    let rows = readers.query(&query, &[&clamp(epoch), &cell.as_str(), &now.unix_ms(), &clamp(limit)]).await?;
+    own(&rows)?.into_iter().map(|row| format::incarnation_row(row)).collect()
+}
+
+/// The oldest request of each instance, claimed.
+pub(super) async fn inbox(readers: &Readers, epoch: u64, limit: usize) -> Result<Vec<Submitted>> {
+    let query = format!(
+        "WITH {OWN}, free AS MATERIALIZED (
+             SELECT i.* FROM inbox i
+             WHERE EXISTS (SELECT FROM own) AND {FREE}
+                 AND NOT EXISTS (SELECT FROM inbox older WHERE older.instance = i.instance AND older.number < i.number)
+             ORDER BY i.number LIMIT $2 FOR UPDATE OF i SKIP LOCKED),
+         claimed AS (UPDATE inbox SET claimed_by = $1 FROM free
+             WHERE inbox.number = free.number AND free.claimed_by IS DISTINCT FROM $1)
+         SELECT {REQUEST_COLUMNS} FROM own LEFT JOIN free ON true ORDER BY number"
+    );
+    let rows = readers.query(&query, &[&clamp(epoch), &clamp(limit)]).await?;
+    own(&rows)?.into_iter().map(|row| rows::request(row, 0)).collect()
+}
+
+/// The rows that a session found, which are one without content when it found none, and none when it is not in force.
+fn own(rows: &[tokio_postgres::Row]) -> Result<Vec<&tokio_postgres::Row>> {
+    match rows {
+        [] => Err(StoreError::SessionLost),
+        rows => Ok(rows.iter().filter(|row| !matches!(row.try_get::<_, Option<&str>>(1), Ok(None))).collect()),
+    }
+}
+
+/// Reads the records. One that somebody wrote while its row was waited for may refer to a spec that the statement could not see
+/// yet: it is read again.
+async fn records(readers: &Readers, found: &[&tokio_postgres::Row]) -> Result<Vec<Record>> {
+    let mut records = Vec::with_capacity(found.len());
+    for row in found {
+        let record = rows::record(row)?;
+        let instance = &record.row;
+        let wanted = [Some(instance.wanted), Some(instance.in_force), instance.applied];
+        if wanted.into_iter().flatten().all(|generation| record.specs.contains_key(&generation)) {
+            records.push(record);
+        } else if let Some(again) = read::instance(readers, &instance.id).await? {
+            records.push(Record { taken_over: record.taken_over, ..again });
+        }
+    }
+    Ok(records)
+}

@@ -1,0 +1,307 @@
+//! Where the database is, and how long anything of it may take.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
+
+use super::{super::StoreError, tls::Trust};
+
+const EXPECTED: &str = "postgres://USER:PASSWORD@HOST:PORT/DATABASE, with parameters of libpq behind a ?, each as NAME=VALUE; \
+     in a name or password, characters such as @ : / ? # % are written as %40 and so on";
+
+/// Where a [`PostgresStore`](super::PostgresStore) is, and its limits.
+///
+/// Its `Debug` hides the password.
+#[derive(Clone)]
+pub struct PostgresConfig {
+    pub(super) connection: tokio_postgres::Config,
+    pub(super) trust: Trust,
+    pub(super) schema: Schema,
+    pub(super) pool_size: usize,
+    pub(super) lapses_after: Duration,
+    pub(super) timeout: Duration,
+    pub(super) connect_timeout: Duration,
+}
+
+impl PostgresConfig {
+    /// Reads a URL as [libpq does](https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS):
+    /// `postgres://USER:PASSWORD@HOST:PORT/DATABASE?NAME=VALUE&…`, with several hosts where there are standbys; the one that
+    /// takes writes is used.
+    ///
+    /// Parameters: those that `tokio-postgres` knows, and
+    /// - `sslmode`: `disable`, `prefer` (if none is given), `require`, `verify-ca` or `verify-full`
+    ///   ([their meaning](https://www.postgresql.org/docs/current/libpq-ssl.html#LIBPQ-SSL-PROTECTION)). What `verify-*` trusts
+    ///   is `sslrootcert`, or what the system trusts. Certificates of clients are not supported;
+    /// - `sslrootcert`: a file of certificates in PEM, or `system`;
+    /// - `schema`: as [`with_schema`](Self::with_schema).
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] saying what was expected. It never quotes the URL, which may hold a password.
+    pub fn from_url(url: &str) -> Result<Self, StoreError> {
+        let is_ours = ["postgres://", "postgresql://"].iter().any(|prefix| url.starts_with(prefix));
+        let refused = || StoreError::Refused(format!("the database's URL cannot be read: expected {EXPECTED}"));
+        if !is_ours {
+            return Err(refused());
+        }
+        let (place, parameters) = url.split_once('?').unwrap_or((url, ""));
+        let (mut own, mut rest) = (Own::default(), Vec::new());
+        for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
+            let (name, value) = parameter.split_once('=').ok_or_else(refused)?;
+            match name {
+                "sslmode" => own.mode = Some(value),
+                "sslrootcert" => own.roots = Some(unescape(value).ok_or_else(refused)?),
+                "schema" => own.schema = Some(value),
+                _ => rest.push(parameter),
+            }
+        }
+        let mut connection =
+            tokio_postgres::Config::from_str(&format!("{place}?{}", rest.join("&"))).map_err(|_| refused())?;
+        let (mode, trust) = Trust::from_parameters(own.mode.unwrap_or("prefer"), own.roots.as_deref())?;
+        connection.ssl_mode(mode);
+        if connection.get_hosts().is_empty() && connection.get_hostaddrs().is_empty() {
+            return Err(refused());
+        }
+        let connect_timeout = connection.get_connect_timeout().copied().unwrap_or(Duration::from_secs(5));
+        let config = Self {
+            connection,
+            trust,
+            schema: Schema("provisioner".into()),
+            pool_size: 8,
+            lapses_after: Duration::from_secs(15),
+            timeout: Duration::from_secs(10),
+            connect_timeout,
+        };
+        own.schema.map_or(Ok(config.clone()), |schema| config.with_schema(schema))
+    }
+
+    /// The schema that holds the tables: `provisioner` unless told otherwise. It is made when there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] unless it is 1 to 41 characters of `a-z`, `0-9` and `_`, not starting with a digit.
+    pub fn with_schema(self, schema: &str) -> Result<Self, StoreError> {
+        Ok(Self { schema: schema.parse()?, ..self })
+    }
+
+    /// How many connections reads may use: 8 unless told otherwise. Two more are used for writing and for listening.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] unless it is 1 to 1,000.
+    pub fn with_pool_size(self, connections: usize) -> Result<Self, StoreError> {
+        match connections {
+            1..=1000 => Ok(Self { pool_size: connections, ..self }),
+            _ => Err(StoreError::Refused(format!("a pool of {connections} connections: expected 1 to 1000"))),
+        }
+    }
+
+    /// After how much silence a session lapses: 15 s unless told otherwise. Processes that share a database should agree.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] unless it is 100 ms to 10 min.
+    pub fn with_lapses_after(self, silence: Duration) -> Result<Self, StoreError> {
+        within("sessions that lapse after", silence, Duration::from_millis(100), Duration::from_secs(600))?;
+        Ok(Self { lapses_after: silence, ..self })
+    }
+
+    /// How long one transaction or read may take: 10 s unless told otherwise. A commit that was cut off after it was sent is
+    /// asked about for as long again.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] unless it is 100 ms to 10 min.
+    pub fn with_timeout(self, timeout: Duration) -> Result<Self, StoreError> {
+        within("a timeout of", timeout, Duration::from_millis(100), Duration::from_secs(600))?;
+        Ok(Self { timeout, ..self })
+    }
+
+    /// How long making a connection may take: 5 s unless told otherwise.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] unless it is 100 ms to 10 min.
+    pub fn with_connect_timeout(self, timeout: Duration) -> Result<Self, StoreError> {
+        within("a connect timeout of", timeout, Duration::from_millis(100), Duration::from_secs(600))?;
+        Ok(Self { connect_timeout: timeout, ..self })
+    }
+
+    /// What connections are made with: of one session's settings, those that the store relies on.
+    pub(super) fn connection(&self) -> tokio_postgres::Config {
+        let mut connection = self.connection.clone();
+        let timeout = self.timeout.as_millis();
+        // Every statement here is a walk along an index. The planner may have seen the tables while they were empty, and keeps
+        // its plans: it is not given another way. https://www.postgresql.org/docs/current/runtime-config-query.html
+        //
+        // A process that was stopped in the middle of a transaction must not keep the others waiting.
+        let settings = format!(
+            "-c search_path={schema} -c statement_timeout={timeout} -c idle_in_transaction_session_timeout={timeout} \
+             -c default_transaction_isolation=read\\ committed -c client_min_messages=warning -c jit=off \
+             -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off",
+            schema = self.schema.quoted()
+        );
+        let settings = match connection.get_options() {
+            Some(given) => format!("{given} {settings}"),
+            None => settings,
+        };
+        connection.options(settings).connect_timeout(self.connect_timeout).tcp_user_timeout(self.timeout);
+        connection.keepalives(true).keepalives_idle(Duration::from_secs(10));
+        connection.keepalives_interval(Duration::from_secs(5)).keepalives_retries(3);
+        if connection.get_application_name().is_none() {
+            connection.application_name("provisioner");
+        }
+        if connection.get_target_session_attrs() == TargetSessionAttrs::Any {
+            connection.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
+        connection
+    }
+}
+
+/// The parameters that are not left to `tokio-postgres`.
+#[derive(Default)]
+struct Own<'a> {
+    mode: Option<&'a str>,
+    roots: Option<String>,
+    schema: Option<&'a str>,
+}
+
+impl fmt::Debug for PostgresConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = |host: &Host| match host {
+            Host::Tcp(name) => name.clone(),
+            #[cfg(unix)]
+            Host::Unix(path) => path.display().to_string(),
+        };
+        f.debug_struct("PostgresConfig")
+            .field("hosts", &self.connection.get_hosts().iter().map(host).collect::<Vec<_>>())
+            .field("ports", &self.connection.get_ports())
+            .field("database", &self.connection.get_dbname())
+            .field("user", &self.connection.get_user())
+            .field("tls", &(self.connection.get_ssl_mode() != SslMode::Disable))
+            .field("trust", &self.trust)
+            .field("schema", &self.schema)
+            .field("pool_size", &self.pool_size)
+            .field("lapses_after", &self.lapses_after)
+            .field("timeout", &self.timeout)
+            .field("connect_timeout", &self.connect_timeout)
+            .finish()
+    }
+}
+
+/// The name of a schema that can be written anywhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Schema(String);
+
+impl Schema {
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// In quotes: a name may be a word of SQL.
+    pub(super) fn quoted(&self) -> String {
+        format!("\"{}\"", self.0)
+    }
+}
+
+impl fmt::Display for Schema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl FromStr for Schema {
+    type Err = StoreError;
+
+    fn from_str(text: &str) -> Result<Self, StoreError> {
+        let first = |b: u8| b.is_ascii_lowercase() || b == b'_';
+        let is_name = (1..=41).contains(&text.len())
+            && first(text.as_bytes()[0])
+            && text.bytes().all(|b| first(b) || b.is_ascii_digit())
+            // What begins so is PostgreSQL's own.
+            && !text.starts_with("pg_");
+        match is_name {
+            true => Ok(Self(text.into())),
+            false => Err(StoreError::Refused(
+                "the schema's name: expected 1 to 41 characters of a-z, 0-9 and _, not starting with a digit or pg_"
+                    .into(),
+            )),
+        }
+    }
+}
+
+fn within(what: &str, found: Duration, min: Duration, max: Duration) -> Result<(), StoreError> {
+    match (min..=max).contains(&found) {
+        true => Ok(()),
+        false => Err(StoreError::Refused(format!("{what} {found:?}: expected {min:?} to {max:?}"))),
+    }
+}
+
+/// Reads `%40` as `@`, and so on.
+fn unescape(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        let mut digit = || char::from(rest.next()?).to_digit(16);
+        bytes.push(if byte == b'%' { u8::try_from(digit()? * 16 + digit()?).ok()? } else { byte });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_read_and_its_password_never_shown() {
+        let config = PostgresConfig::from_url(
+            "postgres://me:hunter2%40@db.example.com:5433/app?schema=other&sslmode=verify-full&application_name=x",
+        )
+        .unwrap();
+        assert_eq!(config.connection.get_password(), Some(&b"hunter2@"[..]));
+        assert_eq!(config.schema.as_str(), "other");
+        let shown = format!("{config:?}");
+        assert!(shown.contains("db.example.com") && !shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn a_bad_url_is_refused_with_what_was_expected_and_not_quoted() {
+        let bad = [
+            "mysql://me:hunter2@h/d",
+            "postgres://me:hunter2@h:port/d",
+            "postgres://me:a@h/d?hunter2",
+            "postgres://me:a@h/d?hunter2=1",
+            "postgres://me:hunter2@h/d?sslmode=maybe",
+            "postgres://me:hunter2@h/d?schema=a-b",
+            "postgres://me:hunter2@h/d?sslrootcert=%2",
+            "postgres://me:hunter2@h/d?sslmode=verify-ca&sslrootcert=/nowhere/at/all",
+            "host=h password=hunter2",
+        ];
+        for bad in bad {
+            let error = PostgresConfig::from_url(bad).unwrap_err().to_string();
+            assert!(error.contains("expected") && !error.contains("hunter2"), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn limits_are_checked_from_both_sides() {
+        let config = || PostgresConfig::from_url("postgres://h/d").unwrap();
+        for (ms, good) in [(99, false), (100, true), (600_000, true), (600_001, false)] {
+            let time = Duration::from_millis(ms);
+            assert_eq!(config().with_lapses_after(time).is_ok(), good, "{ms}");
+            assert_eq!(config().with_timeout(time).is_ok(), good, "{ms}");
+            assert_eq!(config().with_connect_timeout(time).is_ok(), good, "{ms}");
+        }
+        for (size, good) in [(0, false), (1, true), (1000, true), (1001, false)] {
+            assert_eq!(config().with_pool_size(size).is_ok(), good, "{size}");
+        }
+        let longest = "a".repeat(41);
+        for (name, good) in [
+            ("a", true),
+            ("_1", true),
+            (longest.as_str(), true),
+            ("", false),
+            (&format!("{longest}a"), false),
+            ("1a", false),
+            ("A", false),
+            ("a\"b", false),
+            ("pg_x", false),
+        ] {
+            assert_eq!(config().with_schema(name).is_ok(), good, "{name}");
+        }
+    }
+}
