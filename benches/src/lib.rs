@@ -1,6 +1,7 @@
 //! What the benchmarks share. Each of them prints its figures beside their floor, measured in the same run.
 
 mod bare;
+mod bare_postgres;
 mod measured;
 mod product;
 mod recording;
@@ -9,6 +10,7 @@ mod root;
 mod this_process;
 
 pub use bare::{Bare, empty_copy};
+pub use bare_postgres::write_bare;
 pub use measured::{Measured, cpu_seconds};
 pub use product::{ByHand, finish, product, spec, until_answered};
 pub use recording::RecordingStore;

@@ -15,6 +15,11 @@ pub(crate) struct Args {
     /// The folder of the store and of the instances.
     #[arg(long, value_name = "DIR", default_value = ".signup")]
     pub(crate) state: PathBuf,
+    /// The store, as a URL, instead of a file in the state folder: postgres://USER@HOST/DATABASE, which several copies of this
+    /// service share. Better in the variable than here, where other users of the machine can read it. Needs the feature postgres
+    /// of this package.
+    #[arg(long, value_name = "URL", env = "SIGNUP_STORE", hide_env_values = true)]
+    pub(crate) store: Option<String>,
     /// Where instances live.
     #[arg(long, value_enum, default_value_t = BackendKind::Process)]
     pub(crate) backend: BackendKind,

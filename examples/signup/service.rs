@@ -12,7 +12,7 @@ use provisioner_core::{
     Cell, Chain, ControlPlane,
     engine::EngineConfig,
     seams::{KillAt, Seams},
-    store::{CommitMode, SqliteStore, StoreError},
+    store::{self, CommitMode, SqliteStore, Store, StoreError},
     types::{CellName, ControlPlaneId},
 };
 use rustix::process::{Signal, getpid, kill_process};
@@ -50,7 +50,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         format!("cannot listen on {}: stop what listens there, or choose another address with --listen", args.listen)
     })?;
     let address = listener.local_addr().context("the listener has no address")?;
-    let store = open_store(&state, args.control_plane.clone()).await?;
+    let store: Arc<dyn Store> = match &args.store {
+        Some(url) => open_shared(url, args.control_plane.clone()).await?,
+        None => open_file(&state, args.control_plane.clone()).await?,
+    };
     let (cell, provisioner) = backend(&args, &state.join("instances"))?;
     let product = tokio::select! {
         product = product(&args) => product?,
@@ -104,7 +107,13 @@ fn state_folder(folder: &Path) -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-async fn open_store(state: &Path, id: ControlPlaneId) -> anyhow::Result<Arc<SqliteStore>> {
+/// Not quoted in errors: there may be a password in it.
+async fn open_shared(url: &str, id: ControlPlaneId) -> anyhow::Result<Arc<dyn Store>> {
+    let opened = store::open(url, id).await;
+    opened.map_err(|error| anyhow!("the store that --store names cannot be opened: {}", Chain(&error)))
+}
+
+async fn open_file(state: &Path, id: ControlPlaneId) -> anyhow::Result<Arc<SqliteStore>> {
     let path = state.join("store.db");
     SqliteStore::open(&path, id, CommitMode::Grouped).await.map_err(|error| match error {
         // In use, damaged, foreign or newer: the store's own words say which.

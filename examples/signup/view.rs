@@ -140,6 +140,7 @@ fn words(what: &EventKind) -> String {
             let hold = hold.as_ref().map(|hold| format!(": {hold}")).unwrap_or_default();
             format!("{}{hold}", asked(*verb))
         }
+        EventKind::Refused { verb, failure, .. } => format!("Refused to {}: {}", verb.as_str(), failure.message),
         EventKind::OperationEnded { state, .. } => match state {
             OperationState::Pending => "Under way".into(),
             OperationState::Done => "Done".into(),

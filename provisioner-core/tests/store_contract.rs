@@ -72,7 +72,7 @@ impl Kind {
     fn is_missing(self) -> Option<String> {
         match self {
             #[cfg(feature = "postgres")]
-            Self::Postgres => postgres::postgres_url().err(),
+            Self::Postgres => postgres::missing(),
             _ => None,
         }
     }

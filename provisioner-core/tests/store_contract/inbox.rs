@@ -105,11 +105,11 @@ async fn a_request_is_answered_once(store: Arc<dyn Store>, inbox: Inbox) {
     inbox.submit(Verb::Create, "a", None).await;
     let number = store.inbox(epoch, 9).await.unwrap().remove(0).number;
     let nothing = store.commit(answers(epoch, number + 1, insert(row("b")))).await;
-    assert!(matches!(nothing, Err(StoreError::Stale)), "there is no such request: {nothing:?}");
+    assert!(matches!(nothing, Err(StoreError::Answered)), "there is no such request: {nothing:?}");
     store.commit(answers(epoch, number, insert(row("a")))).await.unwrap();
     assert_eq!(store.inbox(epoch, 9).await.unwrap(), []);
     let again = store.commit(answers(epoch, number, insert(row("b")))).await;
-    assert!(matches!(again, Err(StoreError::Stale)), "{again:?}");
+    assert!(matches!(again, Err(StoreError::Answered)), "{again:?}");
     assert!(store.instance(&id("b")).await.unwrap().is_none());
 }
 

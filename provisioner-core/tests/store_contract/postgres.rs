@@ -1,16 +1,35 @@
-//! A schema for each trial, in the database that the environment names.
+//! A schema for each trial, in the database that the environment names, or in that of a server of this process.
 
 use std::{
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use provisioner_core::store::PostgresConfig;
+use test_peers::postgres::{Durability, Programs, Server, VARIABLE, is_required, url};
 use tokio_postgres::{Client, NoTls};
 
-/// The database to try it in, or why there is none.
+/// A server that is nobody else's, and may crash.
+static OWN: OnceLock<Server> = OnceLock::new();
+
+/// From now on, everything here is tried on a server that may crash.
+#[allow(dead_code)] // The contract has no use for it.
+pub(crate) fn use_own_server() {
+    OWN.get_or_init(|| Server::create(Durability::Durable).unwrap());
+}
+
+/// Why nothing can be tried here. Where PostgreSQL is required that is no reason: then it is tried, and fails.
+pub(crate) fn missing() -> Option<String> {
+    let named = std::env::var_os(VARIABLE).is_some();
+    if named || is_required() { None } else { Programs::find().err() }
+}
+
+/// The database to try it in, or why there is none. Starts a server where there is none yet.
 pub(crate) fn postgres_url() -> Result<String, String> {
-    std::env::var("DATABASE_URL").map_err(|_| "DATABASE_URL names no PostgreSQL database".into())
+    OWN.get().map_or_else(|| url().map(str::to_owned), |own| Ok(own.url()))
 }
 
 /// A name for a schema that nobody else has. What is in it is dropped with this.

@@ -47,7 +47,7 @@ impl<'a> Picture<'a> {
             return Err(StoreError::SessionLost);
         }
         if change.answers.is_some_and(|number| self.requests.get(&number).is_none_or(|it| it.now.is_none())) {
-            return Err(StoreError::Stale);
+            return Err(StoreError::Answered);
         }
         change.operations.iter().try_for_each(|operation| self.check_key(operation))?;
         if let Some(write) = &change.instance {

@@ -1,0 +1,227 @@
+//! The engine on the memory backend and PostgreSQL, one, two and three replicas, beside the same rows written bare.
+//!
+//! `cargo bench -p benches --bench postgres`. `DATABASE_URL` names the server; without it a private one is started, with
+//! `fsync` on.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use benches::{RecordingStore, Samples, heading, row, write_bare};
+use provisioner_core::{
+    Cell, ControlPlane, Result,
+    control_plane::{NewInstance, Request},
+    memory::{MemoryConfig, MemoryProvisioner},
+    store::{Change, OperationState, PostgresConfig, PostgresStore, Store},
+    types::{
+        Actor, CellName, ControlPlaneId, DataDisposition, InstanceId, InstanceSpec, TenantId, VariableName, Workload,
+    },
+};
+use test_peers::postgres::{Durability, Server};
+
+/// Callers at once, of all replicas together.
+const CALLERS: usize = 256;
+/// Instances that each caller takes through their life.
+const LIVES: usize = 12;
+/// Sign-ups that each caller makes.
+const SIGN_UPS: usize = 80;
+
+fn main() {
+    let (url, _server) = match std::env::var("DATABASE_URL") {
+        Ok(url) => (url, None),
+        Err(_) => {
+            let server = Server::create(Durability::Durable).unwrap_or_else(|why| panic!("no server: {why}"));
+            (server.url().to_owned(), Some(server))
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        println!("{CALLERS} callers at once, specs of {} bytes\n", {
+            serde_json::to_vec(&spec("1.0")).expect("a spec is JSON").len()
+        });
+        heading(&["what", "a second", "p50 / p99", "changes a transaction", "bare, same batches", "times the floor"]);
+        for replicas in 1..=3 {
+            steps(&url, replicas).await;
+        }
+        for replicas in 1..=3 {
+            sign_ups(&url, replicas).await;
+        }
+    });
+}
+
+fn spec(version: &str) -> InstanceSpec {
+    let mut spec = InstanceSpec::new(Workload::new(version).with_command(["/usr/bin/product", "--serve"]));
+    let name = VariableName::new("CONFIGURATION").expect("a name");
+    spec.environment.insert(name, "x".repeat(600));
+    spec
+}
+
+fn by() -> Request {
+    Request::by(Actor::new("bench").expect("a name"))
+}
+
+fn id(caller: usize, number: usize) -> InstanceId {
+    InstanceId::new(format!("i-{caller}-{number}")).expect("a label")
+}
+
+fn new(caller: usize, number: usize) -> NewInstance {
+    NewInstance::new(id(caller, number), TenantId::new(format!("tenant {caller}")).expect("a name"), spec("1.0"))
+}
+
+/// Replicas, each with a store and connections of its own, over one provider.
+struct Bench {
+    url: String,
+    stores: Vec<(Arc<RecordingStore<PostgresStore>>, Arc<PostgresStore>)>,
+    planes: Vec<ControlPlane>,
+}
+
+impl Bench {
+    async fn start(url: &str, schema: &str, replicas: usize) -> Self {
+        let provider = MemoryProvisioner::new(MemoryConfig::default());
+        let mut bench = Self { url: url.to_owned(), stores: Vec::new(), planes: Vec::new() };
+        for _ in 0..replicas {
+            let inner = open(url, schema).await;
+            let store = RecordingStore::new(Arc::clone(&inner));
+            let cell = CellName::new("memory").expect("a name");
+            let cell = Cell::new(cell, Arc::new(provider.clone())).with_calls_max(CALLERS);
+            let plane = ControlPlane::builder(Arc::clone(&store) as Arc<dyn Store>).cell(cell).start().await;
+            bench.planes.push(plane.expect("it starts"));
+            bench.stores.push((store, inner));
+        }
+        bench
+    }
+
+    fn transactions(&self) -> u64 {
+        self.stores.iter().map(|(_, store)| store.transactions()).sum()
+    }
+
+    fn take(&self) -> Vec<Change> {
+        self.stores.iter().flat_map(|(store, _)| store.take()).collect()
+    }
+
+    /// Runs what one caller does for all of them at once, each at the replica whose turn it is.
+    async fn all_callers<F>(&self, one: impl Fn(ControlPlane, usize) -> F) -> Samples
+    where
+        F: Future<Output = Result<Samples>> + Send + 'static,
+    {
+        let replicas = self.planes.len();
+        let callers: Vec<_> =
+            (0..CALLERS).map(|caller| tokio::spawn(one(self.planes[caller % replicas].clone(), caller))).collect();
+        let mut samples = Samples::default();
+        for caller in callers {
+            samples.extend(caller.await.expect("a caller does not panic").expect("every request succeeds"));
+        }
+        samples
+    }
+
+    async fn stop(&self) {
+        for plane in &self.planes {
+            plane.shutdown().await.expect("it stops");
+        }
+    }
+
+    async fn print(&self, what: &str, count: usize, changes: &[Change], took: Duration, transactions: u64, samples: &Samples) {
+        let batch = changes.len().div_ceil(usize::try_from(transactions).unwrap_or(1).max(1));
+        // The floor is that of one writer; several that are recorded apart are in no order.
+        let bare = match self.planes.len() {
+            1 => {
+                drop(open(&self.url, "bare").await);
+                let bare = write_bare(&self.url, "bare", changes, batch).await.expect("the floor is written");
+                drop_schema(&self.url, "bare").await;
+                Some(bare)
+            }
+            _ => None,
+        };
+        row(&[
+            format!("{what}, replicas: {}", self.planes.len()),
+            format!("{:.0}", count as f64 / took.as_secs_f64()),
+            samples.p50_p99(),
+            batch.to_string(),
+            bare.map_or_else(String::new, |bare| format!("{:.0}", count as f64 / bare.as_secs_f64())),
+            bare.map_or_else(String::new, |bare| format!("{:.2}", took.as_secs_f64() / bare.as_secs_f64())),
+        ]);
+    }
+}
+
+async fn open(url: &str, schema: &str) -> Arc<PostgresStore> {
+    let config = PostgresConfig::from_url(url).and_then(|config| config.with_schema(schema)).expect("a URL");
+    let id = ControlPlaneId::new("bench").expect("a name");
+    PostgresStore::open(config, id).await.unwrap_or_else(|error| panic!("{}", provisioner_core::Chain(&error)))
+}
+
+async fn drop_schema(url: &str, schema: &str) {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("it connects");
+    let connection = tokio::spawn(connection);
+    client.batch_execute(&format!("DROP SCHEMA {schema} CASCADE; CHECKPOINT")).await.expect("it is dropped");
+    drop(client);
+    let _ = connection.await;
+}
+
+/// Whole lives: create, sleep, wake, update, destroy, each waited for.
+async fn steps(url: &str, replicas: usize) {
+    let schema = format!("steps_{replicas}");
+    let bench = Bench::start(url, &schema, replicas).await;
+    let before = bench.transactions();
+    let _ = bench.take();
+    let began = Instant::now();
+    let samples = bench
+        .all_callers(|plane, caller| async move {
+            let mut samples = Samples::default();
+            for number in 0..LIVES {
+                live(&plane, caller, number, &mut samples).await?;
+            }
+            Ok(samples)
+        })
+        .await;
+    let (took, transactions, changes) = (began.elapsed(), bench.transactions() - before, bench.take());
+    bench.stop().await;
+    let steps = changes.iter().filter(|change| change.operations.is_empty()).count();
+    bench.print("engine: durable steps", steps, &changes, took, transactions, &samples).await;
+    drop_schema(url, &schema).await;
+}
+
+async fn live(plane: &ControlPlane, caller: usize, number: usize, samples: &mut Samples) -> Result<()> {
+    let id = id(caller, number);
+    for verb in 0..5 {
+        let began = Instant::now();
+        let operation = match verb {
+            0 => plane.create(new(caller, number), by()).await?,
+            1 => plane.sleep(&id, by()).await?,
+            2 => plane.wake(&id, by()).await?,
+            3 => plane.update(&id, spec("2.0"), by()).await?,
+            _ => plane.destroy(&id, DataDisposition::Delete, by()).await?,
+        };
+        assert_eq!(operation.wait().await?.state, OperationState::Done);
+        samples.push(began.elapsed());
+    }
+    Ok(())
+}
+
+/// Sign-ups alone: the engine is frozen.
+async fn sign_ups(url: &str, replicas: usize) {
+    let schema = format!("sign_ups_{replicas}");
+    let bench = Bench::start(url, &schema, replicas).await;
+    bench.planes[0].freeze(true, by()).await.expect("it freezes");
+    while !bench.planes.iter().all(ControlPlane::is_frozen) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let _ = bench.take();
+    let before = bench.transactions();
+    let began = Instant::now();
+    let samples = bench
+        .all_callers(|plane, caller| async move {
+            let mut samples = Samples::default();
+            for number in 0..SIGN_UPS {
+                let began = Instant::now();
+                plane.create(new(caller, number), by()).await?;
+                samples.push(began.elapsed());
+            }
+            Ok(samples)
+        })
+        .await;
+    let (took, transactions, changes) = (began.elapsed(), bench.transactions() - before, bench.take());
+    bench.stop().await;
+    bench.print("sign-ups accepted, workers idle", changes.len(), &changes, took, transactions, &samples).await;
+    drop_schema(url, &schema).await;
+}
