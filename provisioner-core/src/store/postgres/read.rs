@@ -217,7 +217,8 @@ pub(super) async fn cells_in_use(readers: &Readers) -> Result<Vec<CellName>> {
     };
     let rows = [
         "instances r WHERE true",
-        "incarnations r WHERE (r.due_at IS NOT NULL OR r.state <> 'ended')",
+        "incarnations r WHERE r.due_at IS NOT NULL",
+        "incarnations r WHERE r.state <> 'ended'",
         "data r WHERE true",
         "strangers r WHERE true",
     ];

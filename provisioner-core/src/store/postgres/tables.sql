@@ -100,7 +100,8 @@ CREATE TABLE incarnations (
     claimed_by bigint
 );
 CREATE INDEX incarnations_due ON incarnations (cell, due_at, incarnation) WHERE due_at IS NOT NULL;
-CREATE INDEX incarnations_open ON incarnations (cell) WHERE due_at IS NOT NULL OR state <> 'ended';
+-- Apart from those that are due: a planner that saw the table empty would look for these among all that are alive.
+CREATE INDEX incarnations_open ON incarnations (cell) WHERE state <> 'ended';
 CREATE INDEX incarnations_ended ON incarnations (ended_at) WHERE state = 'ended' AND due_at IS NULL;
 
 CREATE TABLE data (
