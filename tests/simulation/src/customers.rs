@@ -1,14 +1,16 @@
 //! The customers: each asks for something until the control plane has said yes or no, however often it dies meanwhile.
 
+mod inbox;
+
 use std::{sync::Arc, time::Duration};
 
 use provisioner_core::{
     ControlPlane, ErrorKind, Result,
     control_plane::{NewInstance, OperationHandle, Request},
-    store::{DataRow, DataState},
+    store::{DataRow, DataState, Operation},
     types::{
-        Actor, CellName, DataDisposition, DataId, Hold, IdempotencyKey, InstanceId, InstanceSpec, Power, TenantId,
-        Workload,
+        Actor, CellName, DataDisposition, DataId, Hold, IdempotencyKey, InstanceId, InstanceSpec, OperationId, Power,
+        TenantId, Workload,
     },
 };
 
@@ -19,6 +21,10 @@ use crate::{
 
 /// How long a customer waits before asking again.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// Where several control planes share a store, one of so many requests is put into its inbox, and one of so many customers waits
+/// until it is over.
+const INBOX_OF: u64 = 4;
+const WAIT_OF: u64 = 8;
 
 /// The name of the n-th customer's instance.
 #[must_use]
@@ -84,7 +90,7 @@ async fn retained(world: &World, number: usize, dice: u64) -> Option<DataId> {
     if dice >> 41 & 1 == 0 {
         return None;
     }
-    let process = world.current.get()?;
+    let process = world.somebody()?;
     let tenant = tenant(number);
     let data = tokio::select! {
         biased;
@@ -97,6 +103,9 @@ async fn retained(world: &World, number: usize, dice: u64) -> Option<DataId> {
 
 /// Asks under this key until the answer is yes or no.
 pub async fn ask(world: Arc<World>, ledger: Arc<Ledger>, number: usize, key: String, ask: Ask) {
+    if world.is_shared() && !matches!(ask, Ask::Adopt(..)) && world.random.bits().is_multiple_of(INBOX_OF) {
+        return inbox::ask(&world, &ledger, number, &key, ask).await;
+    }
     let key = IdempotencyKey::new(key).expect("visible");
     let actor = if matches!(ask, Ask::Adopt(..)) { "operator" } else { "customer" };
     loop {
@@ -111,12 +120,38 @@ pub async fn ask(world: Arc<World>, ledger: Arc<Ledger>, number: usize, key: Str
         match answer {
             Ok(operation) => {
                 world.witness.note(&format!("{number} is told of {} for {ask:?}", operation.operation().id));
-                let commit = world.witness.accepted_with(&operation.operation().id);
-                return ledger.accepted(operation.operation(), commit, ask);
+                return is_accepted(&world, &ledger, operation.operation(), ask);
             }
             Err(error) if is_final(error.kind()) => {
                 return world.witness.note(&format!("{number} is refused {ask:?}: {error}"));
             }
+            Err(_) => tokio::time::sleep(ASK_AGAIN).await,
+        }
+    }
+}
+
+/// A customer is told that this is accepted. Of several control planes, some have one tell them when it is over.
+fn is_accepted(world: &Arc<World>, ledger: &Ledger, operation: &Operation, ask: Ask) {
+    let commit = world.witness.accepted_with(&operation.id);
+    ledger.accepted(operation, commit, ask);
+    if world.is_shared() && world.random.bits().is_multiple_of(WAIT_OF) {
+        world.spawn(wait(Arc::clone(world), operation.id.clone()));
+    }
+}
+
+/// Waits at any control plane until an operation is over, however often one dies meanwhile.
+async fn wait(world: Arc<World>, operation: OperationId) {
+    loop {
+        let process = world.process().await;
+        let waited = async { process.plane.operation(&operation).await?.wait().await };
+        let waited = tokio::select! {
+            biased;
+            waited = waited => waited,
+            () = process.gate.died() => continue,
+        };
+        match waited {
+            Ok(ended) if ended.state.is_ended() => return world.witness.note(&format!("{operation} is over")),
+            Ok(ended) => return world.witness.violated(format!("somebody waited, and it is not over: {ended:?}")),
             Err(_) => tokio::time::sleep(ASK_AGAIN).await,
         }
     }

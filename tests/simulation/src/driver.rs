@@ -13,15 +13,16 @@ use crate::{
     gate::Life,
     ledger::Ledger,
     operator::operate,
+    replicas,
     scenario,
     trouble::Coming,
     world::World,
 };
 
 /// How long a control plane may be down.
-const DOWN_MAX: Duration = Duration::from_secs(300);
+pub(crate) const DOWN_MAX: Duration = Duration::from_secs(300);
 /// How long a machine may stand still.
-const STILL_MAX: Duration = Duration::from_secs(2 * 3600);
+pub(crate) const STILL_MAX: Duration = Duration::from_secs(2 * 3600);
 /// How often an operator looks.
 const OPERATOR_INTERVAL: Duration = Duration::from_secs(1800);
 /// A process that is to die by itself does so within so many kill points.
@@ -32,15 +33,17 @@ pub async fn drive(world: &Arc<World>, ledger: &Arc<Ledger>, request: &scenario:
     let scenario = &world.scenario;
     let happenings = scenario.requests + scenario.meddlings + scenario.crashes;
     let pause = scenario.duration / u32::try_from(happenings.max(1)).unwrap_or(u32::MAX);
-    world.start(0).await;
-    let mut troubles = Coming::of(request, scenario.duration);
+    for place in 0..world.places.len() {
+        world.start(place, 0).await;
+    }
+    let mut troubles = Coming::of(request, scenario.duration, world.is_shared());
     let mut operator_at = tokio::time::Instant::now() + OPERATOR_INTERVAL;
     for count in 0..happenings {
         tokio::time::sleep(world.random.up_to(pause * 2)).await;
         if world.witness.violation().is_some() {
             return;
         }
-        see_to_the_process(world).await;
+        see_to_the_processes(world).await;
         if tokio::time::Instant::now() >= operator_at {
             operate(world, ledger).await;
             operator_at = tokio::time::Instant::now() + OPERATOR_INTERVAL;
@@ -50,22 +53,25 @@ pub async fn drive(world: &Arc<World>, ledger: &Arc<Ledger>, request: &scenario:
     }
 }
 
-/// Starts a control plane when there is none that is alive.
-pub async fn see_to_the_process(world: &World) {
-    let life = world.current.get().map(|process| process.gate.life());
+/// Starts a control plane where there is none that is alive.
+pub async fn see_to_the_processes(world: &Arc<World>) {
+    if world.is_shared() {
+        return replicas::see_to(world);
+    }
+    let life = world.places[0].current.get().map(|process| process.gate.life());
     match life {
         Some(Life::Alive | Life::Paused) => {}
-        Some(Life::Dead) => {
-            world.bury();
+        Some(Life::Dead | Life::Buried) => {
+            world.bury(0);
             tokio::time::sleep(world.random.up_to(DOWN_MAX)).await;
-            world.start(dies_at(world)).await;
+            world.start(0, dies_at(world)).await;
         }
-        None => world.start(dies_at(world)).await,
+        None => world.start(0, dies_at(world)).await,
     }
 }
 
 /// Of three processes one is to die by itself, at a kill point that comes soon.
-fn dies_at(world: &World) -> u64 {
+pub(crate) fn dies_at(world: &World) -> u64 {
     let dice = world.random.bits();
     if world.scenario.crashes > 0 && dice.is_multiple_of(3) { 1 + (dice >> 32) % DIES_WITHIN } else { 0 }
 }
@@ -88,20 +94,23 @@ async fn happen(world: &Arc<World>, ledger: &Arc<Ledger>, instances: usize, coun
 
 /// The control plane is killed, stands still, or is replaced while it stands still and goes on later.
 async fn crash(world: &Arc<World>, dice: u64) {
-    let Some(process) = world.current.get() else { return };
+    if world.is_shared() {
+        return replicas::crash(world, dice);
+    }
+    let Some(process) = world.places[0].current.get() else { return };
     let still = world.random.up_to(STILL_MAX);
     match dice % 3 {
         0 => {
-            world.bury();
+            world.bury(0);
             tokio::time::sleep(world.random.up_to(DOWN_MAX)).await;
-            world.start(dies_at(world)).await;
+            world.start(0, dies_at(world)).await;
         }
         1 if !world.is_on_disk() => {
             world.witness.note(&format!("{} stands still and is replaced", process.gate.process));
             world.witness.somebody_stands_still();
             process.gate.pause();
-            world.current.replace(None);
-            world.start(0).await;
+            world.places[0].current.replace(None);
+            world.start(0, 0).await;
             let left_behind = Arc::clone(world);
             world.spawn(async move {
                 tokio::time::sleep(still).await;

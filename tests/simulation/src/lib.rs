@@ -13,6 +13,7 @@ pub mod gate;
 pub mod ledger;
 pub mod operator;
 pub mod provider;
+pub mod replicas;
 pub mod rest;
 mod run;
 pub mod scenario;

@@ -35,6 +35,9 @@ struct Arguments {
     /// Which troubles there are besides: all, none, or some with commas between them
     #[arg(long, default_value_t = Troubles::all())]
     troubles: Troubles,
+    /// How many control planes share the store; as each seed says when it is not given
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=8))]
+    replicas: Option<u8>,
     /// No new seed after so many minutes
     #[arg(long)]
     minutes: Option<f64>,
@@ -53,6 +56,7 @@ impl Arguments {
             fault_percent: self.fault_percent,
             only_faults: self.only_faults,
             troubles: self.troubles.clone(),
+            replicas: self.replicas.map(usize::from),
             #[cfg(feature = "planted-bugs")]
             planted: self.planted,
             ..Request::new(seed, self.instances)
@@ -112,8 +116,9 @@ fn told(arguments: &Arguments, outcome: &Outcome) {
         println!("seed {}: {violation}", outcome.seed);
         let Arguments { instances, fault_percent, only_faults, troubles, .. } = arguments;
         let only = if *only_faults { " --only-faults" } else { "" };
+        let only = arguments.replicas.map_or_else(|| only.to_owned(), |replicas| format!("{only} --replicas {replicas}"));
         #[cfg(feature = "planted-bugs")]
-        let only = arguments.planted.map_or_else(|| only.to_owned(), |bug| format!("{only} --planted {bug}"));
+        let only = arguments.planted.map_or_else(|| only.clone(), |bug| format!("{only} --planted {bug}"));
         let how = format!(
             "--instances {instances} --fault-percent {fault_percent}{only} --troubles {troubles} --first-seed {}",
             outcome.seed
@@ -121,8 +126,9 @@ fn told(arguments: &Arguments, outcome: &Outcome) {
         println!("  to run it again: cargo xtask sim --seeds 1 {how}");
     } else if arguments.each {
         println!(
-            "seed {}: {} steps, {} accepted, {} processes, {:.1} h, {}",
+            "seed {}: {} replicas, {} steps, {} accepted, {} processes, {:.1} h, {}",
             outcome.seed,
+            outcome.replicas,
             outcome.steps,
             outcome.accepted,
             outcome.processes,

@@ -25,7 +25,7 @@ fn request() -> Request {
 
 /// An operator looks at what is parked or frozen, has it tried again, and decides about strangers.
 pub async fn operate(world: &Arc<World>, ledger: &Arc<Ledger>) {
-    let Some(process) = world.current.get() else { return };
+    let Some(process) = world.somebody() else { return };
     let work = async {
         let plane = &process.plane;
         for status in plane.cells().await? {

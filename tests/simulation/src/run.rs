@@ -22,7 +22,9 @@ pub struct Outcome {
     pub accepted: usize,
     /// How they ended: done, superseded by a newer one, or failed for a reason with this code.
     pub ends: Ends,
-    /// How many processes there were.
+    /// How many control planes there were at a time.
+    pub replicas: usize,
+    /// How many processes there were in all.
     pub processes: u64,
     /// How much time went by in the world.
     pub virtual_time: Duration,
@@ -80,6 +82,7 @@ impl Outcome {
             steps: 0,
             accepted: 0,
             ends: Ends::new(),
+            replicas: 0,
             processes: 0,
             virtual_time: Duration::ZERO,
             busiest: (0, 0),
@@ -105,6 +108,7 @@ async fn live(request: Request) -> Outcome {
         steps: world.witness.steps(),
         accepted: ledger.count(),
         ends,
+        replicas: world.places.len(),
         processes: world.processes(),
         virtual_time: began.elapsed(),
         busiest: world.witness.busiest(),
@@ -118,8 +122,8 @@ pub type Ends = BTreeMap<String, usize>;
 
 async fn ends(world: &World, ledger: &Ledger) -> Ends {
     let mut ends = Ends::new();
-    let Some(process) = world.current.get().filter(|process| process.gate.life() == Life::Alive) else { return ends };
-    let store = process.gate.enter().await;
+    let Some(process) = world.somebody().filter(|process| process.gate.life() == Life::Alive) else { return ends };
+    let store = process.gate.store().await;
     for accepted in ledger.operations() {
         let Some(kept) = store.operation(&accepted.id).await.ok().flatten() else { continue };
         let end = kept.failure.map_or_else(|| kept.state.as_str().to_owned(), |failure| failure.code);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use provisioner_core::{engine::EngineConfig, seams::Random};
 
-use crate::trouble::Troubles;
+use crate::trouble::{Trouble, Troubles, stream};
 
 /// How a run is asked for.
 #[derive(Debug, Clone)]
@@ -19,6 +19,8 @@ pub struct Request {
     pub only_faults: bool,
     /// Which of the troubles there are that draw from streams of their own.
     pub troubles: Troubles,
+    /// How many control planes work at once; as the seed says when it is not given.
+    pub replicas: Option<usize>,
     /// A bug of the engine to be found.
     #[cfg(feature = "planted-bugs")]
     pub planted: Option<provisioner_core::engine::PlantedBug>,
@@ -34,6 +36,7 @@ impl Request {
             fault_percent: 20,
             only_faults: false,
             troubles: Troubles::all(),
+            replicas: None,
             #[cfg(feature = "planted-bugs")]
             planted: None,
         }
@@ -77,8 +80,45 @@ pub struct Scenario {
     pub meddlings: usize,
     /// How many times the control plane is killed or stands still.
     pub crashes: usize,
+    /// How several control planes share the store; none where there is one at a time.
+    pub sharing: Option<Sharing>,
     /// How the engine goes about its work.
     pub config: EngineConfig,
+}
+
+/// How several control planes share the store.
+#[derive(Debug, Clone)]
+pub struct Sharing {
+    /// How many there are at a time.
+    pub replicas: usize,
+    /// After how much silence a session lapses.
+    pub lapses_after: Duration,
+    /// How long a request to the store takes at most, and how long its answer.
+    pub latency_max: Duration,
+    /// How many of a hundred signals are lost.
+    pub signals_lost_percent: u64,
+}
+
+/// How many control planes a seed has: one of two has one at a time, on a store that is nobody else's.
+const REPLICAS: [usize; 4] = [1, 1, 2, 3];
+
+impl Sharing {
+    /// What this seed decides about it. It draws from a stream of its own: with one control plane a run is what it would be if
+    /// there had never been more.
+    fn of(request: &Request) -> Option<(Self, usize)> {
+        let dice = stream(request.seed, "replicas");
+        let one = |choices: &[u64]| choices[usize::try_from(dice.bits() % choices.len() as u64).unwrap_or(0)];
+        let drawn = REPLICAS[usize::try_from(dice.bits() % REPLICAS.len() as u64).unwrap_or(0)];
+        let signals_lost = one(&[0, 5, 50, 100]);
+        let sharing = Self {
+            replicas: request.replicas.unwrap_or(drawn),
+            lapses_after: Duration::from_secs(one(&[10, 15, 30])),
+            latency_max: Duration::from_millis(one(&[0, 0, 4, 50])),
+            signals_lost_percent: if request.troubles.has(Trouble::LostSignals) { signals_lost } else { 0 },
+        };
+        let crashes = usize::try_from(one(&[0, 4, 8, 16])).unwrap_or(0);
+        (sharing.replicas > 1).then_some((sharing, crashes))
+    }
 }
 
 /// Of so many seeds one has its store in a real file.
@@ -113,11 +153,15 @@ impl Scenario {
             requests: request.instances * 6,
             meddlings: request.instances * 6 / 20,
             crashes: usize::try_from(one(&[0, 2, 5, 10])).unwrap_or(0),
+            sharing: None,
             config,
         };
         // A listing of more pages than a burst has calls would never come to its end.
         let page = if scenario.calls_per_second.is_some() { 1000 } else { scenario.page };
-        let scenario = Self { page, ..scenario };
+        let scenario = match Sharing::of(request) {
+            Some((sharing, crashes)) => Self { page, sharing: Some(sharing), crashes, on_disk: false, ..scenario },
+            None => Self { page, ..scenario },
+        };
         match request.only_faults {
             true => Self {
                 calls_per_second: None,

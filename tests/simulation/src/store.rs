@@ -1,9 +1,12 @@
 //! The store as one process sees it: through its gate, under the eyes of the witness.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use futures::stream::BoxStream;
+use futures::{StreamExt, stream::BoxStream};
 use provisioner_core::{
     seams::Random,
     store::{
@@ -17,7 +20,11 @@ use provisioner_core::{
 };
 use tokio::sync::watch;
 
-use crate::{gate::Gate, witness::Witness};
+use crate::{
+    gate::{Cut, Gate},
+    scenario::Sharing,
+    witness::Witness,
+};
 
 /// The store as one process sees it.
 #[derive(Debug)]
@@ -29,6 +36,37 @@ pub struct SeenStore {
     random: Random,
     /// How many of a thousand commits fail: before or after they are written.
     failures_per_mille: u64,
+    /// How it is shared with others; none where there are none.
+    shared: Option<Shared>,
+}
+
+/// What several processes at one store share.
+#[derive(Debug)]
+struct Shared {
+    sharing: Sharing,
+    positions: Arc<Positions>,
+    random: Random,
+}
+
+/// The position of the last event, told to each process by a channel of its own: tokio's `watch` wakes those who share one in
+/// no order.
+#[derive(Debug, Default)]
+pub struct Positions(Mutex<Vec<watch::Sender<u64>>>);
+
+impl Positions {
+    fn subscribe(&self, now: u64) -> watch::Receiver<u64> {
+        let (sender, receiver) = watch::channel(now);
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|sender| sender.receiver_count() > 0);
+        all.push(sender);
+        receiver
+    }
+
+    fn rise(&self, to: u64) {
+        for sender in &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            sender.send_if_modified(|shown| std::mem::replace(shown, to) != to);
+        }
+    }
 }
 
 /// A failure that was asked for.
@@ -43,6 +81,10 @@ impl std::fmt::Display for AsPlanned {
 
 impl std::error::Error for AsPlanned {}
 
+fn failed(why: impl std::error::Error + Send + Sync + 'static) -> StoreError {
+    StoreError::Failed(Box::new(why))
+}
+
 impl SeenStore {
     /// The store behind this gate.
     #[must_use]
@@ -54,7 +96,63 @@ impl SeenStore {
         failures_per_mille: u64,
     ) -> Arc<Self> {
         let (control_plane, positions) = (store.control_plane().clone(), store.positions());
-        Arc::new(Self { control_plane, positions, gate, witness, random, failures_per_mille })
+        Arc::new(Self { control_plane, positions, gate, witness, random, failures_per_mille, shared: None })
+    }
+
+    /// The same, of a store that several processes share.
+    #[must_use]
+    pub fn of_replica(
+        store: &Arc<dyn Store>,
+        gate: Arc<Gate>,
+        witness: Arc<Witness>,
+        random: Random,
+        failures_per_mille: u64,
+        (sharing, positions): (Sharing, &Arc<Positions>),
+    ) -> Arc<Self> {
+        let told = positions.subscribe(*store.positions().borrow());
+        let shared = Shared { sharing, positions: Arc::clone(positions), random: Random::from_seed(random.bits()) };
+        let control_plane = store.control_plane().clone();
+        let shared = Some(shared);
+        Arc::new(Self { control_plane, positions: told, gate, witness, random, failures_per_mille, shared })
+    }
+
+    /// Goes on once a request of this process is at the store.
+    async fn arrive(&self) -> Result<Arc<dyn Store>, StoreError> {
+        let store = self.gate.enter().await.map_err(failed)?;
+        let Some(shared) = &self.shared else { return Ok(store) };
+        drop(store);
+        self.on_the_way(shared).await?;
+        self.gate.enter().await.map_err(failed)
+    }
+
+    /// Goes on once the answer is back.
+    async fn learn(&self) -> Result<(), StoreError> {
+        if let Some(shared) = &self.shared {
+            self.on_the_way(shared).await?;
+        }
+        self.gate.leave().await.map_err(failed)
+    }
+
+    /// How long it takes from here to the store or back, if that can be reached.
+    async fn on_the_way(&self, shared: &Shared) -> Result<(), StoreError> {
+        let latency = shared.random.up_to(shared.sharing.latency_max);
+        if latency > Duration::ZERO {
+            tokio::time::sleep(latency).await;
+        }
+        match self.gate.is_cut() {
+            None => return Ok(()),
+            Some(Cut::Fails) => return Err(failed(AsPlanned)),
+            Some(Cut::Hangs) => {}
+        }
+        self.gate.reachable().await.map_err(failed)?;
+        // It arrives late, or never.
+        if shared.random.bits() & 1 == 0 { Ok(()) } else { Err(failed(AsPlanned)) }
+    }
+
+    fn lost_with<T>(&self, answer: &Result<T, StoreError>) {
+        if matches!(answer, Err(StoreError::SessionLost)) {
+            self.witness.session_lost(self.gate.process);
+        }
     }
 
     fn failure(&self) -> Option<bool> {
@@ -79,11 +177,11 @@ macro_rules! durable {
 
 macro_rules! through {
     ($self:ident, $name:expr, $store:ident => $call:expr) => {{
-        let $store = $self.gate.enter().await;
+        let $store = $self.arrive().await?;
         $self.witness.asks_the_store($name);
         let answer = $call.await;
         drop($store);
-        $self.gate.leave().await;
+        $self.learn().await?;
         answer
     }};
 }
@@ -98,32 +196,45 @@ impl Store for SeenStore {
     async fn open_session(&self, holder: &str, now: Timestamp) -> Result<Session, StoreError> {
         durable!(self, "open session", store => async {
             let session = store.open_session(holder, now).await;
-            self.witness.session_opened(self.gate.process);
+            if let Ok(session) = &session {
+                self.witness.session_opened(self.gate.process, session.epoch);
+            }
             session
         })
     }
 
     async fn renew_session(&self, epoch: u64) -> Result<Vec<u64>, StoreError> {
-        durable!(self, "renew session", store => store.renew_session(epoch))
+        durable!(self, "renew session", store => async {
+            let renewed = store.renew_session(epoch).await;
+            self.witness.session_renewed(self.gate.process, epoch, &renewed);
+            renewed
+        })
     }
 
     async fn close_session(&self, epoch: u64) -> Result<(), StoreError> {
-        durable!(self, "close session", store => store.close_session(epoch))
+        durable!(self, "close session", store => async {
+            let closed = store.close_session(epoch).await;
+            self.witness.session_closed(self.gate.process, epoch);
+            closed
+        })
     }
 
     async fn commit(&self, change: Change) -> Result<Committed, StoreError> {
-        let store = self.gate.enter().await;
+        let store = self.arrive().await?;
         let failure = self.failure();
         if failure == Some(false) {
-            return Err(StoreError::Failed(Box::new(AsPlanned)));
+            return Err(failed(AsPlanned));
         }
         let copy = change.clone();
         let committed = store.commit(change).await;
         drop(store);
         self.witness.committed(self.gate.process, &copy, &committed);
-        self.gate.leave().await;
+        if let (Some(shared), Ok(committed)) = (&self.shared, &committed) {
+            shared.positions.rise(committed.position);
+        }
+        self.learn().await?;
         match failure {
-            Some(_) => Err(StoreError::Failed(Box::new(AsPlanned))),
+            Some(_) => Err(failed(AsPlanned)),
             None => committed,
         }
     }
@@ -146,18 +257,26 @@ impl Store for SeenStore {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Vec<Record>, StoreError> {
-        let claimed = read!(self, "claim", store => store.claim(claim));
-        if matches!(claimed, Err(StoreError::SessionLost)) {
-            self.witness.session_lost(self.gate.process);
-        }
+        let claimed = read!(self, "claim", store => async {
+            let claimed = store.claim(claim).await;
+            for record in claimed.iter().flatten() {
+                self.witness.claimed(self.gate.process, claim.epoch, record);
+            }
+            claimed
+        });
+        self.lost_with(&claimed);
         claimed
     }
 
     async fn claim_instance(&self, epoch: u64, id: &InstanceId) -> Result<Taken, StoreError> {
-        let claimed = read!(self, "claim instance", store => store.claim_instance(epoch, id));
-        if matches!(claimed, Err(StoreError::SessionLost)) {
-            self.witness.session_lost(self.gate.process);
-        }
+        let claimed = read!(self, "claim instance", store => async {
+            let claimed = store.claim_instance(epoch, id).await;
+            if let Ok(Taken::Here(record)) = &claimed {
+                self.witness.claimed(self.gate.process, epoch, record);
+            }
+            claimed
+        });
+        self.lost_with(&claimed);
         claimed
     }
 
@@ -181,7 +300,13 @@ impl Store for SeenStore {
         now: Timestamp,
         limit: usize,
     ) -> Result<Vec<IncarnationRow>, StoreError> {
-        read!(self, "claim incarnations", store => store.claim_incarnations(epoch, cell, now, limit))
+        read!(self, "claim incarnations", store => async {
+            let claimed = store.claim_incarnations(epoch, cell, now, limit).await;
+            for making in claimed.iter().flatten() {
+                self.witness.claimed_making(self.gate.process, epoch, making.incarnation);
+            }
+            claimed
+        })
     }
 
     async fn incarnations(&self, of: &[Incarnation]) -> Result<Vec<Option<IncarnationRow>>, StoreError> {
@@ -213,7 +338,16 @@ impl Store for SeenStore {
     }
 
     fn signals(&self) -> Option<BoxStream<'static, Signal>> {
-        None
+        let shared = self.shared.as_ref()?;
+        let (gate, dice, lost) = (Arc::clone(&self.gate), shared.random.clone(), shared.sharing.signals_lost_percent);
+        let told = self.gate.peek()?.signals()?;
+        let heard = told.filter_map(move |signal| {
+            let gate = Arc::clone(&gate);
+            // Of what is told while it cannot be reached nothing is heard later.
+            let heard = gate.is_cut().is_none() && dice.bits() % 100 >= lost;
+            async move { (gate.leave().await.is_ok() && heard).then_some(signal) }
+        });
+        Some(heard.boxed())
     }
 
     fn positions(&self) -> watch::Receiver<u64> {

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::{
     customers::{cell_of, id, spec, tenant},
+    replicas,
     scenario::Request,
     world::{World, owner},
 };
@@ -30,11 +31,28 @@ pub enum Trouble {
     Clock,
     /// Something bears the control plane's mark that it never made.
     Stranger,
+    /// One of several control planes cannot reach the store for a while, and everything else it can.
+    CutOff,
+    /// The store answers none of several control planes for a while.
+    Outage,
+    /// One of several control planes is shut down and replaced.
+    Upgrade,
+    /// Several control planes do not hear all that they tell each other.
+    LostSignals,
 }
 
 impl Trouble {
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::DataLoss, Self::Quota, Self::Clock, Self::Stranger];
+    pub const ALL: [Self; 8] = [
+        Self::DataLoss,
+        Self::Quota,
+        Self::Clock,
+        Self::Stranger,
+        Self::CutOff,
+        Self::Outage,
+        Self::Upgrade,
+        Self::LostSignals,
+    ];
 
     /// The word for it.
     #[must_use]
@@ -44,6 +62,10 @@ impl Trouble {
             Self::Quota => "quota",
             Self::Clock => "clock",
             Self::Stranger => "stranger",
+            Self::CutOff => "cut-off",
+            Self::Outage => "outage",
+            Self::Upgrade => "upgrade",
+            Self::LostSignals => "lost-signals",
         }
     }
 
@@ -52,8 +74,16 @@ impl Trouble {
         match self {
             Self::DataLoss | Self::Stranger => 4 + instances / 25,
             Self::Quota => 4,
-            Self::Clock => 8,
+            Self::Clock | Self::CutOff | Self::Upgrade => 8,
+            Self::Outage => 3,
+            // They are lost all the time.
+            Self::LostSignals => 0,
         }
+    }
+
+    /// Whether it can only befall several control planes.
+    const fn is_of_replicas(self) -> bool {
+        matches!(self, Self::CutOff | Self::Outage | Self::Upgrade | Self::LostSignals)
     }
 }
 
@@ -138,8 +168,9 @@ pub struct Coming {
 impl Coming {
     /// The troubles of a run of this length: each of those asked for comes in two of three seeds.
     #[must_use]
-    pub fn of(request: &Request, duration: Duration) -> Self {
-        let asked_for = request.troubles.0.iter().filter(|_| !request.only_faults);
+    pub fn of(request: &Request, duration: Duration, are_several: bool) -> Self {
+        let possible = |trouble: &&Trouble| trouble.times_max(100) > 0 && (are_several || !trouble.is_of_replicas());
+        let asked_for = request.troubles.0.iter().filter(|_| !request.only_faults).filter(possible);
         let recurring = asked_for.filter_map(|trouble| {
             let random = stream(request.seed, trouble.as_str());
             if random.bits().is_multiple_of(3) {
@@ -154,14 +185,18 @@ impl Coming {
     }
 
     /// Has whatever is due befall the world.
-    pub async fn befall(&mut self, world: &World) {
+    pub async fn befall(&mut self, world: &Arc<World>) {
         for due in self.all.iter_mut().filter(|recurring| recurring.next_at <= Instant::now()) {
             due.next_at = Instant::now() + due.random.up_to(due.pause * 2);
             let (random, number) = (&due.random, below(&due.random, self.instances));
             match due.trouble {
                 Trouble::DataLoss => lose_data(world, random, number),
                 Trouble::Quota => use_up_quota(world, random, number),
-                Trouble::Clock => set_clock(world, random),
+                Trouble::Clock => set_clock(world, random, number),
+                Trouble::CutOff => replicas::cut_off(world, random, number),
+                Trouble::Outage => replicas::outage(world, random),
+                Trouble::Upgrade => replicas::upgrade(world, random, number),
+                Trouble::LostSignals => {}
                 Trouble::Stranger => {
                     // Of one of the customers, or of one of whom nobody knows any more.
                     let unknown = self.instances + number % UNKNOWN;
@@ -222,7 +257,7 @@ const FORWARD_MAX: Duration = Duration::from_secs(4 * 3600);
 const BACK_MAX: Duration = Duration::from_secs(3 * 24 * 3600);
 
 /// Sets the clock: one time in two by minutes, otherwise by hours.
-fn set_clock(world: &World, random: &Random) {
+fn set_clock(world: &World, random: &Random, number: usize) {
     let dice = random.bits();
     let (forward, by_minutes) = (dice & 1 == 0, dice & 2 == 0);
     let most = match (forward, by_minutes) {
@@ -231,7 +266,7 @@ fn set_clock(world: &World, random: &Random) {
         (false, false) => BACK_MAX,
     };
     let by = random.up_to(most);
-    world.set_clock(forward, by);
+    world.set_clock(number % world.places.len(), forward, by);
 }
 
 /// Makes something for this customer behind the control plane's back and under its mark, as a control plane does that works

@@ -1,5 +1,5 @@
 //! One run's world: the providers, the store, and the control plane's processes, of which one after the other is started,
-//! killed, or left behind.
+//! killed, or left behind, at one place or at several.
 
 use std::{
     collections::BTreeMap,
@@ -12,21 +12,21 @@ use std::{
 };
 
 use provisioner_core::{
-    Cell, ControlPlane,
+    Cell, ControlPlane, ErrorKind, Provisioner,
     layers::{Chaos, RandomFaults},
     memory::{MemoryConfig, MemoryProvisioner},
-    seams::{Clock, KillPoints, Random, Seams, SettableClock},
-    store::{CommitMode, MemoryStore, SqliteStore, Store},
+    seams::{Clock, KillPoints, Random, Seams, SettableClock, TokioClock},
+    store::{CommitMode, MemoryStore, SqliteStore, Store, Submitted},
     types::{CellName, ControlPlaneId, Timestamp},
 };
 use tempfile::TempDir;
 
 use crate::{
-    gate::{Gate, Life},
+    gate::{Cut, Gate, Life},
     provider::{Arrivals, SeenProvisioner},
     scenario::{Request, Scenario},
     signal::Signal,
-    store::SeenStore,
+    store::{Positions, SeenStore},
     trouble::{self, Trouble},
     witness::Witness,
 };
@@ -44,6 +44,17 @@ pub struct Process {
     pub gate: Arc<Gate>,
     /// It.
     pub plane: ControlPlane,
+}
+
+/// A machine with a control plane on it, now and then.
+#[derive(Debug)]
+pub struct Place {
+    /// The process at work; none while there is none.
+    pub current: Signal<Option<Process>>,
+    /// Of this machine; providers, a shared store and the witness go by the true time.
+    clock: Arc<SettableClock>,
+    /// Whether somebody sees to it that there is a process soon.
+    is_seen_to: AtomicBool,
 }
 
 /// Where decisions are kept from process to process.
@@ -67,14 +78,15 @@ pub struct World {
     pub providers: BTreeMap<CellName, MemoryProvisioner>,
     /// Where the operator's choices about strangers come from; none when there are no strangers in this run.
     pub operators_dice: Option<Random>,
-    /// The process at work; none while there is none.
-    pub current: Signal<Option<Process>>,
+    /// The machines: one, or one for each of the control planes that share the store.
+    pub places: Vec<Place>,
+    /// How requests to the store end while it answers nobody.
+    pub outage: Arc<Signal<Option<Cut>>>,
     #[cfg(feature = "planted-bugs")]
     planted: Option<provisioner_core::engine::PlantedBug>,
     between: BTreeMap<CellName, Provider>,
     kept: Kept,
-    /// Of the control plane's machine; providers and the witness go by the true time.
-    clock: Arc<SettableClock>,
+    positions: Arc<Positions>,
     processes: AtomicU64,
     /// How many go on by themselves and will end: customers who wait, troubles that last a while, processes left behind.
     pending: Arc<AtomicUsize>,
@@ -111,20 +123,34 @@ impl World {
                 let folder = tempfile::Builder::new().prefix("simulation-").tempdir_in(folder()).expect("a folder");
                 Kept::File(folder.path().join("store.db"), folder)
             }
-            false => Kept::Memory(MemoryStore::new(owner())),
+            false => Kept::Memory(match &scenario.sharing {
+                Some(sharing) => {
+                    witness.expect_replicas(sharing.lapses_after, longest_call(&scenario, &providers));
+                    let clock = Arc::new(TokioClock::starting_at(BEGINNING));
+                    MemoryStore::shared(owner(), clock, sharing.lapses_after)
+                }
+                None => MemoryStore::new(owner()),
+            }),
         };
+        let places = (0..scenario.sharing.as_ref().map_or(1, |sharing| sharing.replicas)).map(|_| Place {
+            current: Signal::new(None),
+            clock: Arc::new(SettableClock::starting_at(BEGINNING)),
+            is_seen_to: AtomicBool::new(false),
+        });
+        let places = places.collect();
         Self {
             scenario,
             random,
             witness,
             providers,
             operators_dice: request.troubles.has(Trouble::Stranger).then(|| trouble::stream(request.seed, "operator")),
-            current: Signal::new(None),
+            places,
+            outage: Arc::new(Signal::new(None)),
             #[cfg(feature = "planted-bugs")]
             planted: request.planted,
             between,
             kept,
-            clock: Arc::new(SettableClock::starting_at(BEGINNING)),
+            positions: Arc::default(),
             processes: AtomicU64::new(0),
             pending: Arc::default(),
             adopting: AtomicBool::new(false),
@@ -132,28 +158,31 @@ impl World {
         }
     }
 
-    /// Starts a control plane that is to die at its n-th kill point; 0: at none. It may die before it is up.
+    /// Starts a control plane at a place that is to die at its n-th kill point; 0: at none. It may die before it is up, and where
+    /// it cannot reach a store that others share, it does not start.
     ///
     /// # Panics
     /// When it does not start for another reason.
-    pub async fn start(&self, dies_at: u64) {
+    pub async fn start(&self, place: usize, dies_at: u64) {
         let number = self.processes.fetch_add(1, Ordering::SeqCst) + 1;
         self.witness.note(&format!("{number} starts, to die at {dies_at}"));
         let store = self.open().await;
-        let gate = Gate::new(number, Arc::clone(&store), dies_at);
-        let failures = self.scenario.store_failures_per_mille;
-        let dice = Random::from_seed(self.random.bits());
-        let seen = SeenStore::new(&store, Arc::clone(&gate), Arc::clone(&self.witness), dice, failures);
+        let gate = Gate::of_replica(number, Arc::clone(&store), dies_at, Arc::clone(&self.outage));
+        let seen = self.store_of(&store, &gate);
         drop(store);
         let mut builder = ControlPlane::builder(seen).config(self.scenario.config.clone());
         for (name, between) in &self.between {
-            let seen =
+            let mut seen =
                 SeenProvisioner::new(between.clone(), name.clone(), Arc::clone(&gate), Arc::clone(&self.witness));
+            if self.is_shared() {
+                seen = seen.calling_late();
+            }
             let cell = Cell::new(name.clone(), Arc::new(seen)).with_calls_max(self.scenario.calls_max);
             builder = builder.cell(cell);
         }
+        let place = &self.places[place];
         let seams = Seams {
-            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+            clock: Arc::clone(&place.clock) as Arc<dyn Clock>,
             random: Random::from_seed(self.random.bits()),
             kill_points: Arc::clone(&gate) as Arc<dyn KillPoints>,
             #[cfg(feature = "planted-bugs")]
@@ -164,8 +193,27 @@ impl World {
             started = builder.seams(seams).holder(format!("process {number}")).start() => started,
             () = gate.died() => return,
         };
-        let plane = started.unwrap_or_else(|error| panic!("process {number} does not start: {error}"));
-        self.current.replace(Some(Process { gate, plane }));
+        match started {
+            Ok(plane) => drop(place.current.replace(Some(Process { gate, plane }))),
+            Err(error) if self.is_shared() && error.kind() == ErrorKind::Unavailable => {
+                self.witness.note(&format!("{number} does not start: {error}"));
+                gate.bury();
+            }
+            Err(error) => panic!("process {number} does not start: {error}"),
+        }
+    }
+
+    fn store_of(&self, store: &Arc<dyn Store>, gate: &Arc<Gate>) -> Arc<SeenStore> {
+        let failures = self.scenario.store_failures_per_mille;
+        let dice = Random::from_seed(self.random.bits());
+        let (gate, witness) = (Arc::clone(gate), Arc::clone(&self.witness));
+        match &self.scenario.sharing {
+            Some(sharing) => {
+                let shared = (sharing.clone(), &self.positions);
+                SeenStore::of_replica(store, gate, witness, dice, failures, shared)
+            }
+            None => SeenStore::new(store, gate, witness, dice, failures),
+        }
     }
 
     async fn open(&self) -> Arc<dyn Store> {
@@ -177,12 +225,53 @@ impl World {
         }
     }
 
-    /// The process at work is dead: nothing of it happens any more.
-    pub fn bury(&self) {
-        let Some(process) = self.current.replace(None) else { return };
+    /// Puts a request into the store's inbox, as a customer's own transaction does, and tells its place there; nothing while the
+    /// store answers nobody.
+    #[must_use]
+    pub fn submit(&self, request: Submitted) -> Option<u64> {
+        match &self.kept {
+            Kept::Memory(store) if self.outage.get().is_none() => {
+                let operation = request.operation.clone();
+                let number = store.submit(request);
+                self.witness.submitted(number, &operation);
+                Some(number)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether several control planes share the store.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.scenario.sharing.is_some()
+    }
+
+    /// The true time.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        BEGINNING.after(self.witness.elapsed())
+    }
+
+    /// The process at this place is dead: nothing of it happens any more.
+    pub fn bury(&self, place: usize) {
+        let Some(process) = self.places[place].current.replace(None) else { return };
         self.witness.note(&format!("{} is dead", process.gate.process));
         process.gate.kill();
+        if self.is_shared() {
+            process.gate.bury();
+        }
         self.end(process);
+    }
+
+    /// Begins to see to it that there is a process at this place soon; false: somebody does already.
+    #[must_use]
+    pub fn begin_seeing_to(&self, place: usize) -> bool {
+        !self.places[place].is_seen_to.swap(true, Ordering::SeqCst)
+    }
+
+    /// There is a process at this place, or it could not be started.
+    pub fn end_seeing_to(&self, place: usize) {
+        self.places[place].is_seen_to.store(false, Ordering::SeqCst);
     }
 
     /// Lets the loops of a control plane end that is dead or was replaced.
@@ -209,11 +298,25 @@ impl World {
         self.pending.load(Ordering::SeqCst)
     }
 
-    /// The process at work, once there is one that is alive.
+    /// The process at work; of several, one of those that are alive.
+    #[must_use]
+    pub fn somebody(&self) -> Option<Process> {
+        if !self.is_shared() {
+            return self.places[0].current.get();
+        }
+        let alive = |process: &Process| process.gate.life() == Life::Alive;
+        let mut alive: Vec<_> = self.places.iter().filter_map(|place| place.current.get().filter(alive)).collect();
+        let number = usize::try_from(self.random.bits() % alive.len().max(1) as u64).unwrap_or(0);
+        (!alive.is_empty()).then(|| alive.swap_remove(number))
+    }
+
+    /// A process at work, once there is one that is alive.
     pub async fn process(&self) -> Process {
         loop {
-            let process = self.current.wait_for(Option::is_some).await.expect("waited for");
-            if process.gate.life() == Life::Alive {
+            if !self.is_shared() {
+                self.places[0].current.wait_for(Option::is_some).await;
+            }
+            if let Some(process) = self.somebody().filter(|process| process.gate.life() == Life::Alive) {
                 return process;
             }
             // It stands still, or nobody has found it dead yet.
@@ -252,13 +355,14 @@ impl World {
         self.adopting.store(false, Ordering::SeqCst);
     }
 
-    /// Sets the clock of the control plane's machine forward or back.
-    pub fn set_clock(&self, forward: bool, by: Duration) {
+    /// Sets the clock of a control plane's machine forward or back.
+    pub fn set_clock(&self, place: usize, forward: bool, by: Duration) {
+        let clock = &self.places[place].clock;
         self.witness.note(&format!("the clock is set {} by {by:?}", if forward { "forward" } else { "back" }));
         self.witness.clock_is_set();
         match forward {
-            true => self.clock.set_forward(by),
-            false => self.clock.set_back(by),
+            true => clock.set_forward(by),
+            false => clock.set_back(by),
         }
     }
 
@@ -279,6 +383,12 @@ impl World {
 fn folder() -> PathBuf {
     let shared = PathBuf::from("/dev/shm");
     if shared.is_dir() { shared } else { std::env::temp_dir() }
+}
+
+/// After so long no call can be under way any more.
+fn longest_call(scenario: &Scenario, providers: &BTreeMap<CellName, MemoryProvisioner>) -> Duration {
+    let longest = providers.values().map(|provider| provider.capabilities().call_max).min();
+    longest.map_or(scenario.config.call_timeout, |longest| longest.max(scenario.config.call_timeout))
 }
 
 fn provider(number: usize, scenario: &Scenario, random: &Random) -> (CellName, MemoryProvisioner) {

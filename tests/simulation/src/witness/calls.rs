@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use provisioner_core::{
-    Error, Result,
+    Error, Provisioner, Result,
     types::{CellName, DataDisposition, DataId, DataSource, Incarnation, InstanceId, Phase, Target},
 };
+
+use tokio::time::Instant;
 
 use super::{State, Witness};
 
@@ -42,15 +44,18 @@ impl Witness {
             Some((&target.id, target.incarnation)),
         );
         let strange = state.check_stranger(operation, target, verb);
-        let is_newest = process == state.newest;
+        let now = self.now_ms();
         let mut found = strange.or(state.budget.spend(&target.id)).or_else(|| self.check_bounds(&state, process, cell));
-        if is_newest {
+        found = found.or_else(|| state.check_caller(now, process, operation, target, verb));
+        if state.is_at_work(now, process, target) {
             found = found.or_else(|| state.check_call(operation, target, verb));
             if matches!(operation, "create" | "resume") {
                 found = found.or_else(|| self.check_alone(&state, operation, target));
             }
         }
-        if verb && !state.processes.entry(process).or_default().verbs.insert(target.incarnation) {
+        let epoch = state.works_under(now, process, target);
+        let verbs = &mut state.processes.entry(process).or_default().verbs;
+        if verb && verbs.insert(target.incarnation, epoch).is_some() {
             found = found.or_else(|| Some(format!("two verbs at once for {} {}", target.id, target.incarnation)));
         }
         drop(state);
@@ -71,7 +76,7 @@ impl Witness {
     /// Removal must be asked for, and data must go only when that was asked for too.
     pub fn removes(&self, process: u64, target: &Target, data: DataDisposition) {
         let state = self.state();
-        if process != state.newest {
+        if !state.is_at_work(self.now_ms(), process, target) {
             return;
         }
         let row = state
@@ -97,8 +102,15 @@ impl Witness {
         let state = self.state();
         let delete = Some(DataDisposition::Delete);
         let asked = state.rows.values().any(|row| row.data == *data && row.intent.gone == delete);
-        let stale = process != state.newest;
+        let stale = match state.sessions.are_shared() {
+            true => state.goes_on_now(process),
+            false => process != state.newest,
+        };
+        let has_session = state.has_session(self.now_ms(), process);
         drop(state);
+        if !has_session && !stale {
+            self.violated(format!("process {process} removes data {data} without a session"));
+        }
         if !asked && !stale {
             self.violated(format!("data {data} was removed, and nobody had asked for that"));
         }
@@ -110,7 +122,11 @@ impl Witness {
         // Data is deleted in the course of an instance's work.
         let counts = operation == "delete data";
         state.begin_call(self.began.elapsed(), process, (cell, counts), operation, None);
-        let found = self.check_bounds(&state, process, cell);
+        let mut found = self.check_bounds(&state, process, cell);
+        let works = matches!(operation, "maintain" | "delete data");
+        if works && !state.has_session(self.now_ms(), process) && !state.goes_on_now(process) {
+            found = found.or(Some(format!("process {process} calls {operation} in {cell} without a session")));
+        }
         drop(state);
         if let Some(found) = found {
             self.violated(found);
@@ -130,9 +146,13 @@ impl Witness {
             process.verbs.remove(incarnation);
         }
         let step = state.steps;
+        let shared = state.sessions.are_shared();
+        let lag = self.providers[&call.cell].capabilities().settling;
         if let (Ok(Answer::Absent), "observe" | "destroy", Some(incarnation)) =
             (&answer, call.operation, call.incarnation)
             && let Some(making) = state.makings.get_mut(&incarnation)
+            // What came so late a moment ago is not seen yet.
+            && making.late_since.is_none_or(|since| !shared || since.elapsed() > lag)
         {
             making.absent_at = step;
         }
@@ -153,11 +173,10 @@ impl Witness {
         state.steps += 1;
         self.data_is_made(&mut state, target);
         let step = state.steps;
-        let newest = state.newest;
-        let waited_for =
-            state.processes.get(&newest).is_some_and(|process| process.verbs.contains(&target.incarnation));
+        let waited_for = state.is_waited_for(self.now_ms(), target.incarnation);
         if let (false, Some(making)) = (waited_for, state.makings.get_mut(&target.incarnation)) {
             making.late_at = step;
+            making.late_since = Some(Instant::now());
         }
     }
 
@@ -165,10 +184,13 @@ impl Witness {
         let process_state = state.processes.get(&process)?;
         let (work, beside) = process_state.calls.get(cell).copied().unwrap_or_default();
         // What is whose work, only the process at work knows.
-        if process == state.newest && (work > self.calls_max || beside > CALLS_BESIDE_MAX) {
+        let knows = state.sessions.are_shared() || process == state.newest;
+        if knows && (work > self.calls_max || beside > CALLS_BESIDE_MAX) {
             return Some(format!("{work} and {beside} calls at once in {cell}, whose bound is {}", self.calls_max));
         }
-        let late = process_state.lost_at.is_some_and(|at| at.elapsed() > STOPPING_MAX);
+        // Where it may have another session meanwhile, it is judged call by call.
+        let one_at_a_time = !state.sessions.are_shared();
+        let late = one_at_a_time && process_state.lost_at.is_some_and(|at| at.elapsed() > STOPPING_MAX);
         late.then(|| format!("process {process} goes on calling after it lost its session"))
     }
 
@@ -221,7 +243,7 @@ impl State {
     }
 
     /// Whether a call is about the instance's own making.
-    fn is_live(&self, target: &Target) -> bool {
+    pub(super) fn is_live(&self, target: &Target) -> bool {
         let live = self.rows.get(&target.id).and_then(|row| row.live.as_ref());
         live.is_some_and(|live| live.incarnation == target.incarnation)
     }

@@ -13,13 +13,6 @@ use tokio::time::Instant;
 use super::{Making, State, Witness};
 
 impl Witness {
-    /// A session was opened: earlier ones are over.
-    pub fn session_opened(&self, process: u64) {
-        let mut state = self.state();
-        state.newest = process;
-        state.note(self.began.elapsed(), &format!("{process} opens a session"));
-    }
-
     /// A process was told that its session is over.
     pub fn session_lost(&self, process: u64) {
         self.state().processes.entry(process).or_default().lost_at.get_or_insert_with(Instant::now);
@@ -52,7 +45,8 @@ impl Witness {
         } else if matches!(outcome, Err(StoreError::SessionLost)) {
             state.processes.entry(process).or_default().lost_at.get_or_insert_with(Instant::now);
         }
-        let violation = outcome.is_ok().then(|| self.check_commit(&mut state, process, change)).flatten();
+        let violation =
+            outcome.as_ref().ok().and_then(|committed| self.check_commit(&mut state, process, change, committed));
         drop(state);
         if let Some(violation) = violation {
             self.violated(violation);
@@ -60,9 +54,18 @@ impl Witness {
     }
 
     /// Checks a change that was taken, and takes it in.
-    fn check_commit(&self, state: &mut State, process: u64, change: &Change) -> Option<String> {
-        let mut violation = (process != state.newest)
+    fn check_commit(
+        &self,
+        state: &mut State,
+        process: u64,
+        change: &Change,
+        committed: &Committed,
+    ) -> Option<String> {
+        let mut violation = state.sessions.committed(self.now_ms(), process, change, committed);
+        let one_at_a_time = !state.sessions.are_shared();
+        let stale = (one_at_a_time && process != state.newest)
             .then(|| format!("a write of process {process} was taken when {} had the session", state.newest));
+        violation = violation.or(stale);
         for row in &change.incarnations {
             let found = match row.state {
                 IncarnationState::Live => state.begin(row.incarnation, &row.instance, &row.cell),
@@ -146,7 +149,7 @@ fn turned_back(before: &InstanceRow, after: &InstanceRow) -> Option<String> {
 impl State {
     /// A making begins: it is none that there ever was.
     fn begin(&mut self, incarnation: Incarnation, instance: &InstanceId, cell: &CellName) -> Option<String> {
-        let making = Making { instance: instance.clone(), cell: cell.clone(), ended: false, absent_at: 0, late_at: 0 };
+        let making = Making { instance: instance.clone(), cell: cell.clone(), ended: false, absent_at: 0, late_at: 0, late_since: None };
         if let Some(known) = self.makings.get(&incarnation) {
             return Some(format!("making {incarnation} of {} is used again for {instance}", known.instance));
         }
@@ -169,7 +172,7 @@ impl State {
 mod tests {
     use provisioner_core::{
         memory::{MemoryConfig, MemoryProvisioner},
-        store::{EventKind, IncarnationRow, Lane, LiveIncarnation, NewEvent, Verb},
+        store::{EventKind, IncarnationRow, Lane, LiveIncarnation, NewEvent, Verb, Worker},
         types::{DataId, Generation, Hold, InstanceSpec, Intent, OperationId, Power, Revision, Timestamp},
     };
 
@@ -184,7 +187,7 @@ mod tests {
     fn witness() -> Arc<Witness> {
         let cells = [(CellName::new("cell").unwrap(), MemoryProvisioner::new(MemoryConfig::default()))];
         let witness = Witness::new(owner(), cells.into(), 4);
-        witness.session_opened(1);
+        witness.session_opened(1, 1);
         witness
     }
 
@@ -224,6 +227,7 @@ mod tests {
             created_by: operation(),
             created_at: NOW,
             expires_at: None,
+            taken_over_at: None,
         }
     }
 

@@ -1,14 +1,15 @@
 //! Whoever sees everything: each commit and each call of every process, in order. What must never be ends the run.
 //!
 //! It knows the truth at the providers, which no control plane does, and it keeps a copy of the rows of its own. What is
-//! checked at a commit is in `commits` and `intents`, what at a call in `calls`; what others did is kept in
-//! `outsiders`.
+//! checked at a commit is in `commits` and `intents`, what at a call in `calls`; who may work on what is kept in `sessions`,
+//! what others did in `outsiders`.
 
 mod calls;
 mod commits;
 mod deadlines;
 mod intents;
 mod outsiders;
+mod sessions;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +27,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 pub use self::calls::{Answer, Call};
-use self::{deadlines::Deadlines, intents::Intents};
+use self::{deadlines::Deadlines, intents::Intents, sessions::Sessions};
 use crate::budget::Budget;
 
 /// What one process is known to do at this moment.
@@ -34,10 +35,12 @@ use crate::budget::Budget;
 struct Process {
     /// Calls under way that are an instance's work, by cell, and those that are not.
     calls: BTreeMap<CellName, (usize, usize)>,
-    /// Makings that a verb is being called for.
-    verbs: BTreeSet<Incarnation>,
+    /// Makings that a verb is being called for, and under which session.
+    verbs: BTreeMap<Incarnation, u64>,
     /// When it was told that its session is over.
     lost_at: Option<Instant>,
+    /// When its machine last went on after it stood still.
+    went_on_at: Option<Instant>,
 }
 
 /// One making, and what was seen of it.
@@ -51,6 +54,8 @@ struct Making {
     /// The step at which a call that makes or wakes it last arrived at the provider when the process at work was not waiting
     /// for one: sent by one that gave up, or that was replaced.
     late_at: u64,
+    /// When that was: reads that lag behind do not tell of it for a while.
+    late_since: Option<Instant>,
 }
 
 /// Calls and commits by name.
@@ -81,6 +86,7 @@ struct State {
     budget: Budget,
     deadlines: Deadlines,
     intents: Intents,
+    sessions: Sessions,
     counts: Counts,
 }
 
@@ -117,6 +123,7 @@ impl Witness {
             budget: Budget::default(),
             deadlines: Deadlines::default(),
             intents: Intents::default(),
+            sessions: Sessions::default(),
             counts: Counts::new(),
         };
         Arc::new(Self { owner, providers, calls_max, began: Instant::now(), state: Mutex::new(state) })
@@ -138,6 +145,12 @@ impl Witness {
         let mut state = self.state();
         let step = state.steps;
         state.violation.get_or_insert_with(|| format!("step {step}, {:.3} s: {what}", at.as_secs_f64()));
+    }
+
+    /// How long the run has lasted.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// How many commits and calls there were.

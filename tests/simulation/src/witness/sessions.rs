@@ -1,0 +1,358 @@
+//! Who may work on what, where several control planes share a store: a book of sessions and claims that the witness keeps by
+//! itself, and what must hold by it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use provisioner_core::{
+    Result,
+    store::{Change, Claiming, Committed, EventKind, InstanceRow, Record, StoreError, Worker},
+    types::{Incarnation, InstanceId, OperationId, Target},
+};
+use tokio::time::Instant;
+
+use super::{State, Witness};
+
+/// By how much the engine's time may run ahead within the time that late calls may take, besides what settings of the clock do:
+/// it catches up with a clock a tenth faster.
+const AHEAD: u32 = 10;
+
+/// How several processes share a store.
+#[derive(Debug, Clone, Copy)]
+struct Rules {
+    lapses_after: Duration,
+    /// After so long no call can be under way any more.
+    longest_call: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Session {
+    process: u64,
+    /// In milliseconds since the run began, as the store counts them. From then on it is over.
+    until: u128,
+}
+
+/// Sessions and claims, as they must be.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    /// None: one session at a time, which works on everything.
+    rules: Option<Rules>,
+    all: BTreeMap<u64, Session>,
+    claims: BTreeMap<InstanceId, u64>,
+    makings: BTreeMap<Incarnation, u64>,
+    /// When an instance was taken over from a session that lapsed over it, until that is known to be over.
+    takeovers: BTreeMap<InstanceId, Instant>,
+    /// The requests that were put into the inbox and are not answered yet, and those that were.
+    submitted: BTreeMap<u64, OperationId>,
+    answered: BTreeSet<u64>,
+    accepted: BTreeSet<OperationId>,
+    /// How often a clock was set.
+    settings: u32,
+}
+
+impl Witness {
+    /// Several processes share the store: their sessions lapse after so much silence, and no call takes longer than that.
+    pub fn expect_replicas(&self, lapses_after: Duration, longest_call: Duration) {
+        self.state().sessions.rules = Some(Rules { lapses_after, longest_call });
+    }
+
+    /// A session was opened. Where there is one at a time, earlier ones are over.
+    pub fn session_opened(&self, process: u64, epoch: u64) {
+        let mut state = self.state();
+        state.newest = process;
+        state.note(self.began.elapsed(), &format!("{process} opens a session"));
+        state.sessions.opened(self.now_ms(), process, epoch);
+    }
+
+    /// A process asked for its session to go on.
+    pub fn session_renewed(&self, process: u64, epoch: u64, outcome: &Result<Vec<u64>, StoreError>) {
+        let found = self.state().sessions.renewed(self.now_ms(), process, epoch, outcome);
+        self.violated_if(found);
+    }
+
+    /// A process ended its session.
+    pub fn session_closed(&self, process: u64, epoch: u64) {
+        let mut state = self.state();
+        if state.sessions.all.get(&epoch).is_some_and(|session| session.process == process) {
+            state.sessions.all.remove(&epoch);
+        }
+    }
+
+    /// A machine goes on that stood still: at this moment its process may do what it was about to do, and not know better.
+    pub fn goes_on(&self, process: u64) {
+        let mut state = self.state();
+        state.note(self.began.elapsed(), &format!("{process} goes on"));
+        state.processes.entry(process).or_default().went_on_at = Some(Instant::now());
+    }
+
+    /// A process claimed an instance.
+    pub fn claimed(&self, process: u64, epoch: u64, record: &Record) {
+        let now = self.now_ms();
+        let mut state = self.state();
+        if state.sessions.rules.is_none() {
+            return;
+        }
+        let id = &record.row.id;
+        let (found, taken_over) = state.sessions.claim(now, process, epoch, id);
+        if taken_over {
+            state.note(self.began.elapsed(), &format!("{process} takes {id} over"));
+        }
+        drop(state);
+        self.violated_if(found);
+    }
+
+    /// A process claimed a making that is to be looked for.
+    pub fn claimed_making(&self, process: u64, epoch: u64, making: Incarnation) {
+        let now = self.now_ms();
+        let found = self.state().sessions.claim_making(now, process, epoch, making);
+        self.violated_if(found);
+    }
+
+    /// A request was put into the inbox.
+    pub fn submitted(&self, number: u64, operation: &OperationId) {
+        self.state().sessions.submitted.insert(number, operation.clone());
+        self.note(&format!("{operation} is number {number} in the inbox"));
+    }
+
+    /// A request of the inbox that nobody has answered.
+    #[must_use]
+    pub fn unanswered(&self) -> Option<OperationId> {
+        self.state().sessions.submitted.values().next().cloned()
+    }
+
+    pub(super) fn now_ms(&self) -> u128 {
+        self.began.elapsed().as_millis()
+    }
+
+    fn violated_if(&self, found: Option<String>) {
+        if let Some(found) = found {
+            self.violated(found);
+        }
+    }
+}
+
+impl Sessions {
+    pub(super) fn are_shared(&self) -> bool {
+        self.rules.is_some()
+    }
+
+    pub(super) fn clock_is_set(&mut self) {
+        self.settings += 1;
+    }
+
+    fn opened(&mut self, now: u128, process: u64, epoch: u64) {
+        let Some(rules) = self.rules else { return };
+        self.all.insert(epoch, Session { process, until: now + rules.lapses_after.as_millis() });
+    }
+
+    fn renewed(
+        &mut self,
+        now: u128,
+        process: u64,
+        epoch: u64,
+        outcome: &Result<Vec<u64>, StoreError>,
+    ) -> Option<String> {
+        let rules = self.rules?;
+        let Ok(told) = outcome else {
+            return self.is_of(now, process, epoch).then(|| format!("session {epoch} is in force, and was not renewed"));
+        };
+        if !self.is_of(now, process, epoch) {
+            return Some(format!("session {epoch} of process {process} was over, and was renewed"));
+        }
+        self.all.insert(epoch, Session { process, until: now + rules.lapses_after.as_millis() });
+        let in_force: Vec<u64> =
+            self.all.iter().filter(|(_, session)| now < session.until).map(|(epoch, _)| *epoch).collect();
+        (*told != in_force).then(|| format!("the sessions in force are {in_force:?}, and process {process} was told {told:?}"))
+    }
+
+    fn is_in_force(&self, now: u128, epoch: u64) -> bool {
+        self.all.get(&epoch).is_some_and(|session| now < session.until)
+    }
+
+    /// Whether this is a session of this process, and in force.
+    fn is_of(&self, now: u128, process: u64, epoch: u64) -> bool {
+        self.all.get(&epoch).is_some_and(|session| session.process == process && now < session.until)
+    }
+
+    /// Whether a process has a session in force.
+    pub(super) fn has_one(&self, now: u128, process: u64) -> bool {
+        self.all.values().any(|session| session.process == process && now < session.until)
+    }
+
+    /// An instance is claimed: what must not be, and whether it was taken over.
+    fn claim(&mut self, now: u128, process: u64, epoch: u64, id: &InstanceId) -> (Option<String>, bool) {
+        let mut found = (!self.is_of(now, process, epoch))
+            .then(|| format!("process {process} claimed {id} under session {epoch}, which is not in force"));
+        let before = self.claims.insert(id.clone(), epoch).filter(|before| *before != epoch);
+        let Some(before) = before else { return (found, false) };
+        if self.is_in_force(now, before) {
+            found = found.or(Some(format!("process {process} claimed {id}, which session {before} works on")));
+        }
+        self.takeovers.insert(id.clone(), Instant::now());
+        (found, true)
+    }
+
+    fn claim_making(&mut self, now: u128, process: u64, epoch: u64, making: Incarnation) -> Option<String> {
+        self.rules?;
+        let before = self.makings.insert(making, epoch).filter(|before| *before != epoch);
+        if !self.is_of(now, process, epoch) {
+            return Some(format!("process {process} claimed {making} under session {epoch}, which is not in force"));
+        }
+        before
+            .filter(|before| self.is_in_force(now, *before))
+            .map(|before| format!("process {process} claimed making {making}, which session {before} looks for"))
+    }
+
+    /// The session under which this process works on what a call is for.
+    fn works_under(&self, now: u128, process: u64, target: &Target, is_live: bool) -> Option<u64> {
+        let claim = if is_live { self.claims.get(&target.id) } else { self.makings.get(&target.incarnation) };
+        claim.copied().filter(|epoch| self.is_of(now, process, *epoch))
+    }
+
+    /// Takes in a change that was taken.
+    pub(super) fn committed(
+        &mut self,
+        now: u128,
+        process: u64,
+        change: &Change,
+        committed: &Committed,
+    ) -> Option<String> {
+        let mut found = self.check_requests(change);
+        self.rules?;
+        let epoch = change.epoch.unwrap_or_default();
+        if !self.is_of(now, process, epoch) {
+            found = found.or(Some(format!(
+                "a write of process {process} under session {epoch} was taken, and nobody had the session any more"
+            )));
+        }
+        for making in &change.incarnations {
+            self.makings.remove(&making.incarnation);
+        }
+        let Some(write) = &change.instance else { return found };
+        let id = write.id();
+        let holder = self.claims.get(id).copied();
+        let works = holder == Some(epoch);
+        match change.claiming {
+            Claiming::Keep | Claiming::Release if !works => {
+                let told = format!("process {process} wrote {id} as who works on it, and {holder:?} does");
+                found = found.or(Some(told));
+            }
+            Claiming::Take if matches!(committed.worker, Worker::Here | Worker::TakenOver) => {
+                let (claimed, _) = self.claim(now, process, epoch, id);
+                found = found.or(claimed);
+            }
+            _ => {}
+        }
+        if committed.worker == Worker::Here && self.claims.get(id) != Some(&epoch) {
+            found = found.or(Some(format!("process {process} was told that it works on {id}, and it does not")));
+        }
+        if change.claiming == Claiming::Release || write.row().is_none() {
+            self.claims.remove(id);
+        }
+        match write.row() {
+            Some(row) => found.or_else(|| self.check_takeover(row)),
+            None => {
+                self.takeovers.remove(id);
+                found
+            }
+        }
+    }
+
+    /// A request is accepted or refused once, and one of the inbox is answered once.
+    fn check_requests(&mut self, change: &Change) -> Option<String> {
+        for event in &change.events {
+            if let EventKind::Accepted { operation, .. } | EventKind::Refused { operation, .. } = &event.what
+                && !self.accepted.insert(operation.clone())
+            {
+                return Some(format!("{operation} was accepted or refused twice"));
+            }
+        }
+        let number = change.answers?;
+        let of = self.submitted.remove(&number);
+        if !self.answered.insert(number) {
+            return Some(format!("request {number} of the inbox was answered twice"));
+        }
+        let named = change.operations.iter().any(|operation| Some(&operation.id) == of.as_ref());
+        (!named).then(|| format!("request {number} of the inbox, {of:?}, was answered as another operation"))
+    }
+
+    /// Who was taken over does not come to rest before late calls can be no more, unless it is looked at again then.
+    fn check_takeover(&mut self, row: &InstanceRow) -> Option<String> {
+        let rules = self.rules?;
+        if !row.settled || row.parked || row.taken_over_at.is_some() {
+            return None;
+        }
+        let after = self.takeovers.remove(&row.id)?.elapsed();
+        let late = rules.lapses_after + rules.longest_call;
+        let slack = late / AHEAD + super::deadlines::PER_SETTING * self.settings;
+        (after + slack < late).then(|| {
+            format!("{} came to rest {after:?} after it was taken over, as if no late call could come any more", row.id)
+        })
+    }
+}
+
+impl State {
+    /// Whether this process is the one that works on what a call is for.
+    pub(super) fn is_at_work(&self, now: u128, process: u64, target: &Target) -> bool {
+        match self.sessions.are_shared() {
+            false => process == self.newest,
+            true => self.sessions.works_under(now, process, target, self.is_live(target)).is_some(),
+        }
+    }
+
+    /// Where several share the store: who calls works on it, or cannot know better yet.
+    pub(super) fn check_caller(
+        &self,
+        now: u128,
+        process: u64,
+        operation: &str,
+        target: &Target,
+        verb: bool,
+    ) -> Option<String> {
+        if !self.sessions.are_shared() {
+            return None;
+        }
+        let (id, making) = (&target.id, target.incarnation);
+        if !self.is_at_work(now, process, target) {
+            // Who adopts a stranger looks at it first.
+            let is_looked_at = self.is_strange(making) && !verb;
+            return (!is_looked_at && !self.goes_on_now(process))
+                .then(|| format!("process {process} calls {operation} of {id} {making}, and does not work on it"));
+        }
+        let also = |(other, it): (&u64, &super::Process)| {
+            *other != process
+                && it.verbs.get(&making).is_some_and(|epoch| self.sessions.is_of(now, *other, *epoch))
+        };
+        let twice = verb && self.processes.iter().any(also);
+        twice.then(|| format!("{id} {making} runs twice at once: process {process} calls {operation}"))
+    }
+
+    /// Whether this process has a session; of one at a time that is not asked.
+    pub(super) fn has_session(&self, now: u128, process: u64) -> bool {
+        !self.sessions.are_shared() || self.sessions.has_one(now, process)
+    }
+
+    /// Under which session a call for this is made; 0: under none.
+    pub(super) fn works_under(&self, now: u128, process: u64, target: &Target) -> u64 {
+        self.sessions.works_under(now, process, target, self.is_live(target)).unwrap_or_default()
+    }
+
+    /// Whether its machine stood still until this moment.
+    pub(super) fn goes_on_now(&self, process: u64) -> bool {
+        self.processes.get(&process).is_some_and(|process| process.went_on_at == Some(Instant::now()))
+    }
+
+    /// Whether somebody who works on it waits for the answer to a verb for this making.
+    pub(super) fn is_waited_for(&self, now: u128, making: Incarnation) -> bool {
+        if !self.sessions.are_shared() {
+            let newest = self.processes.get(&self.newest);
+            return newest.is_some_and(|process| process.verbs.contains_key(&making));
+        }
+        let waits = |(number, process): (&u64, &super::Process)| {
+            process.verbs.get(&making).is_some_and(|epoch| self.sessions.is_of(now, *number, *epoch))
+        };
+        self.processes.iter().any(waits)
+    }
+}
