@@ -223,7 +223,8 @@ impl ControlPlane {
     async fn commit(&self, draft: Draft) -> Result<(), StoreError> {
         let engine = Arc::clone(&self.engine);
         let task = self.engine.tasks.spawn(async move {
-            let (change, row) = draft.to_change(engine.epoch_of_writes(), engine.claiming(&draft.row.cell));
+            let (change, row) =
+                draft.to_change(engine.epoch_of_writes(engine.tenure.epoch()), engine.claiming(&draft.row.cell));
             let epoch = change.epoch.unwrap_or_default();
             match engine.commit(change).await {
                 Ok(committed) => {

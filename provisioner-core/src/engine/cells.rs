@@ -3,7 +3,7 @@
 //! Nothing is shared between the loops, so one sick cell does not slow the others.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -38,6 +38,29 @@ const EVENTS_AT_ONCE: usize = 256;
 /// The longest sleep. The machine's wall clock may be set forward while the loop sleeps by the steady one.
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
 
+/// How many instances it is remembered of that this process let go of them.
+const LET_GO_MAX: usize = 4096;
+
+/// At which versions this process last let go of instances that others may work on since, the newest of them.
+#[derive(Debug, Default)]
+struct LetGo {
+    versions: BTreeMap<InstanceId, u64>,
+    order: VecDeque<(InstanceId, u64)>,
+}
+
+impl LetGo {
+    fn note(&mut self, id: &InstanceId, version: u64) {
+        self.versions.insert(id.clone(), version);
+        self.order.push_back((id.clone(), version));
+        if self.order.len() > LET_GO_MAX
+            && let Some((id, version)) = self.order.pop_front()
+            && self.versions.get(&id) == Some(&version)
+        {
+            self.versions.remove(&id);
+        }
+    }
+}
+
 /// A cell at work.
 #[derive(Debug)]
 pub(crate) struct CellHandle {
@@ -59,6 +82,8 @@ pub(crate) struct CellHandle {
     /// Calls that were made and whose answers are not in the store yet. Whoever looks next must know of them: reads may
     /// lag behind.
     unrecorded: Mutex<BTreeMap<InstanceId, Timestamp>>,
+    /// None where no other process works on the same cell.
+    let_go: Option<Mutex<LetGo>>,
     pub(crate) guard: DriftGuard,
 }
 
@@ -79,6 +104,7 @@ impl CellHandle {
             available_since: AtomicI64::new(i64::MIN),
             unavailable: Mutex::default(),
             unrecorded: Mutex::default(),
+            let_go: is_shared.then(Mutex::default),
             guard: DriftGuard::new(drift_frozen),
         }
     }
@@ -138,6 +164,21 @@ impl CellHandle {
     /// The last call for an instance that is not in the store.
     pub(crate) fn unrecorded_call(&self, id: &InstanceId) -> Option<Timestamp> {
         self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied()
+    }
+
+    /// This process works on an instance no more, as of this version of its row.
+    pub(crate) fn let_go(&self, id: &InstanceId, version: u64) {
+        if let Some(let_go) = &self.let_go {
+            let_go.lock().unwrap_or_else(PoisonError::into_inner).note(id, version);
+        }
+    }
+
+    /// Whether a record of this version was claimed before this process let go of the instance: answers of the store are late now
+    /// and then, and another process may work on it since.
+    pub(crate) fn was_let_go(&self, id: &InstanceId, version: u64) -> bool {
+        let Some(let_go) = &self.let_go else { return false };
+        let let_go = let_go.lock().unwrap_or_else(PoisonError::into_inner);
+        let_go.versions.get(id).is_some_and(|last| version <= *last)
     }
 
     /// The provider was seen to be another one than the store knows: no more work there until it is itself again.

@@ -289,6 +289,11 @@ impl Draft {
         self.change = Change::default();
     }
 
+    /// The version of the row in the store that this goes on from; none for a new one.
+    pub(crate) fn version(&self) -> Option<u64> {
+        self.version
+    }
+
     /// What is in the store after the commit at this version.
     pub(crate) fn to_record(&self, row: Arc<InstanceRow>, version: u64) -> Record {
         Record { row, version, specs: self.specs.clone(), taken_over: false }

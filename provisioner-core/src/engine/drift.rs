@@ -63,7 +63,7 @@ pub(crate) async fn patrol(engine: Arc<Engine>, cell: Arc<CellHandle>) {
             () = tokio::time::sleep(pause) => {}
         }
         upkeep::prune_when_due(&engine).await;
-        if engine.is_frozen() || !engine.tenure.allows_calls(engine.tenure.epoch()) {
+        if engine.is_frozen() || !engine.allows_calls(engine.tenure.epoch()) {
             continue;
         }
         match pass(&engine, &cell).await {
@@ -106,7 +106,8 @@ pub(crate) async fn pass(engine: &Engine, cell: &CellHandle) -> Result<DriftRepo
     }
     compare_rows(engine, cell, &seen, started_at, &mut report).await?;
     stop_when_cancelled(engine)?;
-    if !engine.is_frozen() {
+    // The pass may have outlasted the session.
+    if !engine.is_frozen() && engine.allows_calls(engine.tenure.epoch()) {
         maintain(engine, cell).await?;
     }
     Ok(report)
@@ -174,7 +175,9 @@ async fn is_known_data(engine: &Engine, owned: &Owned) -> Result<bool> {
 
 async fn remnant(engine: &Engine, cell: &CellHandle, mut row: IncarnationRow) -> Result<()> {
     if !engine.is_frozen() {
-        remnants::mark(engine, &mut row).await.map_err(|error| error.into_error("drift"))?;
+        remnants::mark(engine, engine.tenure.epoch(), &mut row, engine.now())
+            .await
+            .map_err(|error| error.into_error("drift"))?;
         // Its own timer sees to it, so that nobody else calls for it at the same time.
         cell.note_due(engine.now());
     }

@@ -264,22 +264,34 @@ impl Engine {
         committed
     }
 
-    /// The number that a write carries.
-    pub(crate) fn epoch_of_writes(&self) -> Option<u64> {
-        (!is_planted!(self, IgnoresEpoch)).then_some(self.tenure.epoch())
+    /// The number that a write of this session carries.
+    pub(crate) fn epoch_of_writes(&self, epoch: u64) -> Option<u64> {
+        (!is_planted!(self, IgnoresEpoch)).then_some(epoch)
     }
 
-    /// Commits the draft's change and begins the next one from there.
-    pub(crate) async fn write(&self, draft: &mut Draft, claiming: Claiming) -> Result<(), StoreError> {
-        let (change, row) = draft.to_change(self.epoch_of_writes(), claiming);
+    /// What a write of who works on an instance says about that.
+    fn claiming_of_work(&self, claiming: Claiming) -> Claiming {
+        if is_planted!(self, IgnoresClaims) { Claiming::Leave } else { claiming }
+    }
+
+    /// Whether calls may be begun under this session, which may be over by now.
+    pub(crate) fn allows_calls(&self, epoch: u64) -> bool {
+        self.tenure.allows_calls(epoch) || is_planted!(self, CallsWithoutSession)
+    }
+
+    /// Commits the draft's change under this session and begins the next one from there. What began under a session that is over
+    /// is not written under the next one: another process may have worked on it in between.
+    pub(crate) async fn write(&self, epoch: u64, draft: &mut Draft, claiming: Claiming) -> Result<(), StoreError> {
+        let (change, row) = draft.to_change(self.epoch_of_writes(epoch), self.claiming_of_work(claiming));
         let committed = self.commit(change).await?;
         draft.committed(row, committed.version);
         Ok(())
     }
 
-    /// Commits the removal of the draft's instance.
-    pub(crate) async fn remove(&self, draft: &Draft) -> Result<(), StoreError> {
-        self.commit(draft.to_removal(self.epoch_of_writes())).await.map(drop)
+    /// Commits the removal of the draft's instance, likewise.
+    pub(crate) async fn remove(&self, epoch: u64, draft: &Draft) -> Result<(), StoreError> {
+        let removal = draft.to_removal(self.epoch_of_writes(epoch));
+        self.commit(Change { claiming: self.claiming_of_work(removal.claiming), ..removal }).await.map(drop)
     }
 
     /// A process whose session ended must not go on: somebody else works on its instances. Where others share the store it goes

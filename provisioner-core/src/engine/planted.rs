@@ -18,17 +18,26 @@ pub enum PlantedBug {
     RevivesGone,
     /// Gives a making up when the answer to the call that makes it is lost, without looking: the next one is a second thing.
     EndsWithoutLooking,
+    /// Works on what another process works on, and says of nothing that it works on it.
+    IgnoresClaims,
+    /// Takes work over as if the process that had it were gone for sure, and looks at it no more once it is done.
+    ForgetsTakeover,
+    /// Goes on calling providers when its session may be over.
+    CallsWithoutSession,
 }
 
 impl PlantedBug {
     /// Every bug.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::SkipsUnsettledWrite,
         Self::TrustsOneAbsent,
         Self::ReusesIncarnation,
         Self::IgnoresEpoch,
         Self::RevivesGone,
         Self::EndsWithoutLooking,
+        Self::IgnoresClaims,
+        Self::ForgetsTakeover,
+        Self::CallsWithoutSession,
     ];
 
     /// The word for it, in kebab case.
@@ -41,6 +50,9 @@ impl PlantedBug {
             Self::IgnoresEpoch => "ignores-epoch",
             Self::RevivesGone => "revives-gone",
             Self::EndsWithoutLooking => "ends-without-looking",
+            Self::IgnoresClaims => "ignores-claims",
+            Self::ForgetsTakeover => "forgets-takeover",
+            Self::CallsWithoutSession => "calls-without-session",
         }
     }
 }

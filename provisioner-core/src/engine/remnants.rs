@@ -9,7 +9,7 @@ use crate::{
     context::Priority,
     error::{Chain, Error, Result, Retry},
     store::{Change, EventKind, IncarnationRow, IncarnationState, NewEvent, StoreError},
-    types::{DataDisposition, DataSource, Generation, InstanceSpec, Observed, Target},
+    types::{DataDisposition, DataSource, Generation, InstanceSpec, Observed, Target, Timestamp},
 };
 
 /// How many are looked at in one go.
@@ -40,11 +40,11 @@ pub(crate) async fn look(engine: &Engine, cell: &CellHandle) {
             if engine.cancel.is_cancelled() || engine.is_frozen() {
                 return;
             }
-            if !engine.tenure.allows_calls(epoch) {
+            if !engine.allows_calls(epoch) {
                 // Another process looks for it.
                 return cell.note_due(engine.now().after(engine.config.backoff_max));
             }
-            if let Err(error) = look_for(engine, cell, row).await {
+            if let Err(error) = look_for(engine, cell, epoch, row).await {
                 cell.note_due(engine.now().after(engine.config.backoff_max));
                 return warn!(error = %Chain(&error), "could not write down what became of a remnant");
             }
@@ -57,7 +57,7 @@ pub(crate) async fn look(engine: &Engine, cell: &CellHandle) {
 
 /// One look: nothing there ends it, something there is removed and looked for again. What was to be removed all the same is
 /// over once the verb too says that nothing is there.
-async fn look_for(engine: &Engine, cell: &CellHandle, mut row: IncarnationRow) -> Result<(), StoreError> {
+async fn look_for(engine: &Engine, cell: &CellHandle, epoch: u64, mut row: IncarnationRow) -> Result<(), StoreError> {
     let target = target(&row);
     let observed = engine
         .call(cell, engine.context(Priority::Background), "observe", &row.instance, {
@@ -66,14 +66,15 @@ async fn look_for(engine: &Engine, cell: &CellHandle, mut row: IncarnationRow) -
         })
         .await;
     match observed {
-        Ok(Observed::Unknown { again }) => later(engine, cell, row, again).await,
-        Ok(Observed::Absent) if row.state == IncarnationState::Ended => end(engine, row).await,
+        Ok(Observed::Unknown { again }) => later(engine, cell, epoch, row, again).await,
+        Ok(Observed::Absent) if row.state == IncarnationState::Ended => end(engine, epoch, row).await,
         // Work was frozen while it was looked at.
-        Ok(_) if engine.is_frozen() => later(engine, cell, row, engine.config.backoff_min).await,
+        Ok(_) if engine.is_frozen() => later(engine, cell, epoch, row, engine.config.backoff_min).await,
         Ok(seen) => {
-            mark(engine, &mut row).await?;
-            let again = match remove(engine, cell, &row, target).await? {
-                Ok(Observed::Absent) if seen == Observed::Absent => return end(engine, row).await,
+            // Whoever finds it due looks for it too: not before this look is over.
+            mark(engine, epoch, &mut row, engine.now().after(engine.latest_call(cell))).await?;
+            let again = match remove(engine, cell, epoch, &row, target).await? {
+                Ok(Observed::Absent) if seen == Observed::Absent => return end(engine, epoch, row).await,
                 Ok(_) => engine.config.backoff_min * 4,
                 Err(error) => {
                     report(&row, &error);
@@ -83,23 +84,28 @@ async fn look_for(engine: &Engine, cell: &CellHandle, mut row: IncarnationRow) -
                     }
                 }
             };
-            later(engine, cell, row, again).await
+            later(engine, cell, epoch, row, again).await
         }
         Err(error) => {
             report(&row, &error);
-            later(engine, cell, row, engine.config.backoff_max).await
+            later(engine, cell, epoch, row, engine.config.backoff_max).await
         }
     }
 }
 
-/// Writes down that a remnant is being removed, unless that is known.
-pub(crate) async fn mark(engine: &Engine, row: &mut IncarnationRow) -> Result<(), StoreError> {
+/// Writes down that a remnant is being removed, and when it is to be looked for again, unless that is known.
+pub(crate) async fn mark(
+    engine: &Engine,
+    epoch: u64,
+    row: &mut IncarnationRow,
+    due_at: Timestamp,
+) -> Result<(), StoreError> {
     if row.state == IncarnationState::Ending {
         return Ok(());
     }
     info!(instance = %row.instance, incarnation = %row.incarnation, "removing a remnant");
     row.state = IncarnationState::Ending;
-    row.due_at = Some(engine.now());
+    row.due_at = Some(due_at);
     let event = NewEvent {
         instance: Some(row.instance.clone()),
         at: engine.now(),
@@ -108,18 +114,23 @@ pub(crate) async fn mark(engine: &Engine, row: &mut IncarnationRow) -> Result<()
         reason: None,
         what: EventKind::RemnantFound { incarnation: row.incarnation },
     };
-    write(engine, row.clone(), vec![event]).await
+    write(engine, epoch, row.clone(), vec![event]).await
 }
 
 /// Removes a remnant. That it is being removed is on disk before the call.
 async fn remove(
     engine: &Engine,
     cell: &CellHandle,
+    epoch: u64,
     row: &IncarnationRow,
     target: Target,
 ) -> Result<Result<Observed>, StoreError> {
     // Data that somebody still has a right to stays; what nobody knows of any more goes with its remnant.
     let kept = engine.store.data_set(&row.data).await?;
+    if !engine.allows_calls(epoch) {
+        // The answers took so long that another process may look for it by now.
+        return Err(StoreError::SessionLost);
+    }
     let disposition = if kept.is_some() { DataDisposition::Retain } else { DataDisposition::Delete };
     Ok(engine
         .call(cell, engine.context(Priority::Background), "destroy", &row.instance, move |cx, provisioner| {
@@ -143,22 +154,24 @@ pub(crate) fn target(row: &IncarnationRow) -> Target {
 async fn later(
     engine: &Engine,
     cell: &CellHandle,
+    epoch: u64,
     mut row: IncarnationRow,
     again: std::time::Duration,
 ) -> Result<(), StoreError> {
     let due = engine.now().after(again.max(engine.config.backoff_min));
     row.due_at = Some(due);
-    write(engine, row, Vec::new()).await?;
+    write(engine, epoch, row, Vec::new()).await?;
     cell.note_due(due);
     Ok(())
 }
 
-async fn end(engine: &Engine, row: IncarnationRow) -> Result<(), StoreError> {
-    write(engine, IncarnationRow { state: IncarnationState::Ended, due_at: None, ..row }, Vec::new()).await
+async fn end(engine: &Engine, epoch: u64, row: IncarnationRow) -> Result<(), StoreError> {
+    write(engine, epoch, IncarnationRow { state: IncarnationState::Ended, due_at: None, ..row }, Vec::new()).await
 }
 
-async fn write(engine: &Engine, row: IncarnationRow, events: Vec<NewEvent>) -> Result<(), StoreError> {
-    let change = Change { epoch: Some(engine.tenure.epoch()), incarnations: vec![row], events, ..Change::default() };
+/// Under the session that claimed it: under a later one it would overwrite what others wrote in between.
+async fn write(engine: &Engine, epoch: u64, row: IncarnationRow, events: Vec<NewEvent>) -> Result<(), StoreError> {
+    let change = Change { epoch: Some(epoch), incarnations: vec![row], events, ..Change::default() };
     engine.commit(change).await.map(drop)
 }
 

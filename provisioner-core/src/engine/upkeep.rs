@@ -75,7 +75,7 @@ async fn sort_out(engine: &Engine, cell: &CellName, configured: bool, record: Re
         draft.event(EventKind::Parked { failure: reason.clone() });
         draft.end_operation(OperationState::Failed, Some(reason));
     }
-    match engine.write(&mut draft, Claiming::Leave).await {
+    match engine.write(engine.tenure.epoch(), &mut draft, Claiming::Leave).await {
         Ok(()) if configured => {
             if let Some(cell) = engine.cells.get(cell) {
                 cell.offer(draft.row.id.clone(), draft.row.lane, None);

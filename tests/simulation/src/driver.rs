@@ -13,8 +13,7 @@ use crate::{
     gate::Life,
     ledger::Ledger,
     operator::operate,
-    replicas,
-    scenario,
+    replicas, scenario,
     trouble::Coming,
     world::World,
 };

@@ -2,9 +2,10 @@
 //!
 //! [`run()`] lives through a few hours of a fleet: customers ask for things, calls fail in every way, providers lag, lie for
 //! a moment, refuse and lose things, outsiders meddle, and the control plane is killed, stands still, or is replaced while it
-//! stands still and goes on later. A [`witness`](witness::Witness) sees every commit and every call, knows the truth, and ends the
-//! run at the first thing that must never be. Then nothing goes wrong any more, everything has to settle and be what was
-//! asked for, and for a day nothing may happen but the drift pass. The same seed gives the same history, to the byte.
+//! stands still and goes on later; in half of the seeds there are several at one store. A [`witness`](witness::Witness) sees
+//! every commit and every call, knows the truth, and ends the run at the first thing that must never be. Then nothing goes
+//! wrong any more, everything has to settle and be what was asked for, and for a day nothing may happen but the drift pass.
+//! The same seed gives the same history, to the byte.
 
 pub mod budget;
 pub mod customers;

@@ -116,7 +116,8 @@ fn told(arguments: &Arguments, outcome: &Outcome) {
         println!("seed {}: {violation}", outcome.seed);
         let Arguments { instances, fault_percent, only_faults, troubles, .. } = arguments;
         let only = if *only_faults { " --only-faults" } else { "" };
-        let only = arguments.replicas.map_or_else(|| only.to_owned(), |replicas| format!("{only} --replicas {replicas}"));
+        let only =
+            arguments.replicas.map_or_else(|| only.to_owned(), |replicas| format!("{only} --replicas {replicas}"));
         #[cfg(feature = "planted-bugs")]
         let only = arguments.planted.map_or_else(|| only.clone(), |bug| format!("{only} --planted {bug}"));
         let how = format!(

@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -34,6 +34,9 @@ use crate::{
 /// The wall clock at the beginning of every run.
 const BEGINNING: Timestamp = Timestamp::from_unix_ms(1_750_000_000_000);
 
+/// How long it takes until a control plane that did not start is started again, at least.
+const START_AGAIN: Duration = Duration::from_secs(5);
+
 /// A provider and what lies between it and every process.
 type Provider = Chaos<Arrivals<MemoryProvisioner>>;
 
@@ -51,10 +54,24 @@ pub struct Process {
 pub struct Place {
     /// The process at work; none while there is none.
     pub current: Signal<Option<Process>>,
-    /// Of this machine; providers, a shared store and the witness go by the true time.
-    clock: Arc<SettableClock>,
+    clock: Arc<MachineClock>,
     /// Whether somebody sees to it that there is a process soon.
     is_seen_to: AtomicBool,
+}
+
+/// The clock of a machine: it is set by somebody, and where there are several machines, each is a little off. Providers, a shared
+/// store and the witness go by the true time.
+#[derive(Debug)]
+struct MachineClock {
+    set: Arc<SettableClock>,
+    ahead_ms: AtomicI64,
+}
+
+impl Clock for MachineClock {
+    fn now(&self) -> Timestamp {
+        let ahead = self.ahead_ms.load(Ordering::SeqCst);
+        Timestamp::from_unix_ms(self.set.now().unix_ms().saturating_add(ahead))
+    }
 }
 
 /// Where decisions are kept from process to process.
@@ -87,6 +104,8 @@ pub struct World {
     between: BTreeMap<CellName, Provider>,
     kept: Kept,
     positions: Arc<Positions>,
+    /// What the clocks of all machines are set by: they are of one site.
+    clock: Arc<SettableClock>,
     processes: AtomicU64,
     /// How many go on by themselves and will end: customers who wait, troubles that last a while, processes left behind.
     pending: Arc<AtomicUsize>,
@@ -132,9 +151,10 @@ impl World {
                 None => MemoryStore::new(owner()),
             }),
         };
+        let clock = Arc::new(SettableClock::starting_at(BEGINNING));
         let places = (0..scenario.sharing.as_ref().map_or(1, |sharing| sharing.replicas)).map(|_| Place {
             current: Signal::new(None),
-            clock: Arc::new(SettableClock::starting_at(BEGINNING)),
+            clock: Arc::new(MachineClock { set: Arc::clone(&clock), ahead_ms: AtomicI64::new(0) }),
             is_seen_to: AtomicBool::new(false),
         });
         let places = places.collect();
@@ -151,6 +171,7 @@ impl World {
             between,
             kept,
             positions: Arc::default(),
+            clock,
             processes: AtomicU64::new(0),
             pending: Arc::default(),
             adopting: AtomicBool::new(false),
@@ -198,6 +219,7 @@ impl World {
             Err(error) if self.is_shared() && error.kind() == ErrorKind::Unavailable => {
                 self.witness.note(&format!("{number} does not start: {error}"));
                 gate.bury();
+                tokio::time::sleep(START_AGAIN).await;
             }
             Err(error) => panic!("process {number} does not start: {error}"),
         }
@@ -355,14 +377,20 @@ impl World {
         self.adopting.store(false, Ordering::SeqCst);
     }
 
-    /// Sets the clock of a control plane's machine forward or back.
-    pub fn set_clock(&self, place: usize, forward: bool, by: Duration) {
-        let clock = &self.places[place].clock;
+    /// From now on the clock of this machine is off by so many milliseconds, besides what all are set by.
+    pub fn skew_clock(&self, place: usize, ahead_ms: i64) {
+        self.witness.note(&format!("the clock of machine {place} is ahead by {ahead_ms} ms"));
+        self.witness.clock_is_set();
+        self.places[place].clock.ahead_ms.store(ahead_ms, Ordering::SeqCst);
+    }
+
+    /// Sets the clock of the control plane's machine, or of all of them, forward or back.
+    pub fn set_clock(&self, forward: bool, by: Duration) {
         self.witness.note(&format!("the clock is set {} by {by:?}", if forward { "forward" } else { "back" }));
         self.witness.clock_is_set();
         match forward {
-            true => clock.set_forward(by),
-            false => clock.set_back(by),
+            true => self.clock.set_forward(by),
+            false => self.clock.set_back(by),
         }
     }
 

@@ -19,6 +19,9 @@ fn told_as(bug: PlantedBug) -> &'static str {
         PlantedBug::IgnoresEpoch => "had the session",
         PlantedBug::RevivesGone => "was revived",
         PlantedBug::EndsWithoutLooking => "was given up, and it is there",
+        PlantedBug::IgnoresClaims => "does not work on it",
+        PlantedBug::ForgetsTakeover => "as if no late call could come any more",
+        PlantedBug::CallsWithoutSession => "does not work on it",
     }
 }
 
@@ -61,4 +64,19 @@ fn a_gone_instance_that_is_revived_is_found() {
 #[test]
 fn a_making_that_is_given_up_without_a_look_is_found() {
     is_found(PlantedBug::EndsWithoutLooking);
+}
+
+#[test]
+fn work_on_what_another_process_works_on_is_found() {
+    is_found(PlantedBug::IgnoresClaims);
+}
+
+#[test]
+fn work_that_was_taken_over_and_is_not_looked_at_again_is_found() {
+    is_found(PlantedBug::ForgetsTakeover);
+}
+
+#[test]
+fn a_call_without_a_session_is_found() {
+    is_found(PlantedBug::CallsWithoutSession);
 }

@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 
 use simulation::{Request, run};
 
-/// Seed, customers, troubles, and whatever the line says besides.
+/// Seed, customers, troubles, and how many control planes share the store: one has it by itself where the line does not say.
 fn regressions() -> Vec<Request> {
     let lines = include_str!("../regressions.txt").lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     let requests = lines.map(|line| {
         let mut words = line.split_whitespace();
         let mut word = || words.next().unwrap_or_else(|| panic!("seed, customers and troubles are expected: {line}"));
         let (seed, instances) = (word().parse().unwrap(), word().parse().unwrap());
-        Request { troubles: word().parse().unwrap(), ..Request::new(seed, instances) }
+        let troubles = word().parse().unwrap();
+        let replicas = Some(words.next().map_or(1, |replicas| replicas.parse().unwrap()));
+        Request { troubles, replicas, ..Request::new(seed, instances) }
     });
     requests.collect()
 }
@@ -29,7 +31,9 @@ fn what_was_found_once_is_not_found_again() {
 fn the_same_seed_has_the_same_history_and_another_one_another() {
     let history = |seed| run(&Request::new(seed, 20)).history;
     let mut seen = BTreeMap::new();
+    let shared = |seed| run(&Request { replicas: Some(3), ..Request::new(seed, 20) }).history;
     for seed in 1..=16 {
+        assert_eq!(shared(seed), shared(seed), "seed {seed}, three control planes");
         let first = history(seed);
         assert_eq!(history(seed), first, "seed {seed}");
         assert_eq!(seen.insert(first, seed), None, "seed {seed}");

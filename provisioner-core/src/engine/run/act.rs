@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tracing::{info, warn};
 
-use super::{Flow, Run, describe};
+use super::{Flow, Next, Run, describe};
 use crate::{
     context::OpContext,
     engine::plan::Step,
@@ -50,6 +50,10 @@ impl Run<'_> {
         }
         if new_incarnation || (!self.draft.is_unsettled_on_disk() && !is_planted!(self.engine, SkipsUnsettledWrite)) {
             self.write().await?;
+            if !self.engine.allows_calls(self.epoch) {
+                // The answer took so long that another process may work on it by now.
+                return Ok(Flow::End(Next::StoreFailed));
+            }
         }
         self.cell.call_begins(&self.draft.row.id, self.engine.now());
         self.called = Some(step);

@@ -68,6 +68,10 @@ impl Run<'_> {
         let row = &self.draft.row;
         // On record is all data that may exist, be it of a making or taken up.
         let on_record = self.engine.store.data_set(&row.data).await?.is_some();
+        if !self.engine.allows_calls(self.epoch) {
+            // The answer took so long that another process may work on it by now.
+            return Ok(Next::StoreFailed);
+        }
         // The verb removes the data of what is there; this removes the data of what was gone before.
         if disposition == DataDisposition::Delete && on_record && !self.is_removed() {
             let data = row.data.clone();
@@ -91,7 +95,9 @@ impl Run<'_> {
         }
         self.draft.end_operation(OperationState::Done, None);
         self.draft.event(EventKind::Forgotten { data: disposition });
-        self.engine.remove(&self.draft).await?;
+        let removed = self.engine.remove(self.epoch, &self.draft).await;
+        self.let_go(&removed);
+        removed?;
         self.cell.call_is_recorded(&self.draft.row.id);
         info!(instance = %self.draft.row.id, ?disposition, "forgotten");
         Ok(Next::Rest)

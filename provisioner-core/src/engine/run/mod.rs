@@ -78,9 +78,13 @@ struct Run<'a> {
 pub(crate) async fn run(engine: &Engine, cell: &CellHandle, work: Work) -> Next {
     let epoch = engine.tenure.epoch();
     let record = match work.record {
-        Some(claimed) if claimed.epoch == epoch => claimed.record,
+        Some(Claimed { epoch: of, record }) if of == epoch && !cell.was_let_go(&work.id, record.version) => record,
         _ => match engine.store.claim_instance(epoch, &work.id).await {
             Ok(Taken::Here(record)) => record,
+            Ok(Taken::Elsewhere) if is_planted!(engine, IgnoresClaims) => match engine.store.instance(&work.id).await {
+                Ok(Some(record)) => record,
+                _ => return Next::Rest,
+            },
             // Another process works on it, or takes it up when it is due.
             Ok(Taken::Absent | Taken::Elsewhere) => return Next::Rest,
             Err(error) => {
@@ -109,7 +113,7 @@ impl<'a> Run<'a> {
             Some(_) => Observed::Unknown { again: Duration::ZERO },
         };
         let mut draft = Draft::of(&record, engine.now());
-        if record.taken_over {
+        if record.taken_over && !is_planted!(engine, ForgetsTakeover) {
             draft.row.taken_over_at = Some(engine.now());
         }
         if let Some(live) = &mut draft.row.live {
@@ -137,7 +141,7 @@ impl<'a> Run<'a> {
             if self.engine.cancel.is_cancelled() {
                 return Ok(Next::Rest);
             }
-            if !self.engine.tenure.allows_calls(self.epoch) {
+            if !self.engine.allows_calls(self.epoch) {
                 // The session is over, or nearly: whoever has the next one goes on from what is in the store.
                 return Ok(Next::StoreFailed);
             }
@@ -188,14 +192,30 @@ impl<'a> Run<'a> {
     }
 
     async fn write_claiming(&mut self, claiming: Claiming) -> Result<(), StoreError> {
-        self.engine.write(&mut self.draft, claiming).await?;
+        let written = self.engine.write(self.epoch, &mut self.draft, claiming).await;
+        if claiming == Claiming::Release {
+            self.let_go(&written);
+        }
+        written?;
         self.cell.call_is_recorded(&self.draft.row.id);
         Ok(())
     }
 
-    /// Until when calls may come of a process that does not know yet that its work was taken over.
+    /// After the last write: what was claimed before it is claimed no more, also where it is not known whether it happened.
+    fn let_go<T>(&self, written: &Result<T, StoreError>) {
+        let version = self.draft.version().unwrap_or_default();
+        match written {
+            Ok(_) => self.cell.let_go(&self.draft.row.id, version),
+            Err(StoreError::Failed(_)) => self.cell.let_go(&self.draft.row.id, version + 1),
+            Err(_) => {}
+        }
+    }
+
+    /// Until when calls may come of a process that does not know yet that its work was taken over. How long before a jump of time
+    /// that was is not known.
     fn late_calls_until(&self) -> Option<Timestamp> {
-        Some(self.draft.row.taken_over_at?.after(self.engine.latest_call(self.cell)))
+        let since = self.draft.row.taken_over_at?.max(self.engine.jumped_at());
+        Some(since.after(self.engine.latest_call(self.cell)))
     }
 
     // Waiting

@@ -176,6 +176,7 @@ impl Sharing {
                 Some(false) => Worker::Here,
             },
             Claiming::Take | Claiming::Leave => match self.claims.get(id) {
+                Some(claimed) if claimed.epoch == epoch && claimed.taken_over => Worker::TakenOver,
                 Some(claimed) if claimed.epoch == epoch => Worker::Here,
                 Some(claimed) if self.is_in_force(claimed.epoch) => Worker::Elsewhere,
                 _ => Worker::Nobody,

@@ -54,13 +54,7 @@ impl Witness {
     }
 
     /// Checks a change that was taken, and takes it in.
-    fn check_commit(
-        &self,
-        state: &mut State,
-        process: u64,
-        change: &Change,
-        committed: &Committed,
-    ) -> Option<String> {
+    fn check_commit(&self, state: &mut State, process: u64, change: &Change, committed: &Committed) -> Option<String> {
         let mut violation = state.sessions.committed(self.now_ms(), process, change, committed);
         let one_at_a_time = !state.sessions.are_shared();
         let stale = (one_at_a_time && process != state.newest)
@@ -149,7 +143,14 @@ fn turned_back(before: &InstanceRow, after: &InstanceRow) -> Option<String> {
 impl State {
     /// A making begins: it is none that there ever was.
     fn begin(&mut self, incarnation: Incarnation, instance: &InstanceId, cell: &CellName) -> Option<String> {
-        let making = Making { instance: instance.clone(), cell: cell.clone(), ended: false, absent_at: 0, late_at: 0, late_since: None };
+        let making = Making {
+            instance: instance.clone(),
+            cell: cell.clone(),
+            ended: false,
+            absent_at: 0,
+            late_at: 0,
+            late_since: None,
+        };
         if let Some(known) = self.makings.get(&incarnation) {
             return Some(format!("making {incarnation} of {} is used again for {instance}", known.instance));
         }

@@ -156,7 +156,9 @@ impl Sessions {
     ) -> Option<String> {
         let rules = self.rules?;
         let Ok(told) = outcome else {
-            return self.is_of(now, process, epoch).then(|| format!("session {epoch} is in force, and was not renewed"));
+            return self
+                .is_of(now, process, epoch)
+                .then(|| format!("session {epoch} is in force, and was not renewed"));
         };
         if !self.is_of(now, process, epoch) {
             return Some(format!("session {epoch} of process {process} was over, and was renewed"));
@@ -164,7 +166,8 @@ impl Sessions {
         self.all.insert(epoch, Session { process, until: now + rules.lapses_after.as_millis() });
         let in_force: Vec<u64> =
             self.all.iter().filter(|(_, session)| now < session.until).map(|(epoch, _)| *epoch).collect();
-        (*told != in_force).then(|| format!("the sessions in force are {in_force:?}, and process {process} was told {told:?}"))
+        (*told != in_force)
+            .then(|| format!("the sessions in force are {in_force:?}, and process {process} was told {told:?}"))
     }
 
     fn is_in_force(&self, now: u128, epoch: u64) -> bool {
@@ -322,8 +325,7 @@ impl State {
                 .then(|| format!("process {process} calls {operation} of {id} {making}, and does not work on it"));
         }
         let also = |(other, it): (&u64, &super::Process)| {
-            *other != process
-                && it.verbs.get(&making).is_some_and(|epoch| self.sessions.is_of(now, *other, *epoch))
+            *other != process && it.verbs.get(&making).is_some_and(|epoch| self.sessions.is_of(now, *other, *epoch))
         };
         let twice = verb && self.processes.iter().any(also);
         twice.then(|| format!("{id} {making} runs twice at once: process {process} calls {operation}"))
@@ -354,5 +356,110 @@ impl State {
             process.verbs.get(&making).is_some_and(|epoch| self.sessions.is_of(now, *number, *epoch))
         };
         self.processes.iter().any(waits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use provisioner_core::{
+        memory::{MemoryConfig, MemoryProvisioner},
+        store::InstanceWrite,
+        types::{CellName, DataId, DataSource, Generation},
+    };
+
+    use super::*;
+    use crate::{
+        customers::{id, spec, tenant},
+        world::owner,
+    };
+
+    const LAPSES_AFTER: Duration = Duration::from_secs(10);
+
+    /// Two processes, each with a session of its own number.
+    fn witness() -> (Arc<Witness>, CellName) {
+        let cell = CellName::new("cell").unwrap();
+        let provider = MemoryProvisioner::new(MemoryConfig::default());
+        let witness = Witness::new(owner(), [(cell.clone(), provider)].into(), 4);
+        witness.expect_replicas(LAPSES_AFTER, LAPSES_AFTER);
+        (1..=2).for_each(|number| witness.session_opened(number, number));
+        (witness, cell)
+    }
+
+    fn claim(witness: &Witness, epoch: u64) -> Option<String> {
+        let mut state = witness.state();
+        state.sessions.claim(witness.now_ms(), epoch, epoch, &id(1)).0
+    }
+
+    fn told(witness: &Witness, what: &str) -> bool {
+        witness.violation().is_some_and(|told| told.contains(what))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_claims_what_a_session_in_force_works_on() {
+        let (witness, _) = witness();
+        assert_eq!(claim(&witness, 1), None);
+        assert_eq!(claim(&witness, 1), None, "again");
+        assert!(claim(&witness, 2).is_some_and(|told| told.contains("works on")));
+        let (witness, _) = self::witness();
+        assert_eq!(claim(&witness, 1), None);
+        tokio::time::advance(LAPSES_AFTER / 2).await;
+        witness.session_renewed(2, 2, &Ok(vec![1, 2]));
+        tokio::time::advance(LAPSES_AFTER / 2).await;
+        assert_eq!(claim(&witness, 2), None, "it lapsed over it");
+        assert!(claim(&witness, 1).is_some_and(|told| told.contains("not in force")));
+        assert_eq!(witness.violation(), None);
+        witness.session_renewed(1, 1, &Ok(vec![1, 2]));
+        assert!(told(&witness, "was over"), "{:?}", witness.violation());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_work_on_it_may_call_only_when_its_machine_goes_on() {
+        let target = Target {
+            id: id(1),
+            tenant: tenant(1),
+            incarnation: Incarnation::new(1, 7),
+            generation: Generation(1),
+            spec: Arc::new(spec("1.0")),
+            data: DataSource::Fresh(DataId::from_random(7)),
+        };
+        for goes_on in [true, false] {
+            let (witness, cell) = witness();
+            if goes_on {
+                witness.goes_on(1);
+            }
+            let _ = witness.calls(1, &cell, "create", &target);
+            assert_eq!(told(&witness, "does not work on it"), !goes_on, "{:?}", witness.violation());
+            let (witness, cell) = self::witness();
+            if goes_on {
+                witness.goes_on(1);
+            }
+            tokio::time::advance(LAPSES_AFTER).await;
+            let _ = witness.calls_cell(1, &cell, "maintain");
+            assert!(told(&witness, "without a session"), "a moment later it is to know");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_of_the_inbox_is_answered_once_and_by_whose_session_is_in_force() {
+        let commit = |witness: &Witness, process, change: &Change| {
+            let committed = Committed { version: 1, position: 1, worker: Worker::Nobody };
+            witness.state().sessions.committed(witness.now_ms(), process, change, &committed)
+        };
+        let (witness, _) = witness();
+        witness.submitted(1, &OperationId::from_parts(1, 1));
+        let answers = Change { epoch: Some(1), answers: Some(1), ..Change::default() };
+        assert!(commit(&witness, 1, &answers).is_some_and(|told| told.contains("as another operation")));
+        assert_eq!(witness.unanswered(), None);
+        assert!(commit(&witness, 1, &answers).is_some_and(|told| told.contains("answered twice")));
+        let writes = Change { epoch: Some(1), ..Change::default() };
+        assert_eq!(commit(&witness, 1, &writes), None);
+        assert!(commit(&witness, 2, &writes).is_some_and(|told| told.contains("had the session")), "another's");
+        let write = Some(InstanceWrite::Delete { id: id(1), expected: 1 });
+        let works = Change { instance: write, claiming: Claiming::Release, ..writes.clone() };
+        assert!(commit(&witness, 1, &works).is_some_and(|told| told.contains("as who works on it")));
+        tokio::time::advance(LAPSES_AFTER).await;
+        assert!(commit(&witness, 1, &writes).is_some_and(|told| told.contains("had the session")));
     }
 }
