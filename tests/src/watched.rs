@@ -24,6 +24,15 @@ use provisioner_core::{
 };
 use tokio::sync::watch;
 
+/// Whoever wants to know of every commit.
+pub trait Witness: fmt::Debug + Send + Sync + 'static {
+    /// This is about to be written.
+    fn before(&self, change: &Change);
+
+    /// This came of it.
+    fn after(&self, instance: Option<&InstanceId>, committed: &Result<Committed, StoreError>);
+}
+
 /// What is seen of a store and a backend.
 #[derive(Debug, Default)]
 pub struct Watch {
@@ -32,9 +41,16 @@ pub struct Watch {
     refused: AtomicU64,
     full_at: u64,
     full_for: u64,
+    witness: Option<Arc<dyn Witness>>,
 }
 
 impl Watch {
+    /// One that tells of every commit.
+    #[must_use]
+    pub fn with_witness(witness: Arc<dyn Witness>) -> Self {
+        Self { witness: Some(witness), ..Self::default() }
+    }
+
     /// One that finds the disk full at the `at`-th durable write, counted from 1, and at as many as `times` in a row.
     #[must_use]
     pub fn full_at(at: u64, times: u64) -> Self {
@@ -111,7 +127,12 @@ impl Store for WatchedStore {
 
     async fn commit(&self, change: Change) -> Result<Committed, StoreError> {
         self.watch.write()?;
-        self.inner.commit(change).await
+        let Some(witness) = &self.watch.witness else { return self.inner.commit(change).await };
+        let instance = change.instance.as_ref().map(|write| write.id().clone());
+        witness.before(&change);
+        let committed = self.inner.commit(change).await;
+        witness.after(instance.as_ref(), &committed);
+        committed
     }
 
     fn signals(&self) -> Option<BoxStream<'static, Signal>> {

@@ -104,8 +104,19 @@ const PEERS: &[Peer] = &[
         packages: &["postgresql"],
         made: None,
         wanted_by: &[
-            "provisioner-core, target store_contract; tests, target replicas; test-peers, target postgres; benches: a PostgreSQL server",
+            "provisioner-core, target store_contract; test-replicas, target replicas; test-peers, target postgres; benches: a PostgreSQL server",
         ],
+    },
+    Peer {
+        name: "psycopg",
+        programs: &["python3"],
+        find: command::program,
+        packages: &["python3", "python3-venv"],
+        made: Some(Made::Environment(Environment {
+            name: "psycopg",
+            requirements: include_str!("../../tests/peers/psycopg.txt"),
+        })),
+        wanted_by: &["test-replicas, target replicas: a customer that a program in Python signs up, with the instance"],
     },
     Peer {
         name: kubernetes::NAME,
