@@ -104,7 +104,7 @@ impl Tenure {
 pub(crate) async fn keep(engine: Arc<Engine>) {
     let tenure = &engine.tenure;
     let Some(lapses_after) = tenure.lapses_after else { return };
-    let mut others = BTreeSet::new();
+    let mut others = None;
     let mut pause = lapses_after / RENEWALS;
     loop {
         tokio::select! {
@@ -126,7 +126,8 @@ pub(crate) async fn keep(engine: Arc<Engine>) {
     }
 }
 
-async fn keep_once(engine: &Arc<Engine>, others: &mut BTreeSet<u64>) -> Result<(), StoreError> {
+/// One renewal, or a new session. `others` are those that were in force at the last renewal of this session.
+async fn keep_once(engine: &Arc<Engine>, others: &mut Option<BTreeSet<u64>>) -> Result<(), StoreError> {
     let asked_at = Instant::now();
     let epoch = engine.tenure.epoch();
     if epoch == 0 {
@@ -135,6 +136,7 @@ async fn keep_once(engine: &Arc<Engine>, others: &mut BTreeSet<u64>) -> Result<(
         }
         let session = engine.seams.durably(engine.store.open_session(&engine.holder, engine.now())).await?;
         engine.tenure.begin(session, asked_at);
+        *others = None;
         info!(epoch = session.epoch, "a new session with the store: work goes on");
         let looking = Arc::clone(engine);
         engine.tasks.spawn(async move { sharing::look_everywhere(&looking).await });
@@ -144,11 +146,16 @@ async fn keep_once(engine: &Arc<Engine>, others: &mut BTreeSet<u64>) -> Result<(
     engine.tenure.extend(asked_at);
     engine.tenure.replicas.store(u32::try_from(in_force.len()).unwrap_or(u32::MAX).max(1), Ordering::SeqCst);
     let now: BTreeSet<u64> = in_force.into_iter().filter(|other| *other != epoch).collect();
-    if others.iter().any(|other| !now.contains(other)) {
-        info!("another process's session is over: its work is taken over");
+    // Between the first look at what is due and the first renewal, one that nobody here knew of may have ended: what it worked
+    // on was passed over by that look.
+    let is_over = others.as_ref().is_none_or(|others| others.iter().any(|other| !now.contains(other)));
+    if is_over {
+        if others.is_some() {
+            info!("another process's session is over: its work is taken over");
+        }
         engine.cells.values().for_each(|cell| cell.rescan());
         engine.inbox.notify_one();
     }
-    *others = now;
+    *others = Some(now);
     Ok(())
 }

@@ -249,7 +249,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// in force any more: it never comes back.
     async fn renew_session(&self, epoch: u64) -> Result<Vec<u64>, StoreError>;
 
-    /// Ends a session, so that nobody has to wait for it to lapse.
+    /// Ends a session, so that nobody has to wait for it to lapse, and tells the others to look for what it worked on.
     async fn close_session(&self, epoch: u64) -> Result<(), StoreError>;
 
     /// What other processes write that this one should know at once, from now on. None where there are no others. Losing a

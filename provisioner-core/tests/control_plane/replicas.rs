@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use provisioner_core::{
     Cell, ControlPlane, ErrorKind,
     control_plane::Request,
-    memory::{MemoryConfig, MemoryProvisioner},
+    memory::{Fault, MemoryConfig, MemoryProvisioner},
     seams::{Random, Seams, TokioClock},
     store::{Ask, EventKind, MemoryStore, OperationState, Store, Submitted, Verb},
     types::{Actor, DataDisposition, IdempotencyKey, OperationId, Phase, Timestamp},
@@ -161,6 +161,28 @@ async fn one_that_shuts_down_leaves_its_work_to_the_others() {
     // Another one may join at any time.
     replicas.start().await;
     done(&replicas.planes[1].sleep(&id("acme"), by()).await.unwrap()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_has_just_started_takes_over_from_one_that_ends() {
+    let mut replicas = Replicas::new(1, MemoryConfig::default()).await;
+    // As many as it works on at once, so that it has claimed others that wait.
+    for _ in 0..8 {
+        replicas.provider.script("create", Fault::Late { after_ms: 2000 });
+    }
+    let mut created = Vec::new();
+    for number in 0..16 {
+        let accepted = replicas.planes[0].create(new(&format!("i-{number}")), by()).await.unwrap();
+        created.push(accepted.operation().id.clone());
+    }
+    // It ends between the other one's first look and its first renewal.
+    replicas.start().await;
+    replicas.planes.remove(0).shutdown().await.unwrap();
+    for operation in created {
+        let operation = replicas.planes[0].operation(&operation).await.unwrap();
+        let told = tokio::time::timeout(LAPSES_AFTER, done(&operation)).await;
+        told.expect("nobody waits for a look that nothing asked for");
+    }
 }
 
 #[tokio::test(start_paused = true)]

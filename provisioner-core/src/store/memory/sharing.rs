@@ -76,7 +76,9 @@ impl Sharing {
     }
 
     pub(super) fn close(&mut self, epoch: u64) {
-        self.open.remove(&epoch);
+        if self.open.remove(&epoch).is_some() {
+            self.tell(Signal::Missed);
+        }
     }
 
     pub(super) fn check(&self, epoch: u64) -> Result<(), StoreError> {

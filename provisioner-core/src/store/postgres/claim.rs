@@ -62,9 +62,11 @@ pub(super) async fn renew_session(readers: &Readers, epoch: u64, lapses_after: D
     if epochs.is_empty() { Err(StoreError::SessionLost) } else { Ok(epochs) }
 }
 
-/// Ends a session. Its row stays, so that it is known as ended.
-pub(super) async fn close_session(readers: &Readers, epoch: u64) -> Result<()> {
-    readers.query("UPDATE sessions SET closed = true WHERE epoch = $1", &[&clamp(epoch)]).await.map(drop)
+/// Ends a session, and tells the others, as what it worked on is theirs now. Its row stays, so that it is known as ended.
+pub(super) async fn close_session(readers: &Readers, epoch: u64, channel: &str) -> Result<()> {
+    let query = "WITH ended AS (UPDATE sessions SET closed = true WHERE epoch = $1 AND NOT closed RETURNING epoch)
+         SELECT pg_notify($2, 'missed') FROM ended";
+    readers.query(query, &[&clamp(epoch), &channel]).await.map(drop)
 }
 
 /// Due rows, claimed. A row that somebody writes this moment is passed over: it is being claimed, or told of when it is written.

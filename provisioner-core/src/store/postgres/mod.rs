@@ -187,7 +187,7 @@ impl Store for PostgresStore {
     }
 
     async fn close_session(&self, epoch: u64) -> Result<(), StoreError> {
-        claim::close_session(&self.readers, epoch).await
+        claim::close_session(&self.readers, epoch, self.config.schema.as_str()).await
     }
 
     fn signals(&self) -> Option<BoxStream<'static, Signal>> {
