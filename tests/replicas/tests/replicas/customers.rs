@@ -1,6 +1,7 @@
 //! What the callers of replicas do: whoever gets no answer, or is told to come back, asks another replica with the same key.
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
@@ -191,10 +192,12 @@ pub(crate) fn names(count: usize) -> Vec<String> {
     (0..count).map(|number| format!("i-{number}")).collect()
 }
 
-/// Whether something that one replica had called for was called for by another one afterwards.
-pub(crate) fn was_taken_over(provider: &Provider, from: &str) -> bool {
-    let arrived = provider.arrived();
-    let of =
-        |name: &str| arrived.iter().filter(|call| call.name == name).map(|call| call.by.as_str()).collect::<Vec<_>>();
-    arrived.iter().filter(|call| call.by == from).any(|call| of(&call.name).iter().any(|by| *by != from))
+/// How many instances one replica had called something for, and then another one did.
+pub(crate) fn taken_over(provider: &Provider, from: &str) -> usize {
+    let mut callers = BTreeMap::<String, Vec<String>>::new();
+    for call in provider.arrived() {
+        callers.entry(call.name).or_default().push(call.by);
+    }
+    let taken_over = |by: &&Vec<String>| by.iter().skip_while(|by| *by != from).any(|by| by != from);
+    callers.values().filter(taken_over).count()
 }

@@ -30,6 +30,9 @@ pub(crate) async fn rolling() {
     let worst = accepted.iter().map(|accepted| accepted.refusals.len()).max().unwrap_or(0);
     println!("{} accepted, each after {worst} refusals at most", accepted.len());
     assert!(worst <= 2, "refused again and again");
+    // What each had claimed is somebody else's at once, and not after a session or a look round.
+    let done = tokio::time::timeout(LAPSES_AFTER, world.all_done(&accepted)).await;
+    done.expect("what one left is not taken over");
     world.all_are_there(&accepted).await;
     for (number, one) in accepted.iter().take(12).enumerate() {
         for verb in [Verb::Sleep, Verb::Wake, Verb::Destroy] {
