@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    CLOUDS,
+    EVERYTHING,
     command::{self, cargo},
     dependencies, msrv,
     peers::{self, Effort},
@@ -19,7 +19,7 @@ const STEPS: &[Step] = &[
     Step { name: "format", run: || cargo_run(&["fmt", "--all", "--check"]) },
     Step {
         name: "clippy, every target",
-        run: || cargo_run(&["clippy", "--workspace", "--all-targets", "--features", CLOUDS, "--", "-D", "warnings"]),
+        run: || cargo_run(&["clippy", "--workspace", "--all-targets", "--features", EVERYTHING, "--", "-D", "warnings"]),
     },
     Step {
         name: "clippy, provisioner-core without default features",

@@ -15,9 +15,10 @@ use clap::{ArgGroup, Parser, Subcommand};
 use peers::Effort;
 use test::report::Report;
 
-/// The features by which the signup service has backends whose client libraries take minutes to compile, and those backends have all
-/// that they can do.
-const CLOUDS: &str = "examples/k8s,examples/vm,examples/appservice,backend-k8s/aks";
+/// The features by which the signup service has every backend and store, and those have all that they can do: what is not on by
+/// default because its client libraries take minutes to compile.
+const EVERYTHING: &str =
+    "examples/k8s,examples/vm,examples/appservice,examples/postgres,backend-k8s/aks,provisioner-core/postgres";
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "Developer commands of this workspace")]

@@ -23,6 +23,7 @@ pub struct Call {
 }
 
 /// What a call asks.
+#[expect(clippy::large_enum_variant, reason = "each is sent at once, and none is kept")]
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Asked {

@@ -16,7 +16,7 @@ use std::{
 };
 
 use crate::{
-    CLOUDS, command,
+    EVERYTHING, command,
     peers::{self, Effort},
 };
 use database::Database;
@@ -40,7 +40,7 @@ pub(crate) fn run(plain: bool, arguments: &[String]) -> Result<Report, String> {
 
 /// Runs every test, or only those that the arguments choose, and nothing but `cargo test` with `plain`.
 pub(crate) fn run_prepared(plain: bool, arguments: &[String]) -> Result<Report, String> {
-    let everything = ["--workspace", "--features", CLOUDS].map(str::to_owned);
+    let everything = ["--workspace", "--features", EVERYTHING].map(str::to_owned);
     let chosen = if arguments.is_empty() { &everything } else { arguments };
     if arguments.is_empty() {
         // Both, in this order: the tests of clouds build the service with their backends, and the others without.
