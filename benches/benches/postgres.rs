@@ -121,7 +121,15 @@ impl Bench {
         }
     }
 
-    async fn print(&self, what: &str, count: usize, changes: &[Change], took: Duration, transactions: u64, samples: &Samples) {
+    async fn print(
+        &self,
+        what: &str,
+        count: usize,
+        changes: &[Change],
+        took: Duration,
+        transactions: u64,
+        samples: &Samples,
+    ) {
         let batch = changes.len().div_ceil(usize::try_from(transactions).unwrap_or(1).max(1));
         // The floor is that of one writer; several that are recorded apart are in no order.
         let bare = match self.planes.len() {

@@ -205,11 +205,7 @@ fn batch(changes: &[Change]) -> Batch {
     }
     for (id, reservation) in reservations {
         let (cpu, memory) = (number(reservation.size.cpu_millis), number(reservation.size.memory_mib));
-        add(
-            &mut batch,
-            "reservations",
-            [text(id), text(&reservation.cell), cpu, memory, number(reservation.data_mib)],
-        );
+        add(&mut batch, "reservations", [text(id), text(&reservation.cell), cpu, memory, number(reservation.data_mib)]);
     }
     for row in incarnations.values() {
         let (name, state) = (text(row.incarnation), text(format!("{:?}", row.state).to_lowercase()));

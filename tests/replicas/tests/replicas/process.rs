@@ -25,6 +25,9 @@ use crate::{PATIENCE, until};
 
 const REPLICA: &str = env!("CARGO_BIN_EXE_replica");
 
+/// Who waits for which answer; none once there will be none any more.
+type Waiting = Arc<Mutex<Option<BTreeMap<u64, oneshot::Sender<Answer>>>>>;
+
 /// A replica that was started. It is killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Replica {
@@ -33,7 +36,7 @@ pub(crate) struct Replica {
     child: tokio::sync::Mutex<Child>,
     input: tokio::sync::Mutex<ChildStdin>,
     numbers: AtomicU64,
-    waiting: Arc<Mutex<Option<BTreeMap<u64, oneshot::Sender<Answer>>>>>,
+    waiting: Waiting,
     log: PathBuf,
 }
 
@@ -157,7 +160,7 @@ impl Replica {
 }
 
 /// Hands out answers until there will be none any more.
-async fn listen(output: ChildStdout, waiting: Arc<Mutex<Option<BTreeMap<u64, oneshot::Sender<Answer>>>>>) {
+async fn listen(output: ChildStdout, waiting: Waiting) {
     let mut lines = BufReader::new(output).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         let Answered { number, answer } = serde_json::from_str(&line).unwrap();

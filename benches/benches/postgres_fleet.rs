@@ -1,0 +1,195 @@
+//! 100,000 dormant instances in PostgreSQL: start, memory, size on disk, and the time of each query.
+//!
+//! `cargo bench -p benches --bench postgres_fleet`. `DATABASE_URL` names the server; without it a private one is started, with
+//! `fsync` on.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use benches::{cpu_time, heading, resident_mib, row};
+use futures::{StreamExt, stream};
+use provisioner_core::{
+    Cell, ControlPlane, Result,
+    control_plane::{NewInstance, Request},
+    memory::{MemoryConfig, MemoryProvisioner},
+    store::{Claim, InstanceFilter, Lane, PostgresConfig, PostgresStore, Store, StoreError},
+    types::{
+        Actor, CellName, ControlPlaneId, InstanceId, InstanceSpec, Phase, TenantId, Timestamp, VariableName, Workload,
+    },
+};
+use test_peers::postgres::{Durability, Server};
+
+/// Instances.
+const FLEET: usize = 100_000;
+/// For how long the fleet is watched doing nothing.
+const AT_REST: Duration = Duration::from_secs(20);
+/// How often each query is asked; the middle one counts.
+const ASKED: usize = 21;
+
+fn main() {
+    // A process of its own for the start that is measured: memory that the filling took is not counted.
+    if let Ok(url) = std::env::var("BENCH_FLEET") {
+        run(start(&url));
+        return;
+    }
+    let (url, _server) = match std::env::var("DATABASE_URL") {
+        Ok(url) => (url, None),
+        Err(_) => {
+            let server = Server::create(Durability::Durable).unwrap_or_else(|why| panic!("no server: {why}"));
+            (server.url().to_owned(), Some(server))
+        }
+    };
+    run(fill(&url));
+    let this = std::env::current_exe().expect("a program knows where it is");
+    let status = std::process::Command::new(this).env("BENCH_FLEET", &url).status().expect("it starts again");
+    assert!(status.success(), "the start was measured");
+    run(drop_all(&url));
+}
+
+fn run(what: impl Future<Output = Result<()>>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(what).expect("the benchmark ran");
+}
+
+async fn open(url: &str) -> Result<Arc<PostgresStore>> {
+    let opened = async {
+        let config = PostgresConfig::from_url(url)?.with_schema("bench_fleet")?;
+        PostgresStore::open(config, ControlPlaneId::new("bench").expect("a name")).await
+    };
+    opened.await.map_err(|error: StoreError| error.into_error("open"))
+}
+
+async fn client(url: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("it connects");
+    tokio::spawn(connection);
+    client
+}
+
+async fn drop_all(url: &str) -> Result<()> {
+    client(url).await.batch_execute("DROP SCHEMA bench_fleet CASCADE").await.expect("it is dropped");
+    Ok(())
+}
+
+fn cell_name() -> CellName {
+    CellName::new("memory").expect("a name")
+}
+
+fn cell(provider: &MemoryProvisioner) -> Cell {
+    Cell::new(cell_name(), Arc::new(provider.clone())).with_calls_max(256)
+}
+
+fn by() -> Request {
+    Request::by(Actor::new("bench").expect("a name"))
+}
+
+fn spec() -> Result<InstanceSpec> {
+    let mut spec = InstanceSpec::new(Workload::new("1.0").with_command(["/usr/bin/product"]));
+    spec.environment.insert(VariableName::new("CONFIGURATION")?, "x".repeat(600));
+    Ok(spec)
+}
+
+/// Signs them all up and puts them to sleep.
+async fn fill(url: &str) -> Result<()> {
+    let store = open(url).await?;
+    let provider = MemoryProvisioner::new(MemoryConfig::default());
+    let plane = ControlPlane::builder(store as Arc<dyn Store>).cell(cell(&provider)).start().await?;
+    let spec = spec()?;
+    let began = Instant::now();
+    stream::iter(0..FLEET)
+        .for_each_concurrent(256, |number| {
+            let (plane, spec) = (plane.clone(), spec.clone());
+            async move {
+                let id = InstanceId::new(format!("i-{number}")).expect("a label");
+                let tenant = TenantId::new(format!("tenant {}", number / 10)).expect("a name");
+                let made = plane.create(NewInstance::new(id.clone(), tenant, spec), by()).await.expect("accepted");
+                made.wait().await.expect("made");
+                plane.sleep(&id, by()).await.expect("accepted").wait().await.expect("asleep");
+            }
+        })
+        .await;
+    println!("{FLEET} instances signed up and asleep in {:.1} s\n", began.elapsed().as_secs_f64());
+    plane.shutdown().await?;
+    client(url).await.batch_execute("VACUUM (ANALYZE)").await.expect("as the server does by itself in time");
+    Ok(())
+}
+
+/// Starts on them in a fresh process, watches it do nothing, and asks it things.
+async fn start(url: &str) -> Result<()> {
+    let empty = resident_mib();
+    let provider = MemoryProvisioner::new(MemoryConfig::default());
+    let began = Instant::now();
+    let store = open(url).await?;
+    let opened = began.elapsed();
+    let plane = ControlPlane::builder(Arc::clone(&store) as Arc<dyn Store>).cell(cell(&provider)).start().await?;
+    let new = NewInstance::new(InstanceId::new("fresh")?, TenantId::new("tenant")?, spec()?);
+    plane.create(new, by()).await?.wait().await?;
+    let started = began.elapsed();
+    let (calls, cpu) = (provider.calls().values().sum::<u64>(), cpu_time());
+    tokio::time::sleep(AT_REST).await;
+    let rest_calls = provider.calls().values().sum::<u64>() - calls;
+    let rest_cpu = cpu_time().saturating_sub(cpu);
+    let bytes =
+        "SELECT sum(pg_total_relation_size(c.oid))::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+         WHERE nspname = 'bench_fleet' AND relkind = 'r'";
+    let size: i64 = client(url).await.query_one(bytes, &[]).await.expect("it tells").get(0);
+    heading(&["100,000 dormant instances in PostgreSQL", "figure", "target"]);
+    let seconds = |time: Duration| format!("{:.2} s", time.as_secs_f64());
+    row(&["store opened".into(), seconds(opened), String::new()]);
+    row(&["from the start to a first sign-up running".into(), seconds(started), "2 s".into()]);
+    let memory = format!("{:.0} MiB (a process that does nothing: {empty:.0})", resident_mib());
+    row(&["resident memory".into(), memory, "100 MB".into()]);
+    let at_rest = format!("{rest_calls} calls, {} ms", rest_cpu.as_millis());
+    row(&[format!("provider calls and CPU time in {} s at rest", AT_REST.as_secs()), at_rest, "no call".into()]);
+    row(&["tables and indexes on disk".into(), format!("{} MiB", size >> 20), String::new()]);
+    queries(&*store).await.map_err(|error| error.into_error("ask"))?;
+    plane.shutdown().await
+}
+
+async fn queries(store: &dyn Store) -> Result<(), StoreError> {
+    let id = |number: usize| InstanceId::new(format!("i-{number}")).expect("a label");
+    let middle = id(FLEET / 2);
+    let (now, cell) = (Timestamp::from_unix_ms(i64::MAX / 2), cell_name());
+    let epoch = store.open_session("queries", now).await?.epoch;
+    let claim = Claim { epoch, cell: cell.clone(), lane: Lane::Interactive, now, after: None, limit: 256 };
+    let of = |filter: InstanceFilter| (filter, Some(middle.clone()));
+    let tenant = TenantId::new("tenant 5000").expect("a name");
+    let all = of(InstanceFilter::default());
+    let in_cell = of(InstanceFilter { cell: Some(cell.clone()), ..InstanceFilter::default() });
+    let asleep = of(InstanceFilter { phase: Some(Phase::Zero), ..InstanceFilter::default() });
+    let parked = of(InstanceFilter { parked: Some(true), ..InstanceFilter::default() });
+    let of_tenant = (InstanceFilter { tenant: Some(tenant.clone()), ..InstanceFilter::default() }, None);
+    macro_rules! time {
+        ($what:literal, $query:expr) => {{
+            let mut times = Vec::new();
+            for _ in 0..ASKED {
+                let began = Instant::now();
+                $query.await?;
+                times.push(began.elapsed());
+            }
+            times.sort();
+            row(&[$what.into(), format!("{:.2} ms", times[ASKED / 2].as_secs_f64() * 1e3), String::new()]);
+        }};
+    }
+    time!("one instance", store.instance(&middle));
+    time!("100 of all, from the middle", store.instances(&all.0, all.1.as_ref(), 100));
+    time!("100 of a cell", store.instances(&in_cell.0, in_cell.1.as_ref(), 100));
+    time!("100 that sleep", store.instances(&asleep.0, asleep.1.as_ref(), 100));
+    time!("those that are parked: none", store.instances(&parked.0, parked.1.as_ref(), 100));
+    time!("those of a tenant: 10", store.instances(&of_tenant.0, None, 100));
+    time!("what is due in a cell: nothing", store.claim(&claim));
+    time!("when something is due next", store.next_due(&cell, Timestamp::from_unix_ms(0)));
+    time!("makings to be looked for", store.claim_incarnations(epoch, &cell, Timestamp::from_unix_ms(0), 64));
+    time!("an instance claimed", store.claim_instance(epoch, &middle));
+    time!("counts by cell and phase: all rows", store.counts());
+    time!("what a cell holds", store.usage(&cell));
+    time!("which cells are in use", store.cells_in_use());
+    time!("events of an instance", store.events(Some(&middle), 0, 100));
+    time!("100 events of all, from the middle", store.events(None, FLEET as u64 * 4, 100));
+    time!("data of a tenant", store.data(Some(&tenant), None, 100));
+    time!("the newest 10,000 creations", store.provisioning_times(Timestamp::from_unix_ms(0), 10_000));
+    time!("requests of the inbox: none", store.inbox(epoch, 64));
+    time!("a session renewed", store.renew_session(epoch));
+    store.close_session(epoch).await
+}
