@@ -217,6 +217,10 @@ async fn a_session_that_is_not_renewed_lapses_and_its_work_is_taken_over(store: 
     assert!(records.iter().all(|record| record.taken_over), "who goes on must know");
     let Taken::Here(again) = store.claim_instance(two.epoch, &id("a")).await.unwrap() else { panic!("its own") };
     assert!(again.taken_over, "until it has written");
+    for (claiming, version) in [(Claiming::Leave, 1), (Claiming::Take, 2)] {
+        let asked = store.commit(by(two.epoch, claiming, update(due("b", 1), version))).await.unwrap();
+        assert_eq!(asked.worker, Worker::TakenOver, "{claiming:?}: a request is no work");
+    }
     store.commit(by(two.epoch, Claiming::Keep, update(due("a", 1), 2))).await.unwrap();
     let Taken::Here(again) = store.claim_instance(two.epoch, &id("a")).await.unwrap() else { panic!("its own") };
     assert!(!again.taken_over);

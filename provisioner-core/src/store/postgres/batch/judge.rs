@@ -124,17 +124,13 @@ impl<'a> Picture<'a> {
         let found = self.instance(write.id());
         let before = found.and_then(|found| found.claimed_by);
         let taken_over = found.is_some_and(|found| found.taken_over);
-        let (asks, takes) = (change.claiming == Claiming::Leave, change.claiming == Claiming::Take);
+        let asks = change.claiming == Claiming::Leave;
         match (change.claiming, before) {
             (Claiming::Keep, _) => Worker::Here,
             (Claiming::Release, _) => Worker::Nobody,
-            (_, Some(own)) if change.epoch == Some(own) => {
-                if takes && taken_over {
-                    Worker::TakenOver
-                } else {
-                    Worker::Here
-                }
-            }
+            // Also of one that asks: whoever goes on from here must know.
+            (_, Some(own)) if change.epoch == Some(own) && taken_over => Worker::TakenOver,
+            (_, Some(own)) if change.epoch == Some(own) => Worker::Here,
             (_, Some(other)) if self.sessions.contains(&other) => {
                 self.outbox.touched(other, write.id());
                 Worker::Elsewhere
