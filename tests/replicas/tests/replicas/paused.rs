@@ -8,6 +8,8 @@ use test_replicas::{
     stop::Stop,
 };
 
+use tokio::time::sleep;
+
 use crate::{
     process::Replica,
     until,
@@ -19,6 +21,9 @@ const UNDONE: Duration = Duration::from_secs(30);
 
 /// What came late is looked for after so long and a session more: until then the test has to bring it about.
 const CALL_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// How late what is late comes: when nobody who looks at once sees it any more.
+const LATE: Duration = Duration::from_secs(2);
 
 /// The one that is paused is `a`; the others are asked by name.
 async fn world() -> World {
@@ -101,6 +106,7 @@ pub(crate) async fn about_to_call() {
     assert_eq!(ended(&b, slept).await, "done");
     assert_eq!(ended(&b, woken).await, "superseded");
     assert_eq!(world.provider.thing("slept").unwrap().phase, Phase::Zero);
+    sleep(LATE).await;
     let calls = world.provider.arrived().len();
     a.go_on();
     until("the late call arrives", || async {
@@ -143,16 +149,17 @@ pub(crate) async fn calls_under_way() {
     assert!(world.look("to-go").await.is_none());
     let things: Vec<_> = world.provider.things().into_iter().map(|thing| thing.id.to_string()).collect();
     assert_eq!(things, ["to-run"], "nothing of the others was ever made");
+    sleep(LATE).await;
     drop(held);
-    // The calls act, and then the caller comes back too.
     until("the late calls have acted", || async { (world.provider.made().len() == 3).then_some(()) }).await;
-    a.go_on();
+    // By the others alone: the one that made the calls would look again by itself.
     until_phase(&world, "to-sleep", Phase::Zero).await;
     until("what is gone is gone again", || async {
         (world.provider.thing("to-go").is_none() && world.provider.data() == 2).then_some(())
     })
     .await;
     until_phase(&world, "to-run", Phase::Running).await;
+    a.go_on();
     goes_on(&world, &a).await;
     world.exactly(&["to-sleep".into(), "to-run".into(), "afterwards".into()]).await;
 }
