@@ -159,7 +159,7 @@ async fn queries(store: &dyn Store) -> Result<(), StoreError> {
     let in_cell = of(InstanceFilter { cell: Some(cell.clone()), ..InstanceFilter::default() });
     let asleep = of(InstanceFilter { phase: Some(Phase::Zero), ..InstanceFilter::default() });
     let parked = of(InstanceFilter { parked: Some(true), ..InstanceFilter::default() });
-    let of_tenant = (InstanceFilter { tenant: Some(tenant.clone()), ..InstanceFilter::default() }, None);
+    let of_tenant = InstanceFilter { tenant: Some(tenant.clone()), ..InstanceFilter::default() };
     macro_rules! time {
         ($what:literal, $query:expr) => {{
             let mut times = Vec::new();
@@ -177,7 +177,7 @@ async fn queries(store: &dyn Store) -> Result<(), StoreError> {
     time!("100 of a cell", store.instances(&in_cell.0, in_cell.1.as_ref(), 100));
     time!("100 that sleep", store.instances(&asleep.0, asleep.1.as_ref(), 100));
     time!("those that are parked: none", store.instances(&parked.0, parked.1.as_ref(), 100));
-    time!("those of a tenant: 10", store.instances(&of_tenant.0, None, 100));
+    time!("those of a tenant: 10", store.instances(&of_tenant, None, 100));
     time!("what is due in a cell: nothing", store.claim(&claim));
     time!("when something is due next", store.next_due(&cell, Timestamp::from_unix_ms(0)));
     time!("makings to be looked for", store.claim_incarnations(epoch, &cell, Timestamp::from_unix_ms(0), 64));

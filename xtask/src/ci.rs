@@ -19,7 +19,9 @@ const STEPS: &[Step] = &[
     Step { name: "format", run: || cargo_run(&["fmt", "--all", "--check"]) },
     Step {
         name: "clippy, every target",
-        run: || cargo_run(&["clippy", "--workspace", "--all-targets", "--features", EVERYTHING, "--", "-D", "warnings"]),
+        run: || {
+            cargo_run(&["clippy", "--workspace", "--all-targets", "--features", EVERYTHING, "--", "-D", "warnings"])
+        },
     },
     Step {
         name: "clippy, provisioner-core without default features",

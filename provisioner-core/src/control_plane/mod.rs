@@ -44,8 +44,9 @@ const SLO_SAMPLES: usize = 10_000;
 /// All verbs answer [`NotFound`](ErrorKind::NotFound) for an instance that is not there,
 /// [`Conflict`](ErrorKind::Conflict) for what contradicts the instance's state or the expected revision,
 /// [`InvalidSpec`](ErrorKind::InvalidSpec) naming the field, [`CellMissing`](ErrorKind::CellMissing) when the instance's
-/// cell is not configured, and [`StoreFull`](ErrorKind::StoreFull) or [`Unavailable`](ErrorKind::Unavailable) when the
-/// store could not take the request: then nothing was accepted.
+/// cell is not configured, and [`StoreFull`](ErrorKind::StoreFull) when the store has no room: then nothing was accepted.
+/// [`Unavailable`](ErrorKind::Unavailable) when the store did not answer: its source says when nothing was written; else the
+/// request may have been accepted all the same, and asking again with the same key tells.
 ///
 /// # Cancellation
 /// A verb whose future is dropped was accepted or was not; with an idempotency key, asking again tells.

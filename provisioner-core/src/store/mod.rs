@@ -37,7 +37,7 @@ pub use sharing::{Ask, Claiming, Session, Signal, Submitted, Taken, Worker};
 pub use sqlite::{CommitMode, SqliteStore};
 
 use crate::{
-    error::{Error, ErrorKind},
+    error::{Effect, Error, ErrorKind},
     types::{
         CellName, ControlPlaneId, DataId, Generation, HostName, IdempotencyKey, Incarnation, InstanceId, InstanceSpec,
         OperationId, Phase, TenantId, Timestamp,
@@ -109,7 +109,9 @@ impl StoreError {
             Self::CellFull { .. } => ErrorKind::QuotaExceeded,
             Self::Failed(_) => ErrorKind::Unavailable,
         };
-        Error::new(kind, operation).with_source(self)
+        // Of what did not answer nobody knows, unless it is said further down.
+        let effect = if matches!(self, Self::Failed(_)) { Effect::Unknown } else { Effect::None };
+        Error::new(kind, operation).with_effect(effect).with_source(self)
     }
 }
 
