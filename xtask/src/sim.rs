@@ -6,8 +6,10 @@ use crate::{
 };
 
 /// What CI runs: many small fleets for some minutes, another seed each time, and one of thousands.
-const IN_CI: &[&[&str]] =
-    &[&["--seeds", "100000", "--instances", "200", "--minutes", "2"], &["--seeds", "2", "--instances", "2000"]];
+const IN_CI: &[&[&str]] = &[
+    &["--seeds", "100000", "--instances", "200", "--minutes", "2"],
+    &["--seeds", "1", "--instances", "2000", "--replicas", "1"],
+];
 /// The option that asks for an engine with a bug.
 const PLANTED: &str = "--planted";
 

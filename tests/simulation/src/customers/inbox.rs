@@ -42,6 +42,11 @@ pub(super) async fn ask(world: &Arc<World>, ledger: &Ledger, number: usize, key:
         };
         if let Ok(found) = found {
             let found = found.operation();
+            // It waits in the inbox, and nobody has judged it yet.
+            if found.state == OperationState::Pending && found.fingerprint.is_empty() {
+                tokio::time::sleep(ASK_AGAIN).await;
+                continue;
+            }
             // What is refused was never anything else.
             if found.state == OperationState::Failed && found.fingerprint.is_empty() {
                 return world.witness.note(&format!("{number} is refused {ask:?}, by {operation}"));
