@@ -14,7 +14,7 @@ use super::{ControlPlane, NewInstance, Request, accept::Ask, origin::Origin};
 use crate::{
     error::{Chain, Error, ErrorKind, Result},
     store::{Change, EventKind, NewEvent, Operation, OperationState, StoreError, Submitted, Verb},
-    types::{CellName, DataDisposition, DataId, Hold, InstanceId, InstanceSpec, Reason, Revision, TenantId},
+    types::{CellName, DataDisposition, DataId, Hold, InstanceId, InstanceSpec, Revision, TenantId},
 };
 
 /// How many requests are taken at a time.
@@ -29,16 +29,11 @@ pub(super) async fn serve(plane: ControlPlane) {
         return;
     }
     while !engine.cancel.is_cancelled() {
-        let all = std::panic::AssertUnwindSafe(take_in(&plane)).catch_unwind().await;
-        let again = match all {
-            Ok(Ok(taken)) if taken > 0 => continue,
-            Ok(Ok(_)) => None,
-            Ok(Err(error)) => {
+        let again = match take_in(&plane).await {
+            Ok(taken) if taken > 0 => continue,
+            Ok(_) => None,
+            Err(error) => {
                 warn!(error = %Chain(&error), "could not take in all requests of the inbox; trying again");
-                Some(PAUSE)
-            }
-            Err(_) => {
-                error!("taking in a request of the inbox ended with a panic; trying again");
                 Some(PAUSE)
             }
         };
@@ -70,8 +65,18 @@ async fn take_in(plane: &ControlPlane) -> Result<usize> {
         error.into_error("take in")
     })?;
     let count = requests.len();
-    // Each is of another instance.
-    for answered in futures::future::join_all(requests.into_iter().map(|request| answer(plane, request))).await {
+    // Each is of another instance, and none waits for another one's sake.
+    let answers = requests.into_iter().map(|request| {
+        let instance = request.instance.clone();
+        let answer = std::panic::AssertUnwindSafe(answer(plane, request)).catch_unwind();
+        async move {
+            answer.await.unwrap_or_else(|_| {
+                error!(%instance, "taking in a request of the inbox ended with a panic");
+                Err(Error::new(ErrorKind::Internal, "take in").with_instance(&instance).with_message("it panicked"))
+            })
+        }
+    });
+    for answered in futures::future::join_all(answers).await {
         answered?;
     }
     Ok(count)
@@ -201,7 +206,7 @@ impl Asked {
 
         let verb = submitted.ask.verb;
         let id = &submitted.instance;
-        let parameters = &submitted.ask.parameters;
+        let parameters = submitted.ask.parameters.as_ref().map_err(|why| unreadable(verb, id, "parameters", why))?;
         Ok(Self::Of(match verb {
             Verb::Create => {
                 let Create { tenant, spec, cell, data } = read(verb, id, parameters)?;
@@ -227,11 +232,11 @@ impl Asked {
 fn read<T: DeserializeOwned>(verb: Verb, id: &InstanceId, parameters: &Value) -> Result<T> {
     serde_path_to_error::deserialize(parameters).map_err(|error| {
         let path = error.path().to_string();
-        let field = if path == "." { "parameters".to_owned() } else { path };
-        let problem = Reason::new("parameters", error.inner().to_string());
-        Error::new(ErrorKind::InvalidSpec, verb.as_str())
-            .with_instance(id)
-            .with_field(field)
-            .with_message(problem.message)
+        let field = if matches!(path.as_str(), "." | "?") { "parameters" } else { &path };
+        unreadable(verb, id, field, &error.inner().to_string())
     })
+}
+
+fn unreadable(verb: Verb, id: &InstanceId, field: &str, why: &str) -> Error {
+    Error::new(ErrorKind::InvalidSpec, verb.as_str()).with_instance(id).with_field(field).with_message(why)
 }

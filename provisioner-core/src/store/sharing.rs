@@ -128,6 +128,7 @@ impl Submitted {
 pub struct Ask {
     /// What to do.
     pub verb: Verb,
-    /// What the verb needs: an object.
-    pub parameters: serde_json::Value,
+    /// What the verb needs, an object; or why what the caller wrote cannot be read. The request is refused for that, so that it
+    /// keeps nobody else up.
+    pub parameters: Result<serde_json::Value, String>,
 }

@@ -48,6 +48,10 @@ impl Replicas {
 
     /// Puts a request into the inbox, and tells its operation.
     fn submit(&self, name: &str, verb: Verb, parameters: Value, key: Option<&str>) -> OperationId {
+        self.submit_read(name, verb, Ok(parameters), key)
+    }
+
+    fn submit_read(&self, name: &str, verb: Verb, parameters: Result<Value, String>, key: Option<&str>) -> OperationId {
         let operation = Random::from_os().operation_id(Timestamp::from_unix_ms(0));
         self.store.submit(Submitted {
             number: 0,
@@ -249,6 +253,11 @@ async fn a_request_of_the_inbox_that_is_refused_is_an_operation_that_failed() {
         let told = |what: &EventKind| matches!(what, EventKind::Refused { operation: of, .. } if *of == operation);
         assert!(events.iter().any(|event| told(&event.event.what)), "{verb:?}");
     }
+    let unreadable = replicas.submit_read("acme", Verb::Wake, Err("number out of range".into()), None);
+    let (state, failure) = replicas.end_of(&unreadable).await;
+    let failure = failure.unwrap_or_default();
+    let is_told = failure.contains("parameters") && failure.contains("number out of range");
+    assert!(state == OperationState::Failed && is_told, "{failure}");
     // A key that another request has used.
     let first = replicas.submit("one", Verb::Create, json!({"tenant": "Acme Inc.", "spec": spec}), Some("k"));
     assert_eq!(replicas.end_of(&first).await.0, OperationState::Done);

@@ -11,6 +11,7 @@ tests! { TESTS:
     the_same_key_is_the_same_request_for_24_hours,
     of_two_at_once_with_one_key_both_get_one_operation,
     what_cannot_be_right_is_refused_and_named,
+    what_cannot_be_read_keeps_nobody_else_up,
     a_caller_needs_the_right_to_execute_and_no_other,
     an_operation_is_named_as_all_are,
 }
@@ -114,6 +115,7 @@ async fn what_cannot_be_right_is_refused_and_named(schema: &TestSchema) {
         ("parameters", "'wake', 'a', NULL, 'me'"),
         ("actor", "'wake', 'a', '{}', ''"),
         ("actor", "'wake', 'a', '{}', ' '"),
+        ("actor", "'wake', 'a', '{}', U&' \\3000\\00A0\\2009'"),
         ("actor", "'wake', 'a', '{}', NULL"),
         ("actor", "'wake', 'a', '{}', E'a\\tb'"),
         ("actor", "'wake', 'a', '{}', U&'a\\202Eb'"),
@@ -135,6 +137,21 @@ async fn what_cannot_be_right_is_refused_and_named(schema: &TestSchema) {
     );
     client.query_one(&longest, &[]).await.expect("as long as it may be");
     assert_eq!(store.inbox(epoch, 9).await.unwrap().len(), 1);
+}
+
+async fn what_cannot_be_read_keeps_nobody_else_up(schema: &TestSchema) {
+    let (store, epoch, client) = open(schema).await;
+    let deep = format!("{}1{}", r#"{"a":"#.repeat(200), "}".repeat(200));
+    for (name, parameters) in [("large", r#"{"number": 1e400}"#), ("deep", &deep), ("good", "{}")] {
+        let query = "SELECT submit('wake', $1, $2::text::jsonb, 'somebody')";
+        client.query_one(query, &[&name, &parameters]).await.unwrap();
+    }
+    // Nobody can write past the function but the owner.
+    client.batch_execute("UPDATE inbox SET actor = '' WHERE instance = 'good'").await.unwrap();
+    submit(&client, "another", None).await.unwrap();
+    let found = store.inbox(epoch, 9).await.unwrap();
+    let read: Vec<_> = found.iter().map(|found| (found.instance.as_str(), found.ask.parameters.is_ok())).collect();
+    assert_eq!(read, [("large", false), ("deep", false), ("another", true)]);
 }
 
 async fn a_caller_needs_the_right_to_execute_and_no_other(schema: &TestSchema) {

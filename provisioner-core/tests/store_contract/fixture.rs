@@ -38,7 +38,7 @@ impl Inbox {
                     number: 0,
                     operation: operation.clone(),
                     instance: id(instance),
-                    ask: Ask { verb, parameters },
+                    ask: Ask { verb, parameters: Ok(parameters) },
                     actor: Actor::new("signup").unwrap(),
                     reason: Some("wanted".into()),
                     key: with_key.map(key),

@@ -37,7 +37,7 @@ async fn a_request_is_there_as_it_was_put_there(store: Arc<dyn Store>, inbox: In
         number: found.number,
         operation,
         instance: id("a"),
-        ask: Ask { verb: Verb::Suspend, parameters: serde_json::json!({"number": 1, "text": "ümläut"}) },
+        ask: Ask { verb: Verb::Suspend, parameters: Ok(serde_json::json!({"number": 1, "text": "ümläut"})) },
         actor: Actor::new("signup").unwrap(),
         reason: Some("wanted".into()),
         key: Some(key("k")),

@@ -15,7 +15,10 @@ use super::{
     read,
     rows::{self, RECORD_COLUMNS, RECORD_SPECS, REQUEST_COLUMNS},
 };
-use crate::types::{CellName, InstanceId, Timestamp};
+use crate::{
+    error::Chain,
+    types::{CellName, InstanceId, Timestamp},
+};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -160,7 +163,10 @@ pub(super) async fn inbox(readers: &Readers, epoch: u64, limit: usize) -> Result
          SELECT {REQUEST_COLUMNS} FROM own LEFT JOIN free ON true ORDER BY number"
     );
     let rows = readers.query(&query, &[&clamp(epoch), &clamp(limit)]).await?;
-    own(&rows)?.into_iter().map(|row| rows::request(row, 0)).collect()
+    let requests = own(&rows)?.into_iter().map(|row| rows::request(row, 0));
+    // One that somebody wrote past the function must not keep all the others up.
+    let told = |error: &StoreError| tracing::error!(error = %Chain(error), "a request in the inbox is passed over");
+    Ok(requests.filter_map(|request| request.inspect_err(told).ok()).collect())
 }
 
 /// The rows that a session found, which are one without content when it found none, and none when it is not in force.

@@ -18,6 +18,8 @@ DECLARE
     now_ms CONSTANT bigint := floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint;
     kept_ms CONSTANT bigint := 24 * 3600 * 1000;
     misleading CONSTANT text := '[\x01-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]';
+    -- Anything but white space, of which Unicode has more than the server's classes know in every locale.
+    visible CONSTANT text := '[^\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]';
     operation_id CONSTANT text := lpad(to_hex(now_ms), 12, '0')
         || right(replace(gen_random_uuid()::text, '-', ''), 12) || left(replace(gen_random_uuid()::text, '-', ''), 8);
     holder record;
@@ -36,7 +38,7 @@ BEGIN
         RAISE EXCEPTION 'parameters: expected a JSON object, found %',
             coalesce(jsonb_typeof(submit.parameters), 'null') USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    IF submit.actor IS NULL OR btrim(submit.actor, E' \t\n\r') = '' OR length(submit.actor) > 128
+    IF submit.actor IS NULL OR submit.actor !~ visible OR length(submit.actor) > 128
         OR submit.actor ~ misleading
     THEN
         RAISE EXCEPTION 'actor: expected 1 to 128 characters without control characters'

@@ -77,5 +77,5 @@ fn asked(world: &World, number: usize, ask: &Ask) -> store::Ask {
         Ask::Destroy(data) => (Verb::Destroy, json!({"data": data})),
         Ask::Retry => (Verb::Retry, json!({})),
     };
-    store::Ask { verb, parameters }
+    store::Ask { verb, parameters: Ok(parameters) }
 }
