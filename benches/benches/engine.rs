@@ -4,53 +4,26 @@
 
 use std::{path::Path, sync::Arc, time::Instant};
 
-use benches::{Bare, RecordingStore, Samples, empty_copy, heading, row};
+use benches::{
+    Bare, CALLERS, RecordingStore, Samples, by, empty_copy, heading, large_spec, live_all, row, sign_up_all,
+};
 use provisioner_core::{
     Cell, ControlPlane, Result,
-    control_plane::{NewInstance, Request},
     memory::{MemoryConfig, MemoryProvisioner},
-    store::{Change, CommitMode, OperationState, SqliteStore, Store},
-    types::{
-        Actor, CellName, ControlPlaneId, DataDisposition, InstanceId, InstanceSpec, TenantId, VariableName, Workload,
-    },
+    store::{Change, CommitMode, SqliteStore, Store},
+    types::{CellName, ControlPlaneId},
 };
-
-/// Callers at once.
-const CALLERS: usize = 256;
-/// Instances that each caller takes through their life.
-const LIVES: usize = 12;
-/// Sign-ups that each caller makes.
-const SIGN_UPS: usize = 80;
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         println!("{CALLERS} callers at once, specs of {} bytes, two lines: what was measured, and its floor\n", {
-            serde_json::to_vec(&spec("1.0")).expect("a spec is JSON").len()
+            serde_json::to_vec(&large_spec("1.0")).expect("a spec is JSON").len()
         });
         heading(&["what", "a second", "p50 / p99", "changes a transaction", "bare, same batches", "times the floor"]);
         steps().await.expect("the benchmark ran");
         sign_ups().await.expect("the benchmark ran");
     });
-}
-
-fn spec(version: &str) -> InstanceSpec {
-    let mut spec = InstanceSpec::new(Workload::new(version).with_command(["/usr/bin/product", "--serve"]));
-    let name = VariableName::new("CONFIGURATION").expect("a name");
-    spec.environment.insert(name, "x".repeat(600));
-    spec
-}
-
-fn by() -> Request {
-    Request::by(Actor::new("bench").expect("a name"))
-}
-
-fn id(caller: usize, number: usize) -> InstanceId {
-    InstanceId::new(format!("i-{caller}-{number}")).expect("a label")
-}
-
-fn new(caller: usize, number: usize) -> NewInstance {
-    NewInstance::new(id(caller, number), TenantId::new(format!("tenant {caller}")).expect("a name"), spec("1.0"))
 }
 
 struct Bench {
@@ -75,55 +48,18 @@ impl Bench {
     }
 }
 
-/// Runs what one caller does for all of them at once, and puts the times together.
-async fn all_callers<F>(plane: &ControlPlane, one: impl Fn(ControlPlane, usize) -> F) -> Result<Samples>
-where
-    F: Future<Output = Result<Samples>> + Send + 'static,
-{
-    let callers: Vec<_> = (0..CALLERS).map(|caller| tokio::spawn(one(plane.clone(), caller))).collect();
-    let mut samples = Samples::default();
-    for caller in callers {
-        samples.extend(caller.await.expect("a caller does not panic")?);
-    }
-    Ok(samples)
-}
-
 /// Whole lives: create, sleep, wake, update, destroy, each waited for.
 async fn steps() -> Result<()> {
     let bench = Bench::start().await?;
     let before = bench.transactions.transactions();
     let began = Instant::now();
-    let samples = all_callers(&bench.plane, |plane, caller| async move {
-        let mut samples = Samples::default();
-        for number in 0..LIVES {
-            live(&plane, caller, number, &mut samples).await?;
-        }
-        Ok(samples)
-    })
-    .await?;
+    let samples = live_all(std::slice::from_ref(&bench.plane)).await?;
     let took = began.elapsed();
     let transactions = bench.transactions.transactions() - before;
     bench.plane.shutdown().await?;
     let changes = bench.store.take();
     let steps = changes.iter().filter(|change| change.operations.is_empty()).count();
     print("engine: durable steps", steps, &changes, took, transactions, &samples, bench.folder.path());
-    Ok(())
-}
-
-async fn live(plane: &ControlPlane, caller: usize, number: usize, samples: &mut Samples) -> Result<()> {
-    let id = id(caller, number);
-    for verb in 0..5 {
-        let began = Instant::now();
-        let operation = match verb {
-            0 => plane.create(new(caller, number), by()).await?,
-            1 => plane.sleep(&id, by()).await?,
-            2 => plane.wake(&id, by()).await?,
-            3 => plane.update(&id, spec("2.0"), by()).await?,
-            _ => plane.destroy(&id, DataDisposition::Delete, by()).await?,
-        };
-        assert_eq!(operation.wait().await?.state, OperationState::Done);
-        samples.push(began.elapsed());
-    }
     Ok(())
 }
 
@@ -134,16 +70,7 @@ async fn sign_ups() -> Result<()> {
     let _ = bench.store.take();
     let before = bench.transactions.transactions();
     let began = Instant::now();
-    let samples = all_callers(&bench.plane, |plane, caller| async move {
-        let mut samples = Samples::default();
-        for number in 0..SIGN_UPS {
-            let began = Instant::now();
-            plane.create(new(caller, number), by()).await?;
-            samples.push(began.elapsed());
-        }
-        Ok(samples)
-    })
-    .await?;
+    let samples = sign_up_all(std::slice::from_ref(&bench.plane)).await?;
     let took = began.elapsed();
     let transactions = bench.transactions.transactions() - before;
     bench.plane.shutdown().await?;

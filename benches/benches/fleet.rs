@@ -2,25 +2,15 @@
 //!
 //! `cargo bench -p benches --bench fleet`
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
-use benches::{cpu_time, heading, resident_mib, row};
-use futures::{StreamExt, stream};
+use benches::{AT_REST, cpu_time, fleet_cell, heading, one_more, resident_mib, row};
 use provisioner_core::{
-    Cell, ControlPlane, Result,
-    control_plane::{NewInstance, Request},
+    ControlPlane, Result,
     memory::{MemoryConfig, MemoryProvisioner},
     store::{CommitMode, SqliteStore, Store},
-    types::{Actor, CellName, ControlPlaneId, InstanceId, InstanceSpec, TenantId, VariableName, Workload},
+    types::ControlPlaneId,
 };
-
-/// Instances.
-const FLEET: usize = 100_000;
-/// For how long the fleet is watched doing nothing.
-const AT_REST: Duration = Duration::from_secs(20);
 
 fn main() {
     // A process of its own for the start that is measured: memory that the filling took is not counted.
@@ -29,7 +19,7 @@ fn main() {
         return;
     }
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-    run(fill(folder.path().to_owned()));
+    run(fill_store(folder.path().to_owned()));
     let this = std::env::current_exe().expect("a program knows where it is");
     let status = std::process::Command::new(this).env("BENCH_FLEET", folder.path()).status().expect("it starts again");
     assert!(status.success(), "the start was measured");
@@ -45,42 +35,14 @@ async fn open(folder: &std::path::Path) -> Result<Arc<SqliteStore>> {
     opened.map_err(|error| error.into_error("open"))
 }
 
-fn cell(provider: &MemoryProvisioner) -> Result<Cell> {
-    Ok(Cell::new(CellName::new("memory")?, Arc::new(provider.clone())).with_calls_max(256))
-}
-
-fn by() -> Request {
-    Request::by(Actor::new("bench").expect("a name"))
-}
-
-fn spec() -> Result<InstanceSpec> {
-    let mut spec = InstanceSpec::new(Workload::new("1.0").with_command(["/usr/bin/product"]));
-    spec.environment.insert(VariableName::new("CONFIGURATION")?, "x".repeat(600));
-    Ok(spec)
-}
-
 /// Signs them all up and puts them to sleep.
-async fn fill(folder: std::path::PathBuf) -> Result<()> {
+async fn fill_store(folder: std::path::PathBuf) -> Result<()> {
     let store = open(&folder).await?;
     let plane = ControlPlane::builder(store as Arc<dyn Store>)
-        .cell(cell(&MemoryProvisioner::new(MemoryConfig::default()))?)
+        .cell(fleet_cell(&MemoryProvisioner::new(MemoryConfig::default())))
         .start()
         .await?;
-    let spec = spec()?;
-    let began = Instant::now();
-    stream::iter(0..FLEET)
-        .for_each_concurrent(256, |number| {
-            let (plane, spec) = (plane.clone(), spec.clone());
-            async move {
-                let id = InstanceId::new(format!("i-{number}")).expect("a label");
-                let tenant = TenantId::new(format!("tenant {number}")).expect("a name");
-                let made = plane.create(NewInstance::new(id.clone(), tenant, spec), by()).await.expect("accepted");
-                made.wait().await.expect("made");
-                plane.sleep(&id, by()).await.expect("accepted").wait().await.expect("asleep");
-            }
-        })
-        .await;
-    println!("{FLEET} instances signed up and asleep in {:.1} s\n", began.elapsed().as_secs_f64());
+    benches::fill(&plane).await;
     plane.shutdown().await
 }
 
@@ -91,10 +53,8 @@ async fn start(folder: std::path::PathBuf) -> Result<()> {
     let began = Instant::now();
     let store = open(&folder).await?;
     let opened = began.elapsed();
-    let plane = ControlPlane::builder(store as Arc<dyn Store>).cell(cell(&provider)?).start().await?;
-    let id = InstanceId::new("fresh")?;
-    let new = NewInstance::new(id, TenantId::new("tenant")?, spec()?);
-    plane.create(new, by()).await?.wait().await?;
+    let plane = ControlPlane::builder(store as Arc<dyn Store>).cell(fleet_cell(&provider)).start().await?;
+    one_more(&plane).await?;
     let started = began.elapsed();
     let (calls, cpu) = (provider.calls().values().sum::<u64>(), cpu_time());
     tokio::time::sleep(AT_REST).await;

@@ -8,24 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use benches::{RecordingStore, Samples, heading, row, write_bare};
+use benches::{CALLERS, RecordingStore, Samples, by, heading, large_spec, live_all, row, sign_up_all, write_bare};
 use provisioner_core::{
-    Cell, ControlPlane, Result,
-    control_plane::{NewInstance, Request},
+    Cell, ControlPlane,
     memory::{MemoryConfig, MemoryProvisioner},
-    store::{Change, OperationState, PostgresConfig, PostgresStore, Store},
-    types::{
-        Actor, CellName, ControlPlaneId, DataDisposition, InstanceId, InstanceSpec, TenantId, VariableName, Workload,
-    },
+    store::{Change, PostgresConfig, PostgresStore, Store},
+    types::{CellName, ControlPlaneId},
 };
 use test_peers::postgres::{Durability, Server};
-
-/// Callers at once, of all replicas together.
-const CALLERS: usize = 256;
-/// Instances that each caller takes through their life.
-const LIVES: usize = 12;
-/// Sign-ups that each caller makes.
-const SIGN_UPS: usize = 80;
 
 fn main() {
     let (url, _server) = match std::env::var("DATABASE_URL") {
@@ -38,7 +28,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         println!("{CALLERS} callers at once, specs of {} bytes\n", {
-            serde_json::to_vec(&spec("1.0")).expect("a spec is JSON").len()
+            serde_json::to_vec(&large_spec("1.0")).expect("a spec is JSON").len()
         });
         heading(&["what", "a second", "p50 / p99", "changes a transaction", "bare, same batches", "times the floor"]);
         for replicas in 1..=3 {
@@ -48,25 +38,6 @@ fn main() {
             sign_ups(&url, replicas).await;
         }
     });
-}
-
-fn spec(version: &str) -> InstanceSpec {
-    let mut spec = InstanceSpec::new(Workload::new(version).with_command(["/usr/bin/product", "--serve"]));
-    let name = VariableName::new("CONFIGURATION").expect("a name");
-    spec.environment.insert(name, "x".repeat(600));
-    spec
-}
-
-fn by() -> Request {
-    Request::by(Actor::new("bench").expect("a name"))
-}
-
-fn id(caller: usize, number: usize) -> InstanceId {
-    InstanceId::new(format!("i-{caller}-{number}")).expect("a label")
-}
-
-fn new(caller: usize, number: usize) -> NewInstance {
-    NewInstance::new(id(caller, number), TenantId::new(format!("tenant {caller}")).expect("a name"), spec("1.0"))
 }
 
 /// Replicas, each with a store and connections of its own, over one provider.
@@ -98,21 +69,6 @@ impl Bench {
 
     fn take(&self) -> Vec<Change> {
         self.stores.iter().flat_map(|(store, _)| store.take()).collect()
-    }
-
-    /// Runs what one caller does for all of them at once, each at the replica whose turn it is.
-    async fn all_callers<F>(&self, one: impl Fn(ControlPlane, usize) -> F) -> Samples
-    where
-        F: Future<Output = Result<Samples>> + Send + 'static,
-    {
-        let replicas = self.planes.len();
-        let callers: Vec<_> =
-            (0..CALLERS).map(|caller| tokio::spawn(one(self.planes[caller % replicas].clone(), caller))).collect();
-        let mut samples = Samples::default();
-        for caller in callers {
-            samples.extend(caller.await.expect("a caller does not panic").expect("every request succeeds"));
-        }
-        samples
     }
 
     async fn stop(&self) {
@@ -173,37 +129,12 @@ async fn steps(url: &str, replicas: usize) {
     let before = bench.transactions();
     let _ = bench.take();
     let began = Instant::now();
-    let samples = bench
-        .all_callers(|plane, caller| async move {
-            let mut samples = Samples::default();
-            for number in 0..LIVES {
-                live(&plane, caller, number, &mut samples).await?;
-            }
-            Ok(samples)
-        })
-        .await;
+    let samples = live_all(&bench.planes).await.expect("every request succeeds");
     let (took, transactions, changes) = (began.elapsed(), bench.transactions() - before, bench.take());
     bench.stop().await;
     let steps = changes.iter().filter(|change| change.operations.is_empty()).count();
     bench.print("engine: durable steps", steps, &changes, took, transactions, &samples).await;
     drop_schema(url, &schema).await;
-}
-
-async fn live(plane: &ControlPlane, caller: usize, number: usize, samples: &mut Samples) -> Result<()> {
-    let id = id(caller, number);
-    for verb in 0..5 {
-        let began = Instant::now();
-        let operation = match verb {
-            0 => plane.create(new(caller, number), by()).await?,
-            1 => plane.sleep(&id, by()).await?,
-            2 => plane.wake(&id, by()).await?,
-            3 => plane.update(&id, spec("2.0"), by()).await?,
-            _ => plane.destroy(&id, DataDisposition::Delete, by()).await?,
-        };
-        assert_eq!(operation.wait().await?.state, OperationState::Done);
-        samples.push(began.elapsed());
-    }
-    Ok(())
 }
 
 /// Sign-ups alone: the engine is frozen.
@@ -217,17 +148,7 @@ async fn sign_ups(url: &str, replicas: usize) {
     let _ = bench.take();
     let before = bench.transactions();
     let began = Instant::now();
-    let samples = bench
-        .all_callers(|plane, caller| async move {
-            let mut samples = Samples::default();
-            for number in 0..SIGN_UPS {
-                let began = Instant::now();
-                plane.create(new(caller, number), by()).await?;
-                samples.push(began.elapsed());
-            }
-            Ok(samples)
-        })
-        .await;
+    let samples = sign_up_all(&bench.planes).await.expect("every request succeeds");
     let (took, transactions, changes) = (began.elapsed(), bench.transactions() - before, bench.take());
     bench.stop().await;
     bench.print("sign-ups accepted, workers idle", changes.len(), &changes, took, transactions, &samples).await;

@@ -8,23 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use benches::{cpu_time, heading, resident_mib, row};
-use futures::{StreamExt, stream};
+use benches::{AT_REST, FLEET, cpu_time, fleet_cell, fleet_id, fleet_tenant, heading, one_more, resident_mib, row};
 use provisioner_core::{
-    Cell, ControlPlane, Result,
-    control_plane::{NewInstance, Request},
+    ControlPlane, Result,
     memory::{MemoryConfig, MemoryProvisioner},
     store::{Claim, InstanceFilter, Lane, PostgresConfig, PostgresStore, Store, StoreError},
-    types::{
-        Actor, CellName, ControlPlaneId, InstanceId, InstanceSpec, Phase, TenantId, Timestamp, VariableName, Workload,
-    },
+    types::{CellName, ControlPlaneId, Phase, Timestamp},
 };
 use test_peers::postgres::{Durability, Server};
 
-/// Instances.
-const FLEET: usize = 100_000;
-/// For how long the fleet is watched doing nothing.
-const AT_REST: Duration = Duration::from_secs(20);
 /// How often each query is asked; the middle one counts.
 const ASKED: usize = 21;
 
@@ -41,7 +33,7 @@ fn main() {
             (server.url().to_owned(), Some(server))
         }
     };
-    run(fill(&url));
+    run(fill_store(&url));
     let this = std::env::current_exe().expect("a program knows where it is");
     let status = std::process::Command::new(this).env("BENCH_FLEET", &url).status().expect("it starts again");
     assert!(status.success(), "the start was measured");
@@ -72,44 +64,12 @@ async fn drop_all(url: &str) -> Result<()> {
     Ok(())
 }
 
-fn cell_name() -> CellName {
-    CellName::new("memory").expect("a name")
-}
-
-fn cell(provider: &MemoryProvisioner) -> Cell {
-    Cell::new(cell_name(), Arc::new(provider.clone())).with_calls_max(256)
-}
-
-fn by() -> Request {
-    Request::by(Actor::new("bench").expect("a name"))
-}
-
-fn spec() -> Result<InstanceSpec> {
-    let mut spec = InstanceSpec::new(Workload::new("1.0").with_command(["/usr/bin/product"]));
-    spec.environment.insert(VariableName::new("CONFIGURATION")?, "x".repeat(600));
-    Ok(spec)
-}
-
 /// Signs them all up and puts them to sleep.
-async fn fill(url: &str) -> Result<()> {
+async fn fill_store(url: &str) -> Result<()> {
     let store = open(url).await?;
     let provider = MemoryProvisioner::new(MemoryConfig::default());
-    let plane = ControlPlane::builder(store as Arc<dyn Store>).cell(cell(&provider)).start().await?;
-    let spec = spec()?;
-    let began = Instant::now();
-    stream::iter(0..FLEET)
-        .for_each_concurrent(256, |number| {
-            let (plane, spec) = (plane.clone(), spec.clone());
-            async move {
-                let id = InstanceId::new(format!("i-{number}")).expect("a label");
-                let tenant = TenantId::new(format!("tenant {}", number / 10)).expect("a name");
-                let made = plane.create(NewInstance::new(id.clone(), tenant, spec), by()).await.expect("accepted");
-                made.wait().await.expect("made");
-                plane.sleep(&id, by()).await.expect("accepted").wait().await.expect("asleep");
-            }
-        })
-        .await;
-    println!("{FLEET} instances signed up and asleep in {:.1} s\n", began.elapsed().as_secs_f64());
+    let plane = ControlPlane::builder(store as Arc<dyn Store>).cell(fleet_cell(&provider)).start().await?;
+    benches::fill(&plane).await;
     plane.shutdown().await?;
     client(url).await.batch_execute("VACUUM (ANALYZE)").await.expect("as the server does by itself in time");
     Ok(())
@@ -122,9 +82,8 @@ async fn start(url: &str) -> Result<()> {
     let began = Instant::now();
     let store = open(url).await?;
     let opened = began.elapsed();
-    let plane = ControlPlane::builder(Arc::clone(&store) as Arc<dyn Store>).cell(cell(&provider)).start().await?;
-    let new = NewInstance::new(InstanceId::new("fresh")?, TenantId::new("tenant")?, spec()?);
-    plane.create(new, by()).await?.wait().await?;
+    let plane = ControlPlane::builder(Arc::clone(&store) as Arc<dyn Store>).cell(fleet_cell(&provider)).start().await?;
+    one_more(&plane).await?;
     let started = began.elapsed();
     let (calls, cpu) = (provider.calls().values().sum::<u64>(), cpu_time());
     tokio::time::sleep(AT_REST).await;
@@ -148,13 +107,13 @@ async fn start(url: &str) -> Result<()> {
 }
 
 async fn queries(store: &dyn Store) -> Result<(), StoreError> {
-    let id = |number: usize| InstanceId::new(format!("i-{number}")).expect("a label");
-    let middle = id(FLEET / 2);
-    let (now, cell) = (Timestamp::from_unix_ms(i64::MAX / 2), cell_name());
+    let middle = fleet_id(FLEET / 2);
+    let now = Timestamp::from_unix_ms(i64::MAX / 2);
+    let cell = CellName::new("memory").expect("a name");
     let epoch = store.open_session("queries", now).await?.epoch;
     let claim = Claim { epoch, cell: cell.clone(), lane: Lane::Interactive, now, after: None, limit: 256 };
     let of = |filter: InstanceFilter| (filter, Some(middle.clone()));
-    let tenant = TenantId::new("tenant 5000").expect("a name");
+    let tenant = fleet_tenant(5000);
     let all = of(InstanceFilter::default());
     let in_cell = of(InstanceFilter { cell: Some(cell.clone()), ..InstanceFilter::default() });
     let asleep = of(InstanceFilter { phase: Some(Phase::Zero), ..InstanceFilter::default() });
