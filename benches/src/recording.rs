@@ -7,7 +7,7 @@ use futures::stream::BoxStream;
 use provisioner_core::{
     store::{
         CellRow, CellUsage, Change, Claim, Committed, DataRow, Event, IncarnationRow, InstanceFilter, Operation,
-        Pruned, Record, Session, Signal, Store, StoreError, Stranger, Submitted, Taken,
+        Pruned, Record, Renewal, Session, Signal, Store, StoreError, Stranger, Submitted, Taken,
     },
     types::{
         CellName, ControlPlaneId, DataId, IdempotencyKey, Incarnation, InstanceId, OperationId, Phase, TenantId,
@@ -46,7 +46,7 @@ impl<S: Store> Store for RecordingStore<S> {
     async fn open_session(&self, holder: &str, now: Timestamp) -> Result<Session, StoreError> {
         self.inner.open_session(holder, now).await
     }
-    async fn renew_session(&self, epoch: u64) -> Result<Vec<u64>, StoreError> {
+    async fn renew_session(&self, epoch: u64) -> Result<Renewal, StoreError> {
         self.inner.renew_session(epoch).await
     }
     async fn close_session(&self, epoch: u64) -> Result<(), StoreError> {

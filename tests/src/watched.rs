@@ -15,7 +15,7 @@ use provisioner_core::{
     OpContext, Provisioner, Result,
     store::{
         CellRow, CellUsage, Change, Claim, Committed, DataRow, Event, IncarnationRow, InstanceFilter, Operation,
-        Pruned, Record, Session, Signal, Store, StoreError, Stranger, Submitted, Taken,
+        Pruned, Record, Renewal, Session, Signal, Store, StoreError, Stranger, Submitted, Taken,
     },
     types::{
         Capabilities, CellName, ControlPlaneId, DataDisposition, DataId, IdempotencyKey, Incarnation, InstanceId,
@@ -116,7 +116,7 @@ impl Store for WatchedStore {
         self.inner.open_session(holder, now).await
     }
 
-    async fn renew_session(&self, epoch: u64) -> Result<Vec<u64>, StoreError> {
+    async fn renew_session(&self, epoch: u64) -> Result<Renewal, StoreError> {
         self.inner.renew_session(epoch).await
     }
 

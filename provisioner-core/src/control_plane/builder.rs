@@ -101,6 +101,10 @@ impl ControlPlaneBuilder {
         let opening = self.store.open_session(&self.holder, time.now());
         let asked_at = Instant::now();
         let session = self.seams.durably(opening).await.map_err(store_error)?;
+        let tenure = Tenure::new(session, asked_at);
+        tenure.set_clock(&*self.store).await.map_err(store_error)?;
+        // Who shares a store goes by its clock, and not by the machine's.
+        let time = tenure.clock().map_or(time, |clock| Time::starting(clock, on_record));
         let frozen = self.store.frozen().await.map_err(store_error)?;
         let known = self.store.cells().await.map_err(store_error)?;
         let is_frozen = |cell: &Cell| known.iter().any(|row| row.name == cell.name && row.drift_frozen.is_some());
@@ -115,7 +119,7 @@ impl ControlPlaneBuilder {
             seams: self.seams,
             time,
             secrets: self.secrets,
-            tenure: Tenure::new(session, asked_at),
+            tenure,
             holder: self.holder,
             frozen,
         });

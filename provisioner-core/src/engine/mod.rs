@@ -30,6 +30,7 @@ mod queue;
 mod remnants;
 mod run;
 pub(crate) mod session;
+mod shared_clock;
 pub(crate) mod sharing;
 pub(crate) mod time;
 mod upkeep;

@@ -15,16 +15,25 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 use tracing::{info, warn};
 
-use super::{Engine, sharing};
+use super::{Engine, shared_clock::SharedClock, sharing};
 use crate::{
     error::Chain,
-    store::{Session, StoreError},
+    seams::Clock,
+    store::{Renewal, Session, Store, StoreError},
+    types::Timestamp,
 };
 
 /// How often a session is renewed within the time after which it lapses.
 const RENEWALS: u32 = 4;
 /// How often that is tried within this time while the store fails.
 const TRIES: u32 = 20;
+/// What the times of two processes may differ by: what each may be off by, twice over, as a time that is off is corrected by and
+/// by (see `Time`).
+const SKEW: Duration = Duration::from_secs(1);
+/// How well a process knows the store's clock before it begins to work, unless the store is too slow to tell.
+const CLOCK_ERROR_MAX: Duration = Duration::from_millis(250);
+/// How often it asks for that.
+const CLOCK_QUESTIONS: usize = 5;
 
 /// The session in force, if there is one.
 #[derive(Debug)]
@@ -36,6 +45,7 @@ pub(crate) struct Tenure {
     calls_until: Mutex<Option<Instant>>,
     replicas: AtomicU32,
     lost: Notify,
+    clock: Option<Arc<SharedClock>>,
 }
 
 impl Tenure {
@@ -47,9 +57,42 @@ impl Tenure {
             calls_until: Mutex::default(),
             replicas: AtomicU32::new(1),
             lost: Notify::new(),
+            clock: session.now.map(|now| Arc::new(SharedClock::starting(now, asked_at))),
         };
         tenure.extend(asked_at);
         tenure
+    }
+
+    /// Asks the store for its clock until that is known well enough.
+    pub(crate) async fn set_clock(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let Some(clock) = &self.clock else { return Ok(()) };
+        for _ in 0..CLOCK_QUESTIONS {
+            if clock.error() <= CLOCK_ERROR_MAX {
+                return Ok(());
+            }
+            let asked_at = Instant::now();
+            let renewed = store.renew_session(self.epoch()).await?;
+            self.extend(asked_at);
+            self.tell_clock(renewed.now, asked_at);
+        }
+        warn!(error = ?clock.error(), "the store is slow to tell its clock, and work begins with less exact times");
+        Ok(())
+    }
+
+    /// The store's clock, where several processes share it.
+    pub(crate) fn clock(&self) -> Option<Arc<dyn Clock>> {
+        self.clock.clone().map(|clock| clock as Arc<dyn Clock>)
+    }
+
+    /// By how much this process's time may differ from that of another one that wrote a row.
+    pub(crate) fn skew(&self) -> Duration {
+        self.clock.as_ref().map_or(Duration::ZERO, |_| SKEW)
+    }
+
+    fn tell_clock(&self, now: Option<Timestamp>, asked_at: Instant) {
+        if let (Some(clock), Some(now)) = (&self.clock, now) {
+            clock.tell(now, asked_at);
+        }
     }
 
     /// The number that writes carry. Without a session it is one that the store refuses.
@@ -84,6 +127,7 @@ impl Tenure {
 
     fn begin(&self, session: Session, asked_at: Instant) {
         self.extend(asked_at);
+        self.tell_clock(session.now, asked_at);
         self.epoch.store(session.epoch, Ordering::SeqCst);
     }
 
@@ -142,8 +186,10 @@ async fn keep_once(engine: &Arc<Engine>, others: &mut Option<BTreeSet<u64>>) -> 
         engine.tasks.spawn(async move { sharing::look_everywhere(&looking).await });
         return Ok(());
     }
-    let in_force = engine.store.renew_session(epoch).await.inspect_err(|error| engine.store_error(error, epoch))?;
+    let renewed = engine.store.renew_session(epoch).await.inspect_err(|error| engine.store_error(error, epoch))?;
     engine.tenure.extend(asked_at);
+    let Renewal { in_force, now } = renewed;
+    engine.tenure.tell_clock(now, asked_at);
     engine.tenure.replicas.store(u32::try_from(in_force.len()).unwrap_or(u32::MAX).max(1), Ordering::SeqCst);
     let now: BTreeSet<u64> = in_force.into_iter().filter(|other| *other != epoch).collect();
     // Between the first look at what is due and the first renewal, one that nobody here knew of may have ended: what it worked

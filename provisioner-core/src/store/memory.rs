@@ -17,8 +17,8 @@ use tokio::sync::watch;
 use self::{due::DueIndex, sharing::Sharing};
 use super::{
     CellRow, CellUsage, Change, Claim, Committed, DataRow, Event, EventKind, IncarnationRow, IncarnationState,
-    InstanceFilter, InstanceRow, InstanceWrite, Operation, OperationState, Pruned, Record, Reservation, Session,
-    Signal, Store, StoreError, Stranger, Submitted, Taken, Verb,
+    InstanceFilter, InstanceRow, InstanceWrite, Operation, OperationState, Pruned, Record, Renewal, Reservation,
+    Session, Signal, Store, StoreError, Stranger, Submitted, Taken, Verb,
     condition::{Held, check_capacity, is_retained_for, key_is_kept},
 };
 use crate::{
@@ -340,7 +340,7 @@ impl Store for MemoryStore {
         Ok(self.state().sharing.open())
     }
 
-    async fn renew_session(&self, epoch: u64) -> Result<Vec<u64>, StoreError> {
+    async fn renew_session(&self, epoch: u64) -> Result<Renewal, StoreError> {
         self.state().sharing.renew(epoch)
     }
 

@@ -32,7 +32,7 @@ pub use rows::{
     Capacity, CellRow, CellUsage, DataRow, DataState, IncarnationRow, IncarnationState, InstanceRow, Lane,
     LiveIncarnation, Record, Reservation, Stranger,
 };
-pub use sharing::{Ask, Claiming, Session, Signal, Submitted, Taken, Worker};
+pub use sharing::{Ask, Claiming, Renewal, Session, Signal, Submitted, Taken, Worker};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{CommitMode, SqliteStore};
 
@@ -249,7 +249,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Keeps a session from lapsing, and tells the numbers of all that are in force. [`StoreError::SessionLost`] when it is not
     /// in force any more: it never comes back.
-    async fn renew_session(&self, epoch: u64) -> Result<Vec<u64>, StoreError>;
+    async fn renew_session(&self, epoch: u64) -> Result<Renewal, StoreError>;
 
     /// Ends a session, so that nobody has to wait for it to lapse, and tells the others to look for what it worked on.
     async fn close_session(&self, epoch: u64) -> Result<(), StoreError>;

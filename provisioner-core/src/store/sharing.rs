@@ -17,6 +17,18 @@ pub struct Session {
     pub epoch: u64,
     /// After how much silence it lapses, by the store's clock. None: it holds until closed, as nobody else can open the store.
     pub lapses_after: Option<Duration>,
+    /// What the store's clock showed. Processes that share the store go by it, whatever their machines' clocks show. None where
+    /// the store has no clock of its own.
+    pub now: Option<Timestamp>,
+}
+
+/// A session that goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renewal {
+    /// The numbers of all sessions in force, this one among them, ascending.
+    pub in_force: Vec<u64>,
+    /// What the store's clock showed, as in [`Session::now`].
+    pub now: Option<Timestamp>,
 }
 
 /// What a write does to the claim on its instance. Where a store is one process's, all of this is as if nobody else were there.

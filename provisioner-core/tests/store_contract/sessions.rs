@@ -61,7 +61,7 @@ async fn sessions_rise_and_hold_until_closed(store: Arc<dyn Store>) {
 async fn whoever_has_the_store_works_on_everything(store: Arc<dyn Store>) {
     assert!(store.signals().is_none());
     let one = claim(&*store).await;
-    assert_eq!(store.renew_session(one.epoch).await.unwrap(), [one.epoch]);
+    assert_eq!(store.renew_session(one.epoch).await.unwrap().in_force, [one.epoch]);
     let insert = Change { epoch: Some(one.epoch), ..insert(due("a", 1)) };
     assert_eq!(store.commit(insert).await.unwrap().worker, Worker::Here);
     let keep = Change { epoch: Some(one.epoch), claiming: Claiming::Keep, ..update(due("a", 1), 1) };

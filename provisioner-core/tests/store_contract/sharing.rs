@@ -55,9 +55,9 @@ async fn sessions_of_several_are_in_force_side_by_side(store: Arc<dyn Store>) {
     for (epoch, name) in [(one.epoch, "a"), (two.epoch, "b")] {
         store.commit(by(epoch, Claiming::Take, insert(row(name)))).await.unwrap();
     }
-    assert_eq!(store.renew_session(one.epoch).await.unwrap(), [one.epoch, two.epoch]);
+    assert_eq!(store.renew_session(one.epoch).await.unwrap().in_force, [one.epoch, two.epoch]);
     store.close_session(one.epoch).await.unwrap();
-    assert_eq!(store.renew_session(two.epoch).await.unwrap(), [two.epoch]);
+    assert_eq!(store.renew_session(two.epoch).await.unwrap().in_force, [two.epoch]);
     assert!(matches!(store.renew_session(one.epoch).await, Err(StoreError::SessionLost)));
     let late = by(one.epoch, Claiming::Leave, insert(row("c")));
     assert!(matches!(store.commit(late).await, Err(StoreError::SessionLost)));
@@ -201,7 +201,7 @@ async fn a_session_that_is_not_renewed_lapses_and_its_work_is_taken_over(store: 
     let two = claim(&*store).await;
     let over = async {
         // Asking keeps only the one who asks.
-        while store.renew_session(two.epoch).await.unwrap().contains(&one.epoch) {
+        while store.renew_session(two.epoch).await.unwrap().in_force.contains(&one.epoch) {
             tokio::time::sleep(lapses_after / 20).await;
         }
     };

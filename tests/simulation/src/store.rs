@@ -11,7 +11,7 @@ use provisioner_core::{
     seams::Random,
     store::{
         CellRow, CellUsage, Change, Claim, Committed, DataRow, Event, IncarnationRow, InstanceFilter, Operation,
-        Pruned, Record, Session, Signal, Store, StoreError, Stranger, Submitted, Taken,
+        Pruned, Record, Renewal, Session, Signal, Store, StoreError, Stranger, Submitted, Taken,
     },
     types::{
         CellName, ControlPlaneId, DataId, IdempotencyKey, Incarnation, InstanceId, OperationId, Phase, TenantId,
@@ -203,7 +203,7 @@ impl Store for SeenStore {
         })
     }
 
-    async fn renew_session(&self, epoch: u64) -> Result<Vec<u64>, StoreError> {
+    async fn renew_session(&self, epoch: u64) -> Result<Renewal, StoreError> {
         durable!(self, "renew session", store => async {
             let renewed = store.renew_session(epoch).await;
             self.witness.session_renewed(self.gate.process, epoch, &renewed);

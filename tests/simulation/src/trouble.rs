@@ -27,7 +27,7 @@ pub enum Trouble {
     DataLoss,
     /// A cell's quota is used up for a while.
     Quota,
-    /// The clock of the control plane's machine is set forward or back.
+    /// The clock of a control plane's machine is set forward or back.
     Clock,
     /// Something bears the control plane's mark that it never made.
     Stranger,
@@ -256,15 +256,8 @@ const FORWARD_MAX: Duration = Duration::from_secs(4 * 3600);
 /// And back: so far that whoever waits for the clock to come back does so longer than the world lasts.
 const BACK_MAX: Duration = Duration::from_secs(3 * 24 * 3600);
 
-/// By how much the clocks of several machines differ at most: they are kept together, as those of servers are.
-const SKEW_MS_MAX: u64 = 4000;
-
-/// Sets the clock: one time in two by minutes, otherwise by hours.
+/// Sets a machine's clock: one time in two by minutes, otherwise by hours.
 fn set_clock(world: &World, random: &Random, number: usize) {
-    if world.is_shared() && random.bits() & 1 == 0 {
-        let ahead = i64::try_from(random.bits() % SKEW_MS_MAX).unwrap_or(0) - SKEW_MS_MAX.cast_signed() / 2;
-        return world.skew_clock(number % world.places.len(), ahead);
-    }
     let dice = random.bits();
     let (forward, by_minutes) = (dice & 1 == 0, dice & 2 == 0);
     let most = match (forward, by_minutes) {
@@ -273,7 +266,7 @@ fn set_clock(world: &World, random: &Random, number: usize) {
         (false, false) => BACK_MAX,
     };
     let by = random.up_to(most);
-    world.set_clock(forward, by);
+    world.set_clock(number % world.places.len(), forward, by);
 }
 
 /// Makes something for this customer behind the control plane's back and under its mark, as a control plane does that works

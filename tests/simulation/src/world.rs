@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -54,24 +54,10 @@ pub struct Process {
 pub struct Place {
     /// The process at work; none while there is none.
     pub current: Signal<Option<Process>>,
-    clock: Arc<MachineClock>,
+    /// Somebody sets it. Providers, a shared store and the witness go by the true time.
+    clock: Arc<SettableClock>,
     /// Whether somebody sees to it that there is a process soon.
     is_seen_to: AtomicBool,
-}
-
-/// The clock of a machine: it is set by somebody, and where there are several machines, each is a little off. Providers, a shared
-/// store and the witness go by the true time.
-#[derive(Debug)]
-struct MachineClock {
-    set: Arc<SettableClock>,
-    ahead_ms: AtomicI64,
-}
-
-impl Clock for MachineClock {
-    fn now(&self) -> Timestamp {
-        let ahead = self.ahead_ms.load(Ordering::SeqCst);
-        Timestamp::from_unix_ms(self.set.now().unix_ms().saturating_add(ahead))
-    }
 }
 
 /// Where decisions are kept from process to process.
@@ -104,8 +90,6 @@ pub struct World {
     between: BTreeMap<CellName, Provider>,
     kept: Kept,
     positions: Arc<Positions>,
-    /// What the clocks of all machines are set by: they are of one site.
-    clock: Arc<SettableClock>,
     processes: AtomicU64,
     /// How many go on by themselves and will end: customers who wait, troubles that last a while, processes left behind.
     pending: Arc<AtomicUsize>,
@@ -151,10 +135,9 @@ impl World {
                 None => MemoryStore::new(owner()),
             }),
         };
-        let clock = Arc::new(SettableClock::starting_at(BEGINNING));
         let places = (0..scenario.sharing.as_ref().map_or(1, |sharing| sharing.replicas)).map(|_| Place {
             current: Signal::new(None),
-            clock: Arc::new(MachineClock { set: Arc::clone(&clock), ahead_ms: AtomicI64::new(0) }),
+            clock: Arc::new(SettableClock::starting_at(BEGINNING)),
             is_seen_to: AtomicBool::new(false),
         });
         let places = places.collect();
@@ -171,7 +154,6 @@ impl World {
             between,
             kept,
             positions: Arc::default(),
-            clock,
             processes: AtomicU64::new(0),
             pending: Arc::default(),
             adopting: AtomicBool::new(false),
@@ -377,20 +359,18 @@ impl World {
         self.adopting.store(false, Ordering::SeqCst);
     }
 
-    /// From now on the clock of this machine is off by so many milliseconds, besides what all are set by.
-    pub fn skew_clock(&self, place: usize, ahead_ms: i64) {
-        self.witness.note(&format!("the clock of machine {place} is ahead by {ahead_ms} ms"));
-        self.witness.clock_is_set();
-        self.places[place].clock.ahead_ms.store(ahead_ms, Ordering::SeqCst);
-    }
-
-    /// Sets the clock of the control plane's machine, or of all of them, forward or back.
-    pub fn set_clock(&self, forward: bool, by: Duration) {
-        self.witness.note(&format!("the clock is set {} by {by:?}", if forward { "forward" } else { "back" }));
-        self.witness.clock_is_set();
+    /// Sets the clock of this place's machine forward or back.
+    pub fn set_clock(&self, place: usize, forward: bool, by: Duration) {
+        let to = if forward { "forward" } else { "back" };
+        self.witness.note(&format!("the clock of machine {place} is set {to} by {by:?}"));
+        // Who shares a store goes by the store's clock.
+        if !self.is_shared() {
+            self.witness.clock_is_set();
+        }
+        let clock = &self.places[place].clock;
         match forward {
-            true => self.clock.set_forward(by),
-            false => self.clock.set_back(by),
+            true => clock.set_forward(by),
+            false => clock.set_back(by),
         }
     }
 

@@ -126,8 +126,10 @@ impl Run<'_> {
             return Some(Observed::Unknown { again: settling });
         };
         // An answer that comes late may tell how it was when it was asked for.
-        if asked_at.since(since) < settling {
-            return Some(Observed::Unknown { again: settling.saturating_sub(now.since(since)) });
+        let skew = if settling.is_zero() { Duration::ZERO } else { self.engine.tenure.skew() };
+        let apart = settling + skew;
+        if asked_at.since(since) < apart {
+            return Some(Observed::Unknown { again: apart.saturating_sub(now.since(since)) });
         }
         live.absent_since = None;
         if gone || !live.seen {

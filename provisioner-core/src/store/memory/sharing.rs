@@ -7,7 +7,8 @@ use futures::stream::BoxStream;
 use crate::{
     seams::Clock,
     store::{
-        Change, Claiming, InstanceWrite, Operation, Session, Signal, StoreError, Submitted, Worker, signals::Signals,
+        Change, Claiming, InstanceWrite, Operation, Renewal, Session, Signal, StoreError, Submitted, Worker,
+        signals::Signals,
     },
     types::{IdempotencyKey, Incarnation, InstanceId, OperationId, Timestamp},
 };
@@ -48,7 +49,12 @@ impl Sharing {
     }
 
     fn now(&self) -> Timestamp {
-        self.rules.as_ref().map_or(Timestamp::from_unix_ms(0), |rules| rules.clock.now())
+        self.shown().unwrap_or(Timestamp::from_unix_ms(0))
+    }
+
+    /// What the clock shows by which sessions lapse; none where none do.
+    fn shown(&self) -> Option<Timestamp> {
+        self.rules.as_ref().map(|rules| rules.clock.now())
     }
 
     pub(super) fn open(&mut self) -> Session {
@@ -58,7 +64,7 @@ impl Sharing {
             self.open.clear();
         }
         self.open.insert(self.newest, self.lapses_at());
-        Session { epoch: self.newest, lapses_after }
+        Session { epoch: self.newest, lapses_after, now: self.shown() }
     }
 
     fn lapses_at(&self) -> Timestamp {
@@ -67,12 +73,12 @@ impl Sharing {
             .map_or(Timestamp::from_unix_ms(i64::MAX), |rules| rules.clock.now().after(rules.lapses_after))
     }
 
-    pub(super) fn renew(&mut self, epoch: u64) -> Result<Vec<u64>, StoreError> {
+    pub(super) fn renew(&mut self, epoch: u64) -> Result<Renewal, StoreError> {
         self.check(epoch)?;
         let now = self.now();
         self.open.retain(|_, until| now < *until);
         self.open.insert(epoch, self.lapses_at());
-        Ok(self.open.keys().copied().collect())
+        Ok(Renewal { in_force: self.open.keys().copied().collect(), now: self.shown() })
     }
 
     pub(super) fn close(&mut self, epoch: u64) {

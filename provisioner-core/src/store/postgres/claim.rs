@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{
     super::{
-        Claim, IncarnationRow, Record, Session, StoreError, Submitted, Taken,
+        Claim, IncarnationRow, Record, Renewal, Session, StoreError, Submitted, Taken,
         format::{self, Columns, clamp},
     },
     connect::Readers,
@@ -24,6 +24,9 @@ type Result<T> = std::result::Result<T, StoreError>;
 
 /// The sessions in force.
 pub(super) const IN_FORCE: &str = "NOT closed AND expires_at > clock_timestamp()";
+
+/// What the database's clock shows, in Unix milliseconds.
+const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
 /// Whether a row `i` may be claimed by the session `$1`.
 const FREE: &str = "(i.claimed_by IS NULL OR i.claimed_by = $1
@@ -42,27 +45,33 @@ const FORGET_SESSIONS: &str = "DELETE FROM sessions WHERE expires_at < clock_tim
 
 /// Begins a session.
 pub(super) async fn open_session(readers: &Readers, holder: &str, lapses_after: Duration) -> Result<Session> {
-    let query = "INSERT INTO sessions (holder, expires_at)
-         VALUES ($1, clock_timestamp() + $2::bigint * interval '1 millisecond') RETURNING epoch";
-    let row = readers.query_one(query, &[&holder, &clamp(lapses_after.as_millis())]).await?;
-    let epoch = row.map_or(Ok(0), |row| row.count(0))?;
+    let query = format!(
+        "INSERT INTO sessions (holder, expires_at)
+         VALUES ($1, clock_timestamp() + $2::bigint * interval '1 millisecond') RETURNING epoch, {NOW}"
+    );
+    let row = readers.query_one(&query, &[&holder, &clamp(lapses_after.as_millis())]).await?;
+    let (epoch, now) = match row {
+        Some(row) => (row.count(0)?, Some(Timestamp::from_unix_ms(row.number(1)?))),
+        None => (0, None),
+    };
     readers.query(FORGET_SESSIONS, &[]).await?;
-    Ok(Session { epoch, lapses_after: Some(lapses_after) })
+    Ok(Session { epoch, lapses_after: Some(lapses_after), now })
 }
 
 /// Keeps a session from lapsing, and tells which are in force. Those that lapsed are closed, whatever the clock shows later.
-pub(super) async fn renew_session(readers: &Readers, epoch: u64, lapses_after: Duration) -> Result<Vec<u64>> {
+pub(super) async fn renew_session(readers: &Readers, epoch: u64, lapses_after: Duration) -> Result<Renewal> {
     let query = format!(
         "WITH renewed AS (UPDATE sessions SET expires_at = clock_timestamp() + $2::bigint * interval '1 millisecond'
              WHERE epoch = $1 AND {IN_FORCE} RETURNING epoch),
          lapsed AS (UPDATE sessions SET closed = true
              WHERE epoch <> $1 AND NOT closed AND expires_at <= clock_timestamp())
-         SELECT epoch FROM sessions WHERE epoch <> $1 AND {IN_FORCE} AND EXISTS (SELECT FROM renewed)
-         UNION ALL SELECT epoch FROM renewed ORDER BY epoch"
+         SELECT epoch, {NOW} FROM sessions WHERE epoch <> $1 AND {IN_FORCE} AND EXISTS (SELECT FROM renewed)
+         UNION ALL SELECT epoch, {NOW} FROM renewed ORDER BY epoch"
     );
     let rows = readers.query(&query, &[&clamp(epoch), &clamp(lapses_after.as_millis())]).await?;
-    let epochs = rows.iter().map(|row| row.count(0)).collect::<Result<Vec<_>>>()?;
-    if epochs.is_empty() { Err(StoreError::SessionLost) } else { Ok(epochs) }
+    let Some(first) = rows.first() else { return Err(StoreError::SessionLost) };
+    let now = Some(Timestamp::from_unix_ms(first.number(1)?));
+    Ok(Renewal { in_force: rows.iter().map(|row| row.count(0)).collect::<Result<_>>()?, now })
 }
 
 /// Ends a session, and tells the others, as what it worked on is theirs now. Its row stays, so that it is known as ended.

@@ -74,7 +74,8 @@ use self::{
 };
 use super::{
     CellRow, CellUsage, Change, Claim, Committed, DataRow, Event, IncarnationRow, InstanceFilter, Operation, Pruned,
-    Record, Session, Signal, Store, StoreError, Stranger, Submitted, Taken, format::Prepared, signals::Signals,
+    Record, Renewal, Session, Signal, Store, StoreError, Stranger, Submitted, Taken, format::Prepared,
+    signals::Signals,
 };
 use crate::types::{
     CellName, ControlPlaneId, DataId, IdempotencyKey, Incarnation, InstanceId, OperationId, Phase, TenantId, Timestamp,
@@ -182,7 +183,7 @@ impl Store for PostgresStore {
         claim::open_session(&self.readers, holder, self.config.lapses_after).await
     }
 
-    async fn renew_session(&self, epoch: u64) -> Result<Vec<u64>, StoreError> {
+    async fn renew_session(&self, epoch: u64) -> Result<Renewal, StoreError> {
         claim::renew_session(&self.readers, epoch, self.config.lapses_after).await
     }
 

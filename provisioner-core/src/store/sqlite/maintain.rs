@@ -17,7 +17,7 @@ pub(super) fn open_session(connection: &Connection, holder: &str, now: Timestamp
     // Only the newest session matters; numbers are not given out again, whatever is removed.
     connection.prepare_cached("DELETE FROM sessions WHERE epoch < ?1")?.execute([epoch])?;
     let epoch = u64::try_from(epoch).expect("SQLite counts up from 1");
-    Ok(Session { epoch, lapses_after: None })
+    Ok(Session { epoch, lapses_after: None, now: None })
 }
 
 /// Ends a session. Its row stays, so that it is known as ended.

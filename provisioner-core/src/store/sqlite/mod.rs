@@ -36,7 +36,7 @@ use self::{
 };
 use super::{
     CellRow, CellUsage, Change, Claim, Committed, DataRow, Event, IncarnationRow, InstanceFilter, Operation, Pruned,
-    Record, Session, Signal, Store, StoreError, Stranger, Submitted, Taken, format::Prepared,
+    Record, Renewal, Session, Signal, Store, StoreError, Stranger, Submitted, Taken, format::Prepared,
 };
 use crate::types::{
     CellName, ControlPlaneId, DataId, IdempotencyKey, Incarnation, InstanceId, OperationId, Phase, TenantId, Timestamp,
@@ -255,9 +255,9 @@ impl Store for SqliteStore {
         }
     }
 
-    async fn renew_session(&self, epoch: u64) -> Result<Vec<u64>, StoreError> {
+    async fn renew_session(&self, epoch: u64) -> Result<Renewal, StoreError> {
         self.read(move |connection| read::check_session(connection, epoch)).await?;
-        Ok(vec![epoch])
+        Ok(Renewal { in_force: vec![epoch], now: None })
     }
 
     async fn close_session(&self, epoch: u64) -> Result<(), StoreError> {

@@ -13,7 +13,7 @@ use super::Witness;
 /// The code of what an instance is parked for that did not arrive in time.
 const DEADLINE: &str = "deadline";
 /// By how much the engine's time may run ahead after each setting of the clock, as it does not see small corrections as such.
-pub(super) const PER_SETTING: Duration = Duration::from_secs(5);
+const PER_SETTING: Duration = Duration::from_secs(5);
 /// Times on disk are in whole milliseconds.
 const ROUNDING: Duration = Duration::from_millis(2);
 
@@ -55,11 +55,9 @@ impl Witness {
         self.state().deadlines.most = Some(most);
     }
 
-    /// The clock of the control plane's machine is set.
+    /// The clock that control planes go by is set.
     pub fn clock_is_set(&self) {
-        let mut state = self.state();
-        state.deadlines.slack += PER_SETTING;
-        state.sessions.clock_is_set();
+        self.state().deadlines.slack += PER_SETTING;
     }
 
     /// A process stands still: from now on commits may be later than what they say, and nobody can tell when a move began.

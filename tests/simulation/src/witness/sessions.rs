@@ -8,15 +8,15 @@ use std::{
 
 use provisioner_core::{
     Result,
-    store::{Change, Claiming, Committed, EventKind, InstanceRow, Record, StoreError, Worker},
+    store::{Change, Claiming, Committed, EventKind, InstanceRow, Record, Renewal, StoreError, Worker},
     types::{Incarnation, InstanceId, OperationId, Target},
 };
 use tokio::time::Instant;
 
 use super::{State, Witness};
 
-/// By how much the engine's time may run ahead within the time that late calls may take, besides what settings of the clock do:
-/// it catches up with a clock a tenth faster.
+/// By how much the engine's time may run ahead within the time that late calls may take: it catches up with a clock a tenth
+/// faster.
 const AHEAD: u32 = 10;
 
 /// How several processes share a store.
@@ -48,8 +48,6 @@ pub(super) struct Sessions {
     submitted: BTreeMap<u64, OperationId>,
     answered: BTreeSet<u64>,
     accepted: BTreeSet<OperationId>,
-    /// How often a clock was set.
-    settings: u32,
 }
 
 impl Witness {
@@ -67,7 +65,7 @@ impl Witness {
     }
 
     /// A process asked for its session to go on.
-    pub fn session_renewed(&self, process: u64, epoch: u64, outcome: &Result<Vec<u64>, StoreError>) {
+    pub fn session_renewed(&self, process: u64, epoch: u64, outcome: &Result<Renewal, StoreError>) {
         let found = self.state().sessions.renewed(self.now_ms(), process, epoch, outcome);
         self.violated_if(found);
     }
@@ -138,10 +136,6 @@ impl Sessions {
         self.rules.is_some()
     }
 
-    pub(super) fn clock_is_set(&mut self) {
-        self.settings += 1;
-    }
-
     fn opened(&mut self, now: u128, process: u64, epoch: u64) {
         let Some(rules) = self.rules else { return };
         self.all.insert(epoch, Session { process, until: now + rules.lapses_after.as_millis() });
@@ -152,10 +146,10 @@ impl Sessions {
         now: u128,
         process: u64,
         epoch: u64,
-        outcome: &Result<Vec<u64>, StoreError>,
+        outcome: &Result<Renewal, StoreError>,
     ) -> Option<String> {
         let rules = self.rules?;
-        let Ok(told) = outcome else {
+        let Ok(Renewal { in_force: told, .. }) = outcome else {
             return self
                 .is_of(now, process, epoch)
                 .then(|| format!("session {epoch} is in force, and was not renewed"));
@@ -289,8 +283,7 @@ impl Sessions {
         }
         let after = self.takeovers.remove(&row.id)?.elapsed();
         let late = rules.lapses_after + rules.longest_call;
-        let slack = late / AHEAD + super::deadlines::PER_SETTING * self.settings;
-        (after + slack < late).then(|| {
+        (after + late / AHEAD < late).then(|| {
             format!("{} came to rest {after:?} after it was taken over, as if no late call could come any more", row.id)
         })
     }
@@ -387,6 +380,11 @@ mod tests {
         (witness, cell)
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as the store answers")]
+    fn renewed(in_force: Vec<u64>) -> Result<Renewal, StoreError> {
+        Ok(Renewal { in_force, now: None })
+    }
+
     fn claim(witness: &Witness, epoch: u64) -> Option<String> {
         let mut state = witness.state();
         state.sessions.claim(witness.now_ms(), epoch, epoch, &id(1)).0
@@ -405,12 +403,12 @@ mod tests {
         let (witness, _) = self::witness();
         assert_eq!(claim(&witness, 1), None);
         tokio::time::advance(LAPSES_AFTER / 2).await;
-        witness.session_renewed(2, 2, &Ok(vec![1, 2]));
+        witness.session_renewed(2, 2, &renewed(vec![1, 2]));
         tokio::time::advance(LAPSES_AFTER / 2).await;
         assert_eq!(claim(&witness, 2), None, "it lapsed over it");
         assert!(claim(&witness, 1).is_some_and(|told| told.contains("not in force")));
         assert_eq!(witness.violation(), None);
-        witness.session_renewed(1, 1, &Ok(vec![1, 2]));
+        witness.session_renewed(1, 1, &renewed(vec![1, 2]));
         assert!(told(&witness, "was over"), "{:?}", witness.violation());
     }
 
