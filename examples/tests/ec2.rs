@@ -28,7 +28,7 @@ fn main() {
 }
 
 async fn live() {
-    let binaries = support::build(support::CLOUDS).await;
+    let binaries = support::binaries().await;
     // Other tests build the service without the feature, to the same place.
     let own = tempfile::tempdir().unwrap();
     let service = own.path().join("signup");

@@ -57,7 +57,7 @@ fn cluster() -> Result<Cluster, String> {
 }
 
 async fn live(cluster: Kubernetes) {
-    let binaries = support::build(support::CLOUDS).await;
+    let binaries = support::binaries().await;
     // Other tests build the service without the feature, to the same place.
     let own = tempfile::tempdir().unwrap();
     let service = own.path().join("signup");

@@ -87,7 +87,7 @@ impl Setup for Machines {
         profile.deaths_pass_unseen = true;
         // Each life is one of machines that boot, there are hundreds, and the server gets slower with each machine that ever was.
         if std::env::var_os("CONTRACT_LIVES").is_none_or(|lives| lives != "all") {
-            (profile.cuts_apart, profile.pairs_apart) = (12, 5);
+            (profile.cuts_apart, profile.pairs_apart) = (36, 5);
         }
         profile.slow = Some((slow, SLOW));
         profile.broken = Some(broken);

@@ -32,15 +32,21 @@ pub struct Binaries {
     pub product: PathBuf,
 }
 
-/// Builds the binaries under test, once per test run: an example is not built with every choice of tests, and the
-/// product is another package.
+/// The binaries under test: those that `cargo xtask test` built for all tests together, or else built here, once per test run, as an
+/// example is not built with every choice of tests, and the product is another package.
 pub async fn binaries() -> &'static Binaries {
     static BUILT: OnceCell<Binaries> = OnceCell::const_new();
-    BUILT.get_or_init(|| build(&[])).await
+    let told = |name| std::env::var_os(name).map(PathBuf::from);
+    BUILT
+        .get_or_init(async || match (told("SIGNUP_BINARY"), told("PRODUCT_BINARY")) {
+            (Some(signup), Some(product)) => Binaries { signup, product },
+            _ => build().await,
+        })
+        .await
 }
 
-/// Builds the service with the backends that this was built with, so that nothing is built twice.
-pub const CLOUDS: &[&str] = match (cfg!(feature = "k8s"), cfg!(feature = "vm"), cfg!(feature = "appservice")) {
+/// The backends that this was built with, so that nothing is built twice.
+const CLOUDS: &[&str] = match (cfg!(feature = "k8s"), cfg!(feature = "vm"), cfg!(feature = "appservice")) {
     (true, true, true) => &["--features", "examples/k8s,examples/vm,examples/appservice"],
     (true, true, false) => &["--features", "examples/k8s,examples/vm"],
     (true, false, true) => &["--features", "examples/k8s,examples/appservice"],
@@ -51,10 +57,9 @@ pub const CLOUDS: &[&str] = match (cfg!(feature = "k8s"), cfg!(feature = "vm"), 
     (false, false, false) => &[],
 };
 
-/// Builds them with these arguments too.
-pub async fn build(more: &[&str]) -> Binaries {
+async fn build() -> Binaries {
     let arguments = ["-p", "product", "-p", "examples", "--bin", "product", "--example", "signup"];
-    let built = cargo::build(&[&arguments, more].concat()).await.unwrap();
+    let built = cargo::build(&[&arguments, CLOUDS].concat()).await.unwrap();
     let find = |wanted| built.iter().find(|(name, _)| name == wanted).unwrap().1.clone();
     Binaries { signup: find("signup"), product: find("product") }
 }

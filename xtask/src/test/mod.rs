@@ -1,5 +1,6 @@
 //! Running every test, and telling what was not tested and why.
 
+mod binaries;
 pub(crate) mod database;
 mod junit;
 pub(crate) mod libtest;
@@ -19,15 +20,9 @@ use crate::{
     EVERYTHING, command,
     peers::{self, Effort},
 };
+use binaries::Binaries;
 use database::Database;
 use report::Report;
-
-/// Binaries that tests start. Built beforehand, as the tests would build them, so that no test waits for a compiler.
-const BINARIES: [&str; 9] =
-    ["build", "--package", "product", "--package", "examples", "--bin", "product", "--example", "signup"];
-
-/// As the tests of clouds build them: `CLOUDS` of `examples/tests/support`.
-const CLOUDS_OF_EXAMPLES: &str = "examples/k8s,examples/vm,examples/appservice";
 
 /// A backend that somebody else might write, in a workspace of its own.
 pub(crate) const STRANGER: &str = "tests/stranger/Cargo.toml";
@@ -42,21 +37,17 @@ pub(crate) fn run(plain: bool, arguments: &[String]) -> Result<Report, String> {
 pub(crate) fn run_prepared(plain: bool, arguments: &[String]) -> Result<Report, String> {
     let everything = ["--workspace", "--features", EVERYTHING].map(str::to_owned);
     let chosen = if arguments.is_empty() { &everything } else { arguments };
-    if arguments.is_empty() {
-        // Both, in this order: the tests of clouds build the service with their backends, and the others without.
-        command::run(&mut command::cargo(&[&BINARIES[..], &["--features", CLOUDS_OF_EXAMPLES]].concat()))?;
-        command::run(&mut command::cargo(&BINARIES))?;
-    }
+    let binaries = if arguments.is_empty() { Binaries::build()? } else { Binaries::default() };
     let recordings = recordings::folder()?;
     let database = Database::start();
     let mut report = match !plain && command::has_subcommand("nextest") {
-        true => nextest::run(chosen, &recordings, &database)?,
+        true => nextest::run(chosen, &recordings, &database, &binaries)?,
         false => {
             let mut tests = command::cargo(&["test", "--no-fail-fast"]);
             // Without a choice of targets, Cargo would run the doc-tests too, which come by themselves.
             let targets: &[&str] = if arguments.is_empty() { &["--tests"] } else { &[] };
             tests.args(targets).args(chosen).env(recordings::VARIABLE, &recordings);
-            database.tell(&mut tests);
+            binaries.tell(database.tell(&mut tests));
             cargo_test(tests)?
         }
     };

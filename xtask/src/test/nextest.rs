@@ -12,6 +12,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
+    binaries::Binaries,
     database::Database,
     junit::{self, Case},
     libtest,
@@ -21,10 +22,15 @@ use crate::command;
 
 /// The profile in `.config/nextest.toml`, and how many of its threads there are for each processor.
 const PROFILE: &str = "everything";
-const THREADS_EACH: usize = 3;
+const THREADS_EACH: usize = 6;
 
 /// Runs the tests that these arguments choose.
-pub(crate) fn run(chosen: &[String], recordings: &Path, database: &Database) -> Result<Report, String> {
+pub(crate) fn run(
+    chosen: &[String],
+    recordings: &Path,
+    database: &Database,
+    binaries: &Binaries,
+) -> Result<Report, String> {
     // With the ignored ones, or every ignored test there is would be told, chosen or not.
     let list = ["nextest", "list", "--message-format", "json", "--run-ignored", "all"];
     // Some look for their peers before they list themselves.
@@ -40,7 +46,8 @@ pub(crate) fn run(chosen: &[String], recordings: &Path, database: &Database) -> 
     let threads = (processors * THREADS_EACH).to_string();
     let mut command = command::cargo(&["nextest", "run", "--no-fail-fast", "--profile", PROFILE]);
     command.args(["--test-threads", &threads]).args(chosen).env(super::recordings::VARIABLE, recordings);
-    let status = database.tell(&mut command).status().map_err(|error| format!("cargo nextest: {error}"))?;
+    let status =
+        binaries.tell(database.tell(&mut command)).status().map_err(|error| format!("cargo nextest: {error}"))?;
     let cases = fs::read_to_string(&file).map(|text| junit::cases(&text)).unwrap_or_default();
     let mut report = counted(cases);
     report.heed(status, "cargo nextest run");
