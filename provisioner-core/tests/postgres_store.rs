@@ -23,6 +23,8 @@ mod proxy;
 mod several;
 #[path = "postgres_store/submit.rs"]
 mod submit;
+#[path = "postgres_store/tls.rs"]
+mod tls;
 
 use std::{
     sync::{PoisonError, RwLock},
@@ -38,7 +40,7 @@ type Test = fn(&postgres::TestSchema) -> futures::future::LocalBoxFuture<'_, ()>
 static SERVER: RwLock<()> = RwLock::new(());
 
 fn main() {
-    let tests = [open::TESTS, several::TESTS, faults::TESTS, submit::TESTS, plans::TESTS];
+    let tests = [open::TESTS, several::TESTS, faults::TESTS, submit::TESTS, plans::TESTS, tls::TESTS];
     let missing = postgres::missing();
     let mut trials: Vec<Trial> = tests
         .into_iter()

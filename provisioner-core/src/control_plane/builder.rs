@@ -102,7 +102,7 @@ impl ControlPlaneBuilder {
         let asked_at = Instant::now();
         let session = self.seams.durably(opening).await.map_err(store_error)?;
         let tenure = Tenure::new(session, asked_at);
-        tenure.set_clock(&*self.store).await.map_err(store_error)?;
+        tenure.join(&*self.store).await.map_err(store_error)?;
         // Who shares a store goes by its clock, and not by the machine's.
         let time = tenure.clock().map_or(time, |clock| Time::starting(clock, on_record));
         let frozen = self.store.frozen().await.map_err(store_error)?;

@@ -22,7 +22,7 @@ pub use view::{CellStatus, FleetCounts, Instance, Page, ProvisioningSlo};
 use self::{accept::Ask, origin::Origin};
 use crate::{
     engine::{DriftReport, Engine, cells::CellHandle, draft::Draft, drift, is_planted},
-    error::{Error, ErrorKind, Result},
+    error::{Error, ErrorKind, Result, Retry},
     placement::Placement,
     store::{DataRow, DataState, Event, InstanceFilter, Lane, Operation, Record, Store, StoreError, Verb, Worker},
     types::{CellName, DataDisposition, DataId, Hold, InstanceId, InstanceSpec, OperationId, Reason, TenantId},
@@ -32,6 +32,8 @@ use crate::{
 const TRIES: usize = 256;
 /// The longest page.
 const PAGE_MAX: usize = 1000;
+/// How long a request may lie in the inbox when all is well.
+const MOMENT: Duration = Duration::from_millis(200);
 /// How many creations the provisioning figures are made of at most: the newest ones.
 const SLO_SAMPLES: usize = 10_000;
 
@@ -45,8 +47,8 @@ const SLO_SAMPLES: usize = 10_000;
 /// [`Conflict`](ErrorKind::Conflict) for what contradicts the instance's state or the expected revision,
 /// [`InvalidSpec`](ErrorKind::InvalidSpec) naming the field, [`CellMissing`](ErrorKind::CellMissing) when the instance's
 /// cell is not configured, and [`StoreFull`](ErrorKind::StoreFull) when the store has no room: then nothing was accepted.
-/// [`Unavailable`](ErrorKind::Unavailable) when the store did not answer: its source says when nothing was written; else the
-/// request may have been accepted all the same, and asking again with the same key tells.
+/// [`Unavailable`](ErrorKind::Unavailable) when the store failed or did not answer: with the effect `None` nothing was accepted; with
+/// `Unknown` the request may have been accepted all the same, and asking again with the same key tells.
 ///
 /// # Cancellation
 /// A verb whose future is dropped was accepted or was not; with an idempotency key, asking again tells.
@@ -77,7 +79,7 @@ impl ControlPlane {
         let spec = Arc::new(new.spec.clone());
         let fingerprint = creation_fingerprint(&new);
         // A repeated request gets its answer whatever has become of its cell.
-        if let Some(used) = self.operation_of(&request, "create").await? {
+        if let Some(used) = self.operation_of(&request, "create", &origin).await? {
             return self.repeated(used, &fingerprint);
         }
         let name = self.placement.choose(&new, &engine.cells.values().map(|cell| &cell.cell).collect::<Vec<_>>())?;
@@ -189,7 +191,7 @@ impl ControlPlane {
         let engine = &self.engine;
         let read = |error: StoreError| error.into_error(verb).with_instance(id);
         for _ in 0..TRIES {
-            if let Some(used) = self.operation_of(&request, verb).await? {
+            if let Some(used) = self.operation_of(&request, verb, &origin).await? {
                 return self.repeated(used, &ask.fingerprint(id));
             }
             let record = engine.store.instance(id).await.map_err(read)?.ok_or_else(|| not_found(verb, id))?;
@@ -244,7 +246,7 @@ impl ControlPlane {
                     Ok(())
                 }
                 Err(StoreError::SessionLost) if engine.tenure.lapses_after().is_some() => {
-                    Err(StoreError::Failed("nothing was written: there is no session with the store yet".into()))
+                    Err(StoreError::NotWritten("there is no session with the store yet".into()))
                 }
                 Err(error) => {
                     // It may be there all the same.
@@ -268,12 +270,13 @@ impl ControlPlane {
         OperationHandle::new(Arc::clone(&self.engine), operation)
     }
 
-    /// The operation that a request's key belongs to, while it is kept.
-    async fn operation_of(&self, request: &Request, verb: &'static str) -> Result<Option<Operation>> {
+    /// The operation that a request's key belongs to, while it is kept. The request of the inbox that is being judged has its own.
+    async fn operation_of(&self, request: &Request, verb: &'static str, origin: &Origin) -> Result<Option<Operation>> {
         let Some(key) = &request.key else { return Ok(None) };
         let used = self.engine.store.operation_of_key(key).await.map_err(|error| error.into_error(verb))?;
         let now = self.engine.now();
-        Ok(used.filter(|used| now.since(used.accepted_at) < crate::store::KEY_KEPT))
+        let of_another = |used: &Operation| Some(&used.id) != origin.operation.as_ref();
+        Ok(used.filter(|used| of_another(used) && now.since(used.accepted_at) < crate::store::KEY_KEPT))
     }
 
     /// The answer to a key that was used already.
@@ -281,7 +284,14 @@ impl ControlPlane {
         if used.fingerprint == fingerprint {
             return Ok(self.handle(used));
         }
-        Err(accept::refused(StoreError::KeyUsed(Box::new(used.clone())), used.verb.as_str(), &used.instance))
+        let verb = used.verb.as_str();
+        if used.waits_in_inbox() {
+            // Whether it is the same request is known once it has been judged.
+            let error =
+                Error::new(ErrorKind::Unavailable, verb).with_instance(&used.instance).with_retry(Retry::After(MOMENT));
+            return Err(error.with_message("a request of this key is being taken in at this moment: ask again"));
+        }
+        Err(accept::refused(StoreError::KeyUsed(Box::new(used.clone())), verb, &used.instance))
     }
 
     /// The answer to the creation of what exists: the operation that made it, if it was asked for in the same words.

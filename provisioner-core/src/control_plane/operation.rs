@@ -9,7 +9,7 @@ use futures::{
 use tokio::sync::watch;
 
 use crate::{
-    engine::Engine,
+    engine::{Engine, sharing},
     error::{Error, ErrorKind, Result},
     store::{Event, EventKind, Operation},
     types::InstanceId,
@@ -126,7 +126,7 @@ impl Progress {
                 tokio::select! {
                     biased;
                     () = engine.cancel.cancelled() => break,
-                    changed = self.positions.changed() => if changed.is_err() { break },
+                    news = sharing::news(&engine, &mut self.positions) => if news.is_none() { break },
                 }
             }
         }
@@ -161,7 +161,7 @@ pub(super) fn follow(
                 Ok(events) if events.is_empty() => tokio::select! {
                     biased;
                     () = follower.engine.cancel.cancelled() => return None,
-                    changed = follower.positions.changed() => changed.ok()?,
+                    news = sharing::news(&follower.engine, &mut follower.positions) => news?,
                 },
                 Ok(events) => follower.read.extend(events),
                 Err(error) => return Some((Err(error.into_error("follow events")), follower)),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use super::{ControlPlane, NewInstance, OperationHandle, Request, accept};
+use super::{ControlPlane, NewInstance, OperationHandle, Request, accept, origin::Origin};
 use crate::{
     context::Priority,
     engine::{draft::Draft, drift, sharing},
@@ -38,7 +38,7 @@ impl ControlPlane {
         let engine = &self.engine;
         let fingerprint = accept::fingerprint(Verb::Adopt, &new.id, &stranger.to_string());
         // Whoever asks again finds no stranger any more.
-        if let Some(used) = self.operation_of(&request, "adopt").await? {
+        if let Some(used) = self.operation_of(&request, "adopt", &Origin::default()).await? {
             return self.repeated(used, &fingerprint);
         }
         let found = self.stranger(stranger, "adopt").await?;

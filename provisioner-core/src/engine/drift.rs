@@ -232,6 +232,8 @@ async fn compare_rows(
     report: &mut DriftReport,
 ) -> Result<()> {
     let filter = InstanceFilter { cell: Some(cell.name.clone()), ..InstanceFilter::default() };
+    // Times on disk are in whole milliseconds, and may be another process's.
+    let slack = Duration::from_millis(1) + engine.tenure.skew();
     let (mut after, mut total): (Option<InstanceId>, u64) = (None, 0);
     let (mut differing, mut vanished) = (Vec::new(), Vec::new());
     loop {
@@ -241,7 +243,7 @@ async fn compare_rows(
             let row = &record.row;
             let Some(live) = row.live.as_ref().filter(|_| is_at_rest(row)) else { continue };
             // What came to rest while the listing began may be listed as it was before.
-            let before = row.settled_at.is_some_and(|at| at.after(Duration::from_millis(1)) < started_at);
+            let before = row.settled_at.is_some_and(|at| at.after(slack) < started_at);
             total += u64::from(live.seen && before);
             let found = match seen.get(&live.incarnation.nonce()) {
                 // At a generation that the store never gave, its spec is anybody's guess.

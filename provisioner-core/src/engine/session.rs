@@ -63,17 +63,16 @@ impl Tenure {
         tenure
     }
 
-    /// Asks the store for its clock until that is known well enough.
-    pub(crate) async fn set_clock(&self, store: &dyn Store) -> Result<(), StoreError> {
+    /// Learns how many processes share the store, and what its clock shows, until that is known well enough.
+    pub(crate) async fn join(&self, store: &dyn Store) -> Result<(), StoreError> {
         let Some(clock) = &self.clock else { return Ok(()) };
         for _ in 0..CLOCK_QUESTIONS {
+            let asked_at = Instant::now();
+            let renewed = store.renew_session(self.epoch()).await?;
+            self.renewed(&renewed, asked_at);
             if clock.error() <= CLOCK_ERROR_MAX {
                 return Ok(());
             }
-            let asked_at = Instant::now();
-            let renewed = store.renew_session(self.epoch()).await?;
-            self.extend(asked_at);
-            self.tell_clock(renewed.now, asked_at);
         }
         warn!(error = ?clock.error(), "the store is slow to tell its clock, and work begins with less exact times");
         Ok(())
@@ -87,6 +86,12 @@ impl Tenure {
     /// By how much this process's time may differ from that of another one that wrote a row.
     pub(crate) fn skew(&self) -> Duration {
         self.clock.as_ref().map_or(Duration::ZERO, |_| SKEW)
+    }
+
+    fn renewed(&self, renewed: &Renewal, asked_at: Instant) {
+        self.extend(asked_at);
+        self.tell_clock(renewed.now, asked_at);
+        self.replicas.store(u32::try_from(renewed.in_force.len()).unwrap_or(u32::MAX).max(1), Ordering::SeqCst);
     }
 
     fn tell_clock(&self, now: Option<Timestamp>, asked_at: Instant) {
@@ -187,11 +192,8 @@ async fn keep_once(engine: &Arc<Engine>, others: &mut Option<BTreeSet<u64>>) -> 
         return Ok(());
     }
     let renewed = engine.store.renew_session(epoch).await.inspect_err(|error| engine.store_error(error, epoch))?;
-    engine.tenure.extend(asked_at);
-    let Renewal { in_force, now } = renewed;
-    engine.tenure.tell_clock(now, asked_at);
-    engine.tenure.replicas.store(u32::try_from(in_force.len()).unwrap_or(u32::MAX).max(1), Ordering::SeqCst);
-    let now: BTreeSet<u64> = in_force.into_iter().filter(|other| *other != epoch).collect();
+    engine.tenure.renewed(&renewed, asked_at);
+    let now: BTreeSet<u64> = renewed.in_force.into_iter().filter(|other| *other != epoch).collect();
     // Between the first look at what is due and the first renewal, one that nobody here knew of may have ended: what it worked
     // on was passed over by that look.
     let is_over = others.as_ref().is_none_or(|others| others.iter().any(|other| !now.contains(other)));

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt};
+use tokio::sync::watch;
 use tracing::warn;
 
 use super::{Engine, cells::CellHandle};
@@ -18,6 +19,8 @@ const FALLBACK: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often it is asked which of the operations that somebody waits for were ended elsewhere, at most.
 const ENDED_EVERY: Duration = Duration::from_millis(25);
+/// After how long without news it is looked for all the same.
+const NEWS_AFTER: Duration = Duration::from_secs(15);
 /// How many operations are asked for at a time.
 const PAGE: usize = 1000;
 
@@ -116,6 +119,14 @@ fn take_drift_up(cell: &CellHandle, row: &CellRow) {
     }
 }
 
+/// Waits until there may be new events; none when there will be none any more. Where others write some, news may be lost.
+pub(crate) async fn news(engine: &Engine, positions: &mut watch::Receiver<u64>) -> Option<()> {
+    if engine.tenure.lapses_after().is_none() {
+        return positions.changed().await.ok();
+    }
+    tokio::time::timeout(NEWS_AFTER, positions.changed()).await.unwrap_or(Ok(())).ok()
+}
+
 /// Wakes who waits for operations that other processes ended, until the engine is cancelled.
 pub(crate) async fn tell_waiters(engine: Arc<Engine>) {
     if engine.tenure.lapses_after().is_none() {
@@ -123,13 +134,10 @@ pub(crate) async fn tell_waiters(engine: Arc<Engine>) {
     }
     let mut positions = engine.store.positions();
     loop {
-        let changed = tokio::select! {
+        tokio::select! {
             biased;
             () = engine.cancel.cancelled() => return,
-            changed = positions.changed() => changed,
-        };
-        if changed.is_err() {
-            return;
+            news = news(&engine, &mut positions) => if news.is_none() { return },
         }
         for page in engine.waiters.waited_for().chunks(PAGE) {
             match engine.store.ended(page).await {

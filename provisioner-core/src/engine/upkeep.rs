@@ -16,7 +16,8 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(1800);
 /// How many rows at a time: a prune must not keep the writer from others for long.
 const PAGE: usize = 500;
 
-/// Parks what has work to do in cells that are not configured any more, and takes up again what was parked for that.
+/// Parks what has work to do in cells that are not configured any more, and takes up again what was parked for that. Nothing is
+/// parked while others share the store: they may be about to get, or to lose, the same cell.
 pub(crate) async fn sort_out_cells(engine: Arc<Engine>) {
     let in_use = match engine.store.cells_in_use().await {
         Ok(cells) => cells,
@@ -24,6 +25,10 @@ pub(crate) async fn sort_out_cells(engine: Arc<Engine>) {
     };
     for cell in in_use {
         let configured = engine.cells.contains_key(&cell);
+        if !configured && engine.tenure.replicas() > 1 {
+            info!(%cell, "not configured here; it is left to the others");
+            continue;
+        }
         // Those that were parked for a missing cell are among the parked ones; the others are none.
         let filter = InstanceFilter { cell: Some(cell.clone()), parked: Some(configured), ..InstanceFilter::default() };
         if let Err(error) = for_each(&engine, &filter, |record| sort_out(&engine, &cell, configured, record)).await {

@@ -11,7 +11,7 @@ use crate::types::{CellName, InstanceId, Timestamp};
 
 /// A change that no store can carry out, because its parts contradict each other.
 #[derive(Debug, thiserror::Error)]
-#[error("nothing was written: {0}")]
+#[error("{0}")]
 pub(super) struct Malformed(&'static str);
 
 impl InstanceWrite {
@@ -48,7 +48,7 @@ impl Change {
             || self.take_data.is_some();
         if needs_row && self.row().is_none() {
             let problem = Malformed("specs, a reservation or data to be taken up, and no instance that gets them");
-            return Err(StoreError::Failed(Box::new(problem)));
+            return Err(StoreError::NotWritten(Box::new(problem)));
         }
         for (i, operation) in self.operations.iter().enumerate() {
             let twin = |other: &&Operation| other.key == operation.key && other.id != operation.id;

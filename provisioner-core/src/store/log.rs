@@ -81,6 +81,14 @@ pub struct Operation {
     pub failure: Option<Reason>,
 }
 
+impl Operation {
+    /// Whether it is a request that waits in the inbox: nobody has judged it yet, so there is nothing to compare another one with.
+    #[must_use]
+    pub fn waits_in_inbox(&self) -> bool {
+        self.state == OperationState::Pending && self.fingerprint.is_empty()
+    }
+}
+
 /// How a pending operation ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OperationEnd {

@@ -87,7 +87,10 @@ pub enum StoreError {
     /// The store is damaged, foreign, in use, or of a newer release. It was left untouched.
     #[error("{0}")]
     Refused(String),
-    /// The store did not answer. It is not known whether the write happened, unless the source says so.
+    /// The store did not take the write, through no fault of the request. Nothing was written.
+    #[error("the store failed, and nothing was written")]
+    NotWritten(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The store did not answer. It is not known whether the write happened.
     #[error("the store failed")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -107,9 +110,9 @@ impl StoreError {
             | Self::DataNotRetained(_)
             | Self::Answered => ErrorKind::Conflict,
             Self::CellFull { .. } => ErrorKind::QuotaExceeded,
-            Self::Failed(_) => ErrorKind::Unavailable,
+            Self::NotWritten(_) | Self::Failed(_) => ErrorKind::Unavailable,
         };
-        // Of what did not answer nobody knows, unless it is said further down.
+        // Of what did not answer nobody knows.
         let effect = if matches!(self, Self::Failed(_)) { Effect::Unknown } else { Effect::None };
         Error::new(kind, operation).with_effect(effect).with_source(self)
     }

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::harness::{by, cell, config, done, ended, id, new, plane_id, spec};
 
 const LAPSES_AFTER: Duration = Duration::from_secs(15);
+const START: Timestamp = Timestamp::from_unix_ms(1_750_000_000_000);
 
 struct Replicas {
     store: Arc<MemoryStore>,
@@ -25,7 +26,7 @@ struct Replicas {
 
 impl Replicas {
     async fn new(count: usize, provider: MemoryConfig) -> Self {
-        let clock = TokioClock::starting_at(Timestamp::from_unix_ms(1_750_000_000_000));
+        let clock = TokioClock::starting_at(START);
         let store = MemoryStore::shared(plane_id(), Arc::new(clock), LAPSES_AFTER);
         let mut replicas = Self { store, provider: MemoryProvisioner::new(provider), planes: Vec::new(), clock };
         for _ in 0..count {
@@ -62,7 +63,7 @@ impl Replicas {
             reason: Some("paid".into()),
             key: key.map(|key| IdempotencyKey::new(key).unwrap()),
             expected: None,
-            at: Timestamp::from_unix_ms(0),
+            at: START,
         });
         operation
     }

@@ -13,6 +13,7 @@ tests! { TESTS:
     an_empty_schema_is_taken,
     who_is_not_let_in_is_told_so_without_the_password,
     a_database_that_is_not_there_is_an_error_soon,
+    a_host_that_is_silent_keeps_nobody_from_the_next,
 }
 
 async fn refused(schema: &TestSchema, control_plane: ControlPlaneId) -> String {
@@ -121,4 +122,19 @@ async fn a_database_that_is_not_there_is_an_error_soon(_: &TestSchema) {
         assert!(matches!(error, StoreError::Failed(_)), "{error:?}");
         assert!(began.elapsed() < std::time::Duration::from_secs(20));
     }
+}
+
+async fn a_host_that_is_silent_keeps_nobody_from_the_next(schema: &TestSchema) {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let url = crate::postgres::postgres_url().unwrap();
+    let (scheme, rest) = url.split_once("://").unwrap();
+    let (user, hosts) =
+        rest.rsplit_once('@').map_or((String::new(), rest), |(user, hosts)| (format!("{user}@"), hosts));
+    let config = PostgresConfig::from_url(&format!("{scheme}://{user}127.0.0.1:{port},{hosts}")).unwrap();
+    let config = config.with_schema(schema.name()).unwrap().with_connect_timeout(std::time::Duration::from_secs(600));
+    let store = PostgresStore::open(config.unwrap(), control_plane()).await.unwrap();
+    let session = store.open_session("one", at(0)).await.unwrap();
+    assert_eq!(store.renew_session(session.epoch).await.unwrap().in_force, [session.epoch]);
+    assert!(store.instances(&InstanceFilter::default(), None, 1).await.unwrap().is_empty());
 }

@@ -52,8 +52,8 @@ async fn a_connection_that_listens_and_was_lost_is_told_as_missed(schema: &TestS
     let [one, two] = two(schema).await;
     let cut = async {
         let query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-             WHERE query LIKE '%FROM counters%' AND pid <> pg_backend_pid() AND state = 'idle'";
-        assert!(!schema.client().await.query(query, &[]).await.unwrap().is_empty());
+             WHERE query LIKE '%FROM counters%' AND application_name = $1 AND state = 'idle'";
+        assert!(!schema.client().await.query(query, &[&schema.name()]).await.unwrap().is_empty());
         one.commit(with_event(happened("a", at(0)))).await.unwrap();
     };
     told(&two, cut, Signal::Missed).await;

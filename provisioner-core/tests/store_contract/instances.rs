@@ -294,7 +294,7 @@ async fn a_change_whose_parts_contradict_each_other_is_refused(store: Arc<dyn St
         Change { keep_specs: Some(Vec::new()), ..delete("a", version) },
     ];
     for change in homeless {
-        assert!(matches!(store.commit(change).await, Err(StoreError::Failed(_))));
+        assert!(matches!(store.commit(change).await, Err(StoreError::NotWritten(_))));
     }
     assert_eq!(everything(&*store).await, before);
 }

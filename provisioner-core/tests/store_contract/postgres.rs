@@ -47,7 +47,10 @@ impl TestSchema {
     }
 
     pub(crate) fn config(&self) -> PostgresConfig {
-        let config = PostgresConfig::from_url(&postgres_url().unwrap()).unwrap();
+        let url = postgres_url().unwrap();
+        // Others use the database too.
+        let separator = if url.contains('?') { '&' } else { '?' };
+        let config = PostgresConfig::from_url(&format!("{url}{separator}application_name={}", self.0)).unwrap();
         // A machine that is busy with other tests is slow, and not broken.
         config.with_schema(&self.0).unwrap().with_timeout(Duration::from_secs(60)).unwrap()
     }

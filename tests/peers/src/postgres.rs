@@ -127,12 +127,70 @@ impl Server {
         initdb.arg(format!("--username={USER}")).arg("--pgdata").arg(home.data());
         home::done(&mut initdb, INIT_MAX).map_err(|error| home.with_log(&error))?;
         home.configure(&settings(durability))?;
+        let server = Self::in_home(programs, home)?;
+        connection::ask(server.port, ANSWER_MAX, USER, FIRST_DATABASE, &format!("CREATE DATABASE {DATABASE}"))?;
+        Ok(server)
+    }
+
+    /// Starts a server on the data in this folder.
+    fn in_home(programs: Programs, home: Home) -> Result<Self, String> {
         let ports = Ports::take();
         let range = ports.range();
         let server = Self { programs, port: *range.start(), postmaster: Mutex::new(None), home, _ports: ports };
-        let server = server.started_on_one_of(range)?;
-        connection::ask(server.port, ANSWER_MAX, USER, FIRST_DATABASE, &format!("CREATE DATABASE {DATABASE}"))?;
-        Ok(server)
+        server.started_on_one_of(range)
+    }
+
+    /// Makes a standby of this server, which takes no writes until it is [promoted](Self::promote), and waits until it has all that
+    /// this one has. From then on this one answers no commit before the standby has it as well: what was answered outlives this
+    /// server.
+    ///
+    /// # Errors
+    /// Where [`Programs::base_backup`] is missing, and as [`create`](Self::create).
+    pub fn standby(&self) -> Result<Self, String> {
+        let programs = self.programs.clone();
+        let parent = self.home.folder().parent().ok_or("the server's folder is in none")?;
+        let home = Home::make(parent)?;
+        let mut copy = home.command(&programs.base_backup()?)?;
+        copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--no-password", "--host=127.0.0.1"]);
+        copy.arg(format!("--port={}", self.port)).arg(format!("--username={USER}")).arg("--pgdata").arg(home.data());
+        home::done(&mut copy, INIT_MAX).map_err(|error| home.with_log(&error))?;
+        let standby = Self::in_home(programs, home)?;
+        self.set("synchronous_standby_names", "'*'")?;
+        let follows =
+            "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync' AND replay_lsn = pg_current_wal_lsn()";
+        let is_there = until(START_MAX, || self.ask(follows).is_ok_and(|found| !found.is_empty()).then_some(()));
+        is_there.ok_or_else(|| standby.home.with_log("the standby does not follow"))?;
+        Ok(standby)
+    }
+
+    /// Has a standby take writes, as the server that it follows is gone.
+    ///
+    /// # Errors
+    /// What the server says; that it does not follow one.
+    pub fn promote(&self) -> Result<(), String> {
+        self.ask("SELECT pg_promote()").map(drop)
+    }
+
+    /// Has it show this certificate, with the key in PEM, to whoever asks for TLS.
+    ///
+    /// # Errors
+    /// What the server says, and where it does not take it.
+    pub fn use_certificate(&self, certificate: &str, key: &str) -> Result<(), String> {
+        for (setting, name, content) in
+            [("ssl_cert_file", "server.crt", certificate), ("ssl_key_file", "server.key", key)]
+        {
+            let file = self.home.keep_private(name, content)?;
+            self.set(setting, &format!("'{}'", file.display()))?;
+        }
+        self.set("ssl", "on")?;
+        let has_it = until(ANSWER_MAX, || self.ask("SHOW ssl").is_ok_and(|shown| shown == ["on"]).then_some(()));
+        has_it.ok_or_else(|| self.home.with_log("the server does not take its certificate"))
+    }
+
+    /// Changes a setting for good. It is in force for connections that are made a moment later.
+    fn set(&self, name: &str, value: &str) -> Result<(), String> {
+        self.ask(&format!("ALTER SYSTEM SET {name} = {value}"))?;
+        self.ask("SELECT pg_reload_conf()").map(drop)
     }
 
     /// Starts it on the first port of these that nothing else has: only by listening can a port be had.

@@ -1,6 +1,6 @@
 //! The customers: each asks for something until the control plane has said yes or no, however often it dies meanwhile.
 
-mod inbox;
+pub mod inbox;
 
 use std::{sync::Arc, time::Duration};
 

@@ -9,7 +9,15 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{driver::drive, gate::Life, ledger::Ledger, rest, scenario::Request, world::World};
+use crate::{
+    customers::inbox::{ACCEPTED, REFUSED},
+    driver::drive,
+    gate::Life,
+    ledger::Ledger,
+    rest,
+    scenario::Request,
+    world::World,
+};
 
 /// What came of a run.
 #[derive(Debug, Clone)]
@@ -20,6 +28,8 @@ pub struct Outcome {
     pub steps: u64,
     /// How many requests were accepted.
     pub accepted: usize,
+    /// How many of those put into the inbox were accepted, and how many were refused.
+    pub of_inbox: (u64, u64),
     /// How they ended: done, superseded by a newer one, or failed for a reason with this code.
     pub ends: Ends,
     /// How many control planes there were at a time.
@@ -81,6 +91,7 @@ impl Outcome {
             seed,
             steps: 0,
             accepted: 0,
+            of_inbox: (0, 0),
             ends: Ends::new(),
             replicas: 0,
             processes: 0,
@@ -107,6 +118,7 @@ async fn live(request: Request) -> Outcome {
         seed: request.seed,
         steps: world.witness.steps(),
         accepted: ledger.count(),
+        of_inbox: (world.witness.count_of(ACCEPTED), world.witness.count_of(REFUSED)),
         ends,
         replicas: world.places.len(),
         processes: world.processes(),

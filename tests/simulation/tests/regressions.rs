@@ -43,6 +43,17 @@ fn the_same_seed_has_the_same_history_and_another_one_another() {
 }
 
 #[test]
+fn most_of_what_is_put_into_the_inbox_is_accepted() {
+    let (mut accepted, mut refused) = (0, 0);
+    for seed in 1..=4 {
+        let outcome = run(&Request { replicas: Some(2), ..Request::new(seed, 50) });
+        assert_eq!(outcome.violation, None, "seed {seed}");
+        (accepted, refused) = (accepted + outcome.of_inbox.0, refused + outcome.of_inbox.1);
+    }
+    assert!(accepted > 20 && accepted > refused, "{accepted} accepted, {refused} refused");
+}
+
+#[test]
 fn a_fifth_of_all_calls_failing_keeps_no_request_from_coming_true() {
     for (seed, instances) in [(1, 50), (2, 50), (3, 50), (4, 50), (5, 200), (6, 200), (7, 1000)] {
         let outcome = run(&Request { only_faults: true, ..Request::new(seed, instances) });

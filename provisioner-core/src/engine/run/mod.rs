@@ -206,7 +206,7 @@ impl<'a> Run<'a> {
         let version = self.draft.version().unwrap_or_default();
         match written {
             Ok(_) => self.cell.let_go(&self.draft.row.id, version),
-            Err(StoreError::Failed(_)) => self.cell.let_go(&self.draft.row.id, version + 1),
+            Err(StoreError::NotWritten(_) | StoreError::Failed(_)) => self.cell.let_go(&self.draft.row.id, version + 1),
             Err(_) => {}
         }
     }

@@ -28,10 +28,11 @@ pub(super) const IN_FORCE: &str = "NOT closed AND expires_at > clock_timestamp()
 /// What the database's clock shows, in Unix milliseconds.
 const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
-/// Whether a row `i` may be claimed by the session `$1`.
+/// Whether a row `i` may be claimed by the session `$1`. At the time of what is known of the sessions: they may have been renewed
+/// while the row was waited for.
 const FREE: &str = "(i.claimed_by IS NULL OR i.claimed_by = $1
      OR EXISTS (SELECT FROM sessions s WHERE s.epoch = i.claimed_by
-         AND (s.closed OR s.expires_at <= clock_timestamp()))
+         AND (s.closed OR s.expires_at <= statement_timestamp()))
      OR i.claimed_by < (SELECT min(epoch) FROM sessions))";
 
 /// Refuses the statement's work unless the session `$1` is in force.
@@ -114,7 +115,20 @@ pub(super) async fn claim(readers: &Readers, claim: &Claim) -> Result<Vec<Record
             ],
         )
         .await?;
-    records(readers, &own(&rows)?).await
+    let mut found = Vec::with_capacity(rows.len());
+    for row in own(&rows)? {
+        match record(readers, row).await {
+            Ok(record) => found.extend(record),
+            // As of a newer release, or damaged. It must not keep all the others up, nor those who can read it.
+            Err(error) => {
+                let id = row.text(1)?;
+                tracing::error!(instance = id, error = %Chain(&error), "an instance that is due cannot be read and is passed over");
+                let release = "UPDATE instances SET claimed_by = NULL WHERE id = $1 AND claimed_by = $2";
+                readers.query(release, &[&id, &clamp(claim.epoch)]).await?;
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// One row, claimed, due or not.
@@ -130,7 +144,11 @@ pub(super) async fn claim_instance(readers: &Readers, epoch: u64, id: &InstanceI
          SELECT {RECORD_COLUMNS} FROM own LEFT JOIN (free i {RECORD_SPECS}) ON true"
     );
     let rows = readers.query(&query, &[&clamp(epoch), &id.as_str()]).await?;
-    match records(readers, &own(&rows)?).await?.pop() {
+    let found = match own(&rows)?.first() {
+        Some(row) => record(readers, row).await?,
+        None => None,
+    };
+    match found {
         Some(record) => Ok(Taken::Here(record)),
         None if read::instance(readers, id).await?.is_none() => Ok(Taken::Absent),
         None => Ok(Taken::Elsewhere),
@@ -186,19 +204,15 @@ fn own(rows: &[tokio_postgres::Row]) -> Result<Vec<&tokio_postgres::Row>> {
     }
 }
 
-/// Reads the records. One that somebody wrote while its row was waited for may refer to a spec that the statement could not see
+/// Reads a record. One that somebody wrote while its row was waited for may refer to a spec that the statement could not see
 /// yet: it is read again.
-async fn records(readers: &Readers, found: &[&tokio_postgres::Row]) -> Result<Vec<Record>> {
-    let mut records = Vec::with_capacity(found.len());
-    for row in found {
-        let record = rows::record(row)?;
-        let instance = &record.row;
-        let wanted = [Some(instance.wanted), Some(instance.in_force), instance.applied];
-        if wanted.into_iter().flatten().all(|generation| record.specs.contains_key(&generation)) {
-            records.push(record);
-        } else if let Some(again) = read::instance(readers, &instance.id).await? {
-            records.push(Record { taken_over: record.taken_over, ..again });
-        }
+async fn record(readers: &Readers, row: &tokio_postgres::Row) -> Result<Option<Record>> {
+    let record = rows::record(row)?;
+    let instance = &record.row;
+    let wanted = [Some(instance.wanted), Some(instance.in_force), instance.applied];
+    if wanted.into_iter().flatten().all(|generation| record.specs.contains_key(&generation)) {
+        return Ok(Some(record));
     }
-    Ok(records)
+    let again = read::instance(readers, &instance.id).await?;
+    Ok(again.map(|again| Record { taken_over: record.taken_over, ..again }))
 }

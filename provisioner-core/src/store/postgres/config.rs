@@ -6,6 +6,9 @@ use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
 use super::{super::StoreError, tls::Trust};
 
+/// How long a transaction may wait for the process that began it: others wait for what it has locked.
+const IDLE_IN_TRANSACTION_MAX: Duration = Duration::from_secs(5);
+
 const EXPECTED: &str = "postgres://USER:PASSWORD@HOST:PORT/DATABASE, with parameters of libpq behind a ?, each as NAME=VALUE; \
      in a name or password, characters such as @ : / ? # % are written as %40 and so on";
 
@@ -14,7 +17,8 @@ const EXPECTED: &str = "postgres://USER:PASSWORD@HOST:PORT/DATABASE, with parame
 /// Its `Debug` hides the password.
 #[derive(Clone)]
 pub struct PostgresConfig {
-    pub(super) connection: tokio_postgres::Config,
+    /// To each host, in the order of the URL.
+    pub(super) connections: Vec<tokio_postgres::Config>,
     pub(super) trust: Trust,
     pub(super) schema: Schema,
     pub(super) pool_size: usize,
@@ -43,7 +47,7 @@ impl PostgresConfig {
         if !is_ours {
             return Err(refused());
         }
-        let (place, parameters) = url.split_once('?').unwrap_or((url, ""));
+        let (places, parameters) = url.split_once('?').unwrap_or((url, ""));
         let (mut own, mut rest) = (Own::default(), Vec::new());
         for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
             let (name, value) = parameter.split_once('=').ok_or_else(refused)?;
@@ -54,16 +58,19 @@ impl PostgresConfig {
                 _ => rest.push(parameter),
             }
         }
-        let mut connection =
-            tokio_postgres::Config::from_str(&format!("{place}?{}", rest.join("&"))).map_err(|_| refused())?;
         let (mode, trust) = Trust::from_parameters(own.mode.unwrap_or("prefer"), own.roots.as_deref())?;
-        connection.ssl_mode(mode);
-        if connection.get_hosts().is_empty() && connection.get_hostaddrs().is_empty() {
-            return Err(refused());
-        }
-        let connect_timeout = connection.get_connect_timeout().copied().unwrap_or(Duration::from_secs(5));
+        let connection = |place: String| {
+            let read = tokio_postgres::Config::from_str(&format!("{place}?{}", rest.join("&")));
+            let mut connection = read.map_err(|_| refused())?;
+            connection.ssl_mode(mode);
+            let has_host = !(connection.get_hosts().is_empty() && connection.get_hostaddrs().is_empty());
+            if has_host { Ok(connection) } else { Err(refused()) }
+        };
+        let connections = each_host(places).into_iter().map(connection).collect::<Result<Vec<_>, _>>()?;
+        let connect_timeout = connections.iter().find_map(tokio_postgres::Config::get_connect_timeout);
+        let connect_timeout = connect_timeout.copied().unwrap_or(Duration::from_secs(5));
         let config = Self {
-            connection,
+            connections,
             trust,
             schema: Schema("provisioner".into()),
             pool_size: 8,
@@ -82,7 +89,8 @@ impl PostgresConfig {
         Ok(Self { schema: schema.parse()?, ..self })
     }
 
-    /// How many connections reads may use: 8 unless told otherwise. Two more are used for writing and for listening.
+    /// How many connections reads may use: 8 unless told otherwise. Three more are used for writing, for listening and for the
+    /// session.
     ///
     /// # Errors
     /// [`StoreError::Refused`] unless it is 1 to 1,000.
@@ -112,7 +120,8 @@ impl PostgresConfig {
         Ok(Self { timeout, ..self })
     }
 
-    /// How long making a connection may take: 5 s unless told otherwise.
+    /// How long making a connection to one host may take: 5 s unless told otherwise. Where there are several, the next one is tried
+    /// soon after, beside it.
     ///
     /// # Errors
     /// [`StoreError::Refused`] unless it is 100 ms to 10 min.
@@ -121,16 +130,21 @@ impl PostgresConfig {
         Ok(Self { connect_timeout: timeout, ..self })
     }
 
-    /// What connections are made with: of one session's settings, those that the store relies on.
-    pub(super) fn connection(&self) -> tokio_postgres::Config {
-        let mut connection = self.connection.clone();
+    /// What connections to each host are made with.
+    pub(super) fn connections(&self) -> Vec<tokio_postgres::Config> {
+        self.connections.iter().map(|connection| self.with_settings(connection.clone())).collect()
+    }
+
+    /// With those of a session's settings that the store relies on.
+    fn with_settings(&self, mut connection: tokio_postgres::Config) -> tokio_postgres::Config {
         let timeout = self.timeout.as_millis();
+        let idle = self.timeout.min(IDLE_IN_TRANSACTION_MAX).as_millis();
         // Every statement here is a walk along an index. The planner may have seen the tables while they were empty, and keeps
         // its plans: it is not given another way. https://www.postgresql.org/docs/current/runtime-config-query.html
         //
         // A process that was stopped in the middle of a transaction must not keep the others waiting.
         let settings = format!(
-            "-c search_path={schema} -c statement_timeout={timeout} -c idle_in_transaction_session_timeout={timeout} \
+            "-c search_path={schema} -c statement_timeout={timeout} -c idle_in_transaction_session_timeout={idle} \
              -c default_transaction_isolation=read\\ committed -c client_min_messages=warning -c jit=off \
              -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off",
             schema = self.schema.quoted()
@@ -152,6 +166,15 @@ impl PostgresConfig {
     }
 }
 
+/// The URL of each of several hosts, without parameters.
+fn each_host(places: &str) -> Vec<String> {
+    let (scheme, rest) = places.split_once("://").unwrap_or(("postgres", places));
+    let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    let (user, hosts) = authority.rsplit_once('@').map_or(("", authority), |(user, hosts)| (user, hosts));
+    let user = if user.is_empty() { String::new() } else { format!("{user}@") };
+    hosts.split(',').map(|host| format!("{scheme}://{user}{host}{path}")).collect()
+}
+
 /// The parameters that are not left to `tokio-postgres`.
 #[derive(Default)]
 struct Own<'a> {
@@ -167,12 +190,13 @@ impl fmt::Debug for PostgresConfig {
             #[cfg(unix)]
             Host::Unix(path) => path.display().to_string(),
         };
+        let (all, first) = (self.connections.iter(), self.connections.first());
         f.debug_struct("PostgresConfig")
-            .field("hosts", &self.connection.get_hosts().iter().map(host).collect::<Vec<_>>())
-            .field("ports", &self.connection.get_ports())
-            .field("database", &self.connection.get_dbname())
-            .field("user", &self.connection.get_user())
-            .field("tls", &(self.connection.get_ssl_mode() != SslMode::Disable))
+            .field("hosts", &all.flat_map(|one| one.get_hosts().iter().map(host)).collect::<Vec<_>>())
+            .field("ports", &self.connections.iter().flat_map(|one| one.get_ports()).collect::<Vec<_>>())
+            .field("database", &first.and_then(|one| one.get_dbname()))
+            .field("user", &first.and_then(|one| one.get_user()))
+            .field("tls", &first.is_some_and(|one| one.get_ssl_mode() != SslMode::Disable))
             .field("trust", &self.trust)
             .field("schema", &self.schema)
             .field("pool_size", &self.pool_size)
@@ -252,10 +276,23 @@ mod tests {
             "postgres://me:hunter2%40@db.example.com:5433/app?schema=other&sslmode=verify-full&application_name=x",
         )
         .unwrap();
-        assert_eq!(config.connection.get_password(), Some(&b"hunter2@"[..]));
+        assert_eq!(config.connections[0].get_password(), Some(&b"hunter2@"[..]));
         assert_eq!(config.schema.as_str(), "other");
         let shown = format!("{config:?}");
         assert!(shown.contains("db.example.com") && !shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn each_of_several_hosts_is_read_with_all_the_rest() {
+        let url = "postgres://me:hunter2@one:5433,two,[::1]:5434/app?application_name=x";
+        let config = PostgresConfig::from_url(url).unwrap();
+        let read: Vec<_> = config.connections.iter().map(|one| (one.get_hosts().to_vec(), one.get_ports())).collect();
+        let host = |name: &str| vec![Host::Tcp(name.into())];
+        assert_eq!(read, [(host("one"), &[5433][..]), (host("two"), &[5432]), (host("::1"), &[5434])]);
+        for one in &config.connections {
+            assert_eq!((one.get_user(), one.get_dbname()), (Some("me"), Some("app")));
+            assert_eq!((one.get_password(), one.get_application_name()), (Some(&b"hunter2"[..]), Some("x")));
+        }
     }
 
     #[test]

@@ -1,11 +1,19 @@
 //! Connections: how one is made, how reads share some, and that one in doubt is never used again.
 
-use std::{fmt, ops::Deref, time::Duration};
+use std::{
+    fmt,
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use deadpool_postgres::{
     ClientWrapper, Connect, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Timeouts,
 };
-use futures::future::BoxFuture;
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{task::JoinHandle, time};
 use tokio_postgres::{Client, Connection, Row, Socket, types::ToSql};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -16,6 +24,9 @@ use super::{
     fault::{self, TimedOut},
 };
 
+/// How long a host may be silent until the next one is tried beside it.
+const NEXT_HOST_AFTER: Duration = Duration::from_millis(500);
+
 /// What carries a connection's messages.
 pub(super) type Carrier =
     Connection<Socket, <MakeRustlsConnect as tokio_postgres::tls::MakeTlsConnect<Socket>>::Stream>;
@@ -23,23 +34,65 @@ pub(super) type Carrier =
 /// Makes connections.
 #[derive(Clone)]
 pub(super) struct Connector {
-    config: tokio_postgres::Config,
+    hosts: Vec<tokio_postgres::Config>,
+    /// The one that was reached last.
+    preferred: Arc<AtomicUsize>,
     tls: MakeRustlsConnect,
     timeout: Duration,
 }
 
 impl Connector {
     pub(super) fn new(config: &PostgresConfig) -> Result<Self, StoreError> {
-        Ok(Self { config: config.connection(), tls: config.trust.connector()?, timeout: config.connect_timeout })
+        let tls = config.trust.connector()?;
+        Ok(Self { hosts: config.connections(), preferred: Arc::default(), tls, timeout: config.connect_timeout })
+    }
+
+    /// Connects to the first host that takes writes, beginning with the one that was reached last. One that is silent does not keep the
+    /// next from being tried. The error is the last one; none: all were silent.
+    async fn reach(&self) -> Result<(Client, Carrier), Option<tokio_postgres::Error>> {
+        let count = self.hosts.len();
+        let first = self.preferred.load(Ordering::Relaxed);
+        let mut order = (0..count).map(|number| (first + number) % count);
+        let mut attempts = FuturesUnordered::new();
+        let (mut last, mut all_begun) = (None, false);
+        loop {
+            match order.next() {
+                Some(host) => attempts.push(async move {
+                    // The driver bounds only the making of the socket.
+                    (host, time::timeout(self.timeout, self.hosts[host].connect(self.tls.clone())).await)
+                }),
+                None => all_begun = true,
+            }
+            if all_begun && attempts.is_empty() {
+                return Err(last);
+            }
+            let pause = async {
+                match all_begun {
+                    true => std::future::pending().await,
+                    false => time::sleep(NEXT_HOST_AFTER).await,
+                }
+            };
+            tokio::select! {
+                biased;
+                Some((host, reached)) = attempts.next() => match reached {
+                    Ok(Ok(made)) => {
+                        self.preferred.store(host, Ordering::Relaxed);
+                        return Ok(made);
+                    }
+                    Ok(Err(error)) => last = Some(error),
+                    Err(_) => {}
+                },
+                () = pause => {}
+            }
+        }
     }
 
     /// Makes a connection whose messages are to be carried by the caller.
     pub(super) async fn connect_raw(&self) -> Result<(Client, Carrier), StoreError> {
-        // The driver bounds only the making of the socket.
-        match time::timeout(self.timeout, self.config.connect(self.tls.clone())).await {
-            Ok(made) => made.map_err(fault::refused),
-            Err(_) => Err(StoreError::Failed(Box::new(TimedOut(self.timeout)))),
-        }
+        self.reach().await.map_err(|error| match error {
+            Some(error) => fault::refused(error),
+            None => StoreError::Failed(Box::new(TimedOut(self.timeout))),
+        })
     }
 
     /// Makes a connection that is ready for use.
@@ -77,11 +130,15 @@ impl fmt::Debug for Connector {
 impl Connect for Connector {
     fn connect(
         &self,
-        config: &tokio_postgres::Config,
+        _: &tokio_postgres::Config,
     ) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), tokio_postgres::Error>> {
-        let config = config.clone();
         Box::pin(async move {
-            let (client, carrier) = config.connect(self.tls.clone()).await?;
+            let (client, carrier) = match self.reach().await {
+                Ok(reached) => reached,
+                Err(Some(error)) => return Err(error),
+                // There is no error of the driver's to tell: the pool's own limit ends this.
+                Err(None) => std::future::pending().await,
+            };
             let carrying = tokio::spawn(carry(carrier));
             make_durable(&client).await?;
             Ok((client, carrying))
@@ -97,16 +154,17 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    pub(super) fn new(connector: &Connector, config: &PostgresConfig) -> Result<Self, StoreError> {
+    pub(super) fn new(connector: &Connector, config: &PostgresConfig, size: usize) -> Result<Self, StoreError> {
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = Manager::from_connect(config.connection(), connector.clone(), recycling);
+        let manager = Manager::from_connect(tokio_postgres::Config::new(), connector.clone(), recycling);
+        let others = u32::try_from(config.connections.len()).unwrap_or(u32::MAX).saturating_sub(1);
         let timeouts = Timeouts {
             wait: Some(config.timeout),
-            create: Some(config.connect_timeout),
+            create: Some(config.connect_timeout + NEXT_HOST_AFTER * (others + 1)),
             recycle: Some(config.timeout),
         };
         let pool = Pool::builder(manager)
-            .max_size(config.pool_size)
+            .max_size(size)
             .timeouts(timeouts)
             .runtime(deadpool_postgres::Runtime::Tokio1)
             .build()

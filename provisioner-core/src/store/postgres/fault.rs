@@ -6,11 +6,6 @@ use tokio_postgres::{Error, error::SqlState};
 
 use super::super::StoreError;
 
-/// Nothing of the transaction was written, and it is known.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("nothing was written")]
-pub(super) struct NotWritten(#[source] pub(super) Cause);
-
 /// Why something was not done, told to all who waited for it.
 #[derive(Debug, Clone)]
 pub(super) struct Cause(Arc<dyn StdError + Send + Sync>);
@@ -96,8 +91,8 @@ pub(super) fn remedy(error: &Error) -> Remedy {
 
 /// What a transaction that was not committed is answered with.
 pub(super) fn not_written(cause: &Cause, full: bool) -> StoreError {
-    let not_written = Box::new(NotWritten(cause.clone()));
-    if full { StoreError::Full(not_written) } else { StoreError::Failed(not_written) }
+    let cause = Box::new(cause.clone());
+    if full { StoreError::Full(cause) } else { StoreError::NotWritten(cause) }
 }
 
 /// Whether there was no room.

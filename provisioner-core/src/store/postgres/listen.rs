@@ -18,6 +18,8 @@ use crate::error::Chain;
 
 /// How often a silent connection is asked whether it is still there.
 const PROBE_EVERY: Duration = Duration::from_secs(10);
+/// More events than are written between two notices.
+const EVENTS_MAX: u64 = 1_000_000;
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
@@ -38,9 +40,19 @@ impl Told {
         });
     }
 
+    /// Shows a position that was read, also one before that shown: a database that was restored or failed over may have lost the
+    /// last events. Whoever waits looks again.
+    fn show_again(&self, position: u64) {
+        self.positions.send_replace(position);
+    }
+
     fn tell(&self, payload: &str) {
         for notice in notice::read(payload) {
             match notice {
+                // Anybody who may connect may notify. What no batch can have written is not believed.
+                Notice::Position(position) if position > self.positions.borrow().saturating_add(EVENTS_MAX) => {
+                    tracing::warn!(position, "passed over a position that no event can have");
+                }
                 Notice::Position(position) => self.show(position),
                 Notice::Signal(signal) => self.signals.tell(signal),
             }
@@ -64,7 +76,7 @@ pub(super) struct Ear {
 }
 
 impl Listener {
-    /// Begins to listen: what is told from now on is heard. Shows the last position of before.
+    /// Begins to listen: what is told from now on is heard. Shows the last position of before, whatever was shown.
     pub(super) async fn begin(&self) -> Result<Ear, StoreError> {
         let (client, carrier) = self.connector.connect_raw().await?;
         let mut ear = Ear { client, carrier };
@@ -74,7 +86,7 @@ impl Listener {
             client.query_one(read::LAST_POSITION, &[]).await?.count(0)
         };
         let position = self.within(carrier, begun).await?;
-        self.told.show(position);
+        self.told.show_again(position);
         Ok(ear)
     }
 

@@ -98,6 +98,8 @@ pub struct PostgresStore {
     config: PostgresConfig,
     control_plane: ControlPlaneId,
     readers: Readers,
+    /// For the session alone: its renewal waits for no reads.
+    heart: Readers,
     jobs: mpsc::Sender<Job>,
     told: Told,
     transactions: Arc<AtomicU64>,
@@ -129,7 +131,8 @@ impl PostgresStore {
         let schema = config.schema.clone();
         let mut writer = Writer::new(connector.clone(), schema.clone(), told.clone(), config.timeout);
         writer.begin().await?;
-        let readers = Readers::new(&connector, &config)?;
+        let readers = Readers::new(&connector, &config, config.pool_size)?;
+        let heart = Readers::new(&connector, &config, 1)?;
         let listener = Listener { connector, schema, told: told.clone(), timeout: config.timeout };
         let ear = listener.begin().await?;
         let transactions = writer.transactions();
@@ -137,7 +140,7 @@ impl PostgresStore {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(writer.serve(waiting));
         tasks.spawn(listener.serve(ear, stop.clone()));
-        Ok(Arc::new(Self { config, control_plane, readers, jobs, told, transactions, stop, tasks }))
+        Ok(Arc::new(Self { config, control_plane, readers, heart, jobs, told, transactions, stop, tasks }))
     }
 
     /// How many transactions it has written since it was opened: with the number of commits, it tells how well these are
@@ -169,6 +172,7 @@ impl Drop for PostgresStore {
     fn drop(&mut self) {
         self.stop.cancel();
         self.readers.close();
+        self.heart.close();
         self.tasks.close();
     }
 }
@@ -180,15 +184,15 @@ impl Store for PostgresStore {
     }
 
     async fn open_session(&self, holder: &str, _: Timestamp) -> Result<Session, StoreError> {
-        claim::open_session(&self.readers, holder, self.config.lapses_after).await
+        claim::open_session(&self.heart, holder, self.config.lapses_after).await
     }
 
     async fn renew_session(&self, epoch: u64) -> Result<Renewal, StoreError> {
-        claim::renew_session(&self.readers, epoch, self.config.lapses_after).await
+        claim::renew_session(&self.heart, epoch, self.config.lapses_after).await
     }
 
     async fn close_session(&self, epoch: u64) -> Result<(), StoreError> {
-        claim::close_session(&self.readers, epoch, self.config.schema.as_str()).await
+        claim::close_session(&self.heart, epoch, self.config.schema.as_str()).await
     }
 
     fn signals(&self) -> Option<BoxStream<'static, Signal>> {
@@ -197,7 +201,7 @@ impl Store for PostgresStore {
 
     async fn commit(&self, change: Change) -> Result<Committed, StoreError> {
         let (answer, answered) = oneshot::channel();
-        let gone = |_| StoreError::Failed(Box::new(Lost("nothing was written: the writer has ended")));
+        let gone = |_| StoreError::NotWritten(Box::new(Lost("the writer has ended")));
         self.jobs.send(Job { prepared: Box::new(Prepared::new(change)), answer }).await.map_err(gone)?;
         let lost = Lost("the writer ended before it answered");
         answered.await.map_err(|_| StoreError::Failed(Box::new(lost)))?

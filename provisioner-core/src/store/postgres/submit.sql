@@ -10,7 +10,7 @@ CREATE FUNCTION submit(
     expected bigint DEFAULT NULL
 ) RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = {schema}, pg_catalog, pg_temp
+SET search_path = pg_catalog, {schema}, pg_temp
 SET standard_conforming_strings = on
 AS $function$
 #variable_conflict use_column
@@ -37,6 +37,13 @@ BEGIN
     IF submit.parameters IS NULL OR jsonb_typeof(submit.parameters) <> 'object' THEN
         RAISE EXCEPTION 'parameters: expected a JSON object, found %',
             coalesce(jsonb_typeof(submit.parameters), 'null') USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF octet_length(submit.parameters::text) > 262144 THEN
+        RAISE EXCEPTION 'parameters: expected 256 KiB at most, found % bytes', octet_length(submit.parameters::text)
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF length(submit.reason) > 1000 THEN
+        RAISE EXCEPTION 'reason: expected 1000 characters at most' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     IF submit.actor IS NULL OR submit.actor !~ visible OR length(submit.actor) > 128
         OR submit.actor ~ misleading

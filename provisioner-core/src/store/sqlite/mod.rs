@@ -183,7 +183,7 @@ impl SqliteStore {
             Engine::Grouped { jobs, .. } => {
                 let jobs = jobs.as_ref().expect("taken only when the store is dropped");
                 let (answer, answered) = oneshot::channel();
-                let gone = |_| StoreError::Failed(Box::new(Lost("nothing was written: the writer has ended")));
+                let gone = |_| StoreError::NotWritten(Box::new(Lost("the writer has ended")));
                 jobs.send(Job { work, answer }).await.map_err(gone)?;
                 let lost = Lost("the writer ended before it answered");
                 answered.await.map_err(|_| StoreError::Failed(Box::new(lost)))?

@@ -57,7 +57,7 @@ pub(super) struct Job {
 
 /// Somebody else kept the file locked for too long, or it cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("nothing was written: no transaction could begin")]
+#[error("no transaction could begin")]
 struct NotBegun(#[source] Arc<rusqlite::Error>);
 
 /// The one connection that writes.
@@ -105,7 +105,7 @@ impl Writer {
         if let Err(error) = self.begin() {
             // Not piece by piece: whoever locks the file would be waited for again and again.
             let error = Arc::new(error);
-            let not_begun = || StoreError::Failed(Box::new(NotBegun(Arc::clone(&error))));
+            let not_begun = || StoreError::NotWritten(Box::new(NotBegun(Arc::clone(&error))));
             return batch.iter().map(|_| Err(not_begun())).collect();
         }
         match self.transaction(batch) {
@@ -212,6 +212,9 @@ impl Writer {
         if fault::is_io(&error) && !self.guard.has_room() {
             return StoreError::Full(Box::new(error));
         }
-        error.into()
+        match error.into() {
+            StoreError::Failed(source) => StoreError::NotWritten(source),
+            other => other,
+        }
     }
 }

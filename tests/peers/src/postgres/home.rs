@@ -5,7 +5,7 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, PipeWriter, Read, Seek, SeekFrom, Write},
     os::unix::{
-        fs::{DirBuilderExt, MetadataExt, chown},
+        fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown},
         process::CommandExt,
     },
     path::{Path, PathBuf},
@@ -105,6 +105,19 @@ impl Home {
         let added =
             OpenOptions::new().append(true).open(&file).and_then(|mut file| file.write_all(settings.as_bytes()));
         added.map_err(|error| format!("{}: {error}", file.display()))
+    }
+
+    /// Makes a file among the data that nobody but the server may read.
+    pub(super) fn keep_private(&self, name: &str, content: &str) -> Result<PathBuf, String> {
+        let file = self.data().join(name);
+        let problem = |error: io::Error| format!("{}: {error}", file.display());
+        let mut made =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file).map_err(problem)?;
+        made.write_all(content.as_bytes()).map_err(problem)?;
+        if let Some(user) = self.user {
+            chown(&file, Some(user.uid), Some(user.gid)).map_err(problem)?;
+        }
+        Ok(file)
     }
 
     pub(super) fn log_length(&self) -> u64 {

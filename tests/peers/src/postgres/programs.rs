@@ -12,6 +12,7 @@ pub const VERSION_MIN: u32 = 13;
 
 const INITDB: &str = "initdb";
 const POSTGRES: &str = "postgres";
+const BASE_BACKUP: &str = "pg_basebackup";
 
 /// Where packages put them: a folder, what the names in it begin with before the version, and what follows below.
 const PLACES: [(&str, &str, &str); 5] = [
@@ -86,6 +87,20 @@ impl Programs {
     /// The server.
     pub(super) fn postgres(&self) -> PathBuf {
         self.folder.join(POSTGRES)
+    }
+
+    /// The program that copies a server, which is a client and may be missing where the server is.
+    ///
+    /// # Errors
+    /// Where it is missing, with what to install.
+    pub fn base_backup(&self) -> Result<PathBuf, String> {
+        // What is on PATH may be a link to it.
+        let server = fs::canonicalize(self.postgres()).unwrap_or_else(|_| self.postgres());
+        let folders = [Some(self.folder.as_path()), server.parent()];
+        let mut programs = folders.into_iter().flatten().map(|folder| folder.join(BASE_BACKUP));
+        programs.find(|program| program.is_file()).ok_or_else(|| {
+            format!("{BASE_BACKUP} is not in {}, where the server is", self.folder.display())
+        })
     }
 
     /// Names the major version.

@@ -65,7 +65,10 @@ impl Door {
     }
 
     fn submit(&self) -> String {
-        format!("SELECT {}.submit('create', $1, $2::text::jsonb, 'signup')", self.control_plane)
+        format!(
+            "SELECT {}.submit('create', $1, $2::text::jsonb, 'signup', key => 'sign-up ' || $1)",
+            self.control_plane
+        )
     }
 
     fn parameters(name: &str) -> String {

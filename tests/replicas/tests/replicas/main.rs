@@ -35,6 +35,8 @@ fn main() {
         trial("calls_of_a_paused_replica_that_arrive_late_are_undone", database, paused::calls_under_way),
         trial("a_write_that_a_paused_replica_makes_late_is_refused", database, paused::about_to_write),
         trial("a_database_that_is_killed_among_sign_ups_loses_none", server, database_killed::killed),
+        trial("a_database_that_is_restarted_among_sign_ups_loses_none", server, database_killed::restarted),
+        trial("a_standby_that_takes_over_among_sign_ups_loses_none", standby, database_killed::failed_over),
         trial("connections_that_are_cut_again_and_again_cost_time_alone", database, cut_off::cut),
         trial("a_network_that_swallows_everything_costs_time_alone", database, cut_off::swallowed),
         trial("a_database_that_lets_nobody_in_costs_time_alone", database, cut_off::refused),
@@ -58,6 +60,10 @@ fn database() -> Option<(String, bool)> {
 
 fn server() -> Option<(String, bool)> {
     Some((Programs::find().err()?, postgres::is_required()))
+}
+
+fn standby() -> Option<(String, bool)> {
+    Some((database_killed::no_standby()?, postgres::is_required()))
 }
 
 fn python() -> Option<(String, bool)> {

@@ -17,7 +17,7 @@ with psycopg.connect(url) as connection:
     connection.commit()
     with connection.transaction():
         connection.execute(f"INSERT INTO {shop}.customers (name) VALUES (%s)", [name])
-        submit = f"SELECT {control_plane}.submit('create', %s, %s, 'signup')"
-        print(connection.execute(submit, [name, Jsonb(parameters)]).fetchone()[0])
+        submit = f"SELECT {control_plane}.submit('create', %s, %s, 'signup', key => %s)"
+        print(connection.execute(submit, [name, Jsonb(parameters), f"sign-up {name}"]).fetchone()[0])
         if ending == "rollback":
             raise psycopg.Rollback

@@ -43,6 +43,13 @@ impl Database {
         Self::at(&server.url())
     }
 
+    /// In that of the one of two servers that takes writes.
+    pub(crate) fn of_either(one: &Server, other: &Server) -> Self {
+        let hosts = format!("127.0.0.1:{},127.0.0.1:{}", one.port(), other.port());
+        let url = one.url().replace(&format!("127.0.0.1:{}", one.port()), &hosts);
+        Self::at(&format!("{url}?target_session_attrs=read-write"))
+    }
+
     fn at(url: &str) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::SeqCst);

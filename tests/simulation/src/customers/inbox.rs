@@ -15,6 +15,11 @@ use crate::{
     world::World,
 };
 
+/// What is counted: requests of the inbox that were accepted, and those that were refused.
+pub const ACCEPTED: &str = "accepted from the inbox";
+/// Likewise.
+pub const REFUSED: &str = "refused from the inbox";
+
 /// Puts it into the inbox, and waits until it is accepted or refused.
 pub(super) async fn ask(world: &Arc<World>, ledger: &Ledger, number: usize, key: &str, ask: Ask) {
     let now = world.now();
@@ -43,15 +48,17 @@ pub(super) async fn ask(world: &Arc<World>, ledger: &Ledger, number: usize, key:
         if let Ok(found) = found {
             let found = found.operation();
             // It waits in the inbox, and nobody has judged it yet.
-            if found.state == OperationState::Pending && found.fingerprint.is_empty() {
+            if found.waits_in_inbox() {
                 tokio::time::sleep(ASK_AGAIN).await;
                 continue;
             }
             // What is refused was never anything else.
             if found.state == OperationState::Failed && found.fingerprint.is_empty() {
+                world.witness.count(REFUSED);
                 return world.witness.note(&format!("{number} is refused {ask:?}, by {operation}"));
             }
             world.witness.note(&format!("{number} learns of {operation} for {ask:?}"));
+            world.witness.count(ACCEPTED);
             return is_accepted(world, ledger, found, ask);
         }
         tokio::time::sleep(ASK_AGAIN).await;

@@ -165,6 +165,17 @@ impl Witness {
         self.state().counts.clone()
     }
 
+    /// One more of this name.
+    pub fn count(&self, name: &str) {
+        *self.state().counts.entry(name.into()).or_default() += 1;
+    }
+
+    /// How many there were of this name.
+    #[must_use]
+    pub fn count_of(&self, name: &str) -> u64 {
+        self.state().counts.get(name).copied().unwrap_or_default()
+    }
+
     /// The most calls that one instance had in one second, and in one hour.
     #[must_use]
     pub fn busiest(&self) -> (usize, usize) {

@@ -17,11 +17,11 @@ type Result<T> = std::result::Result<T, StoreError>;
 
 /// A number that the database has no room for.
 #[derive(Debug, thiserror::Error)]
-#[error("nothing was written: {0} is more than the database can hold")]
+#[error("{0} is more than the database can hold")]
 struct TooLarge(u64);
 
 fn number(number: u64) -> Result<i64> {
-    i64::try_from(number).map_err(|_| StoreError::Failed(Box::new(TooLarge(number))))
+    i64::try_from(number).map_err(|_| StoreError::NotWritten(Box::new(TooLarge(number))))
 }
 
 impl<'a> Picture<'a> {

@@ -81,8 +81,11 @@ statements! {
         WHERE usage.cell = n.cell";
     delete_host_names = "DELETE FROM host_names WHERE name = ANY ($1)";
     insert_host_names = "INSERT INTO host_names (name, instance) SELECT * FROM unnest($1::text[], $2::text[])";
-    update_operations = "UPDATE operations SET key = n.key, state = n.state, ended_at = n.ended_at, failure = n.failure,
-            body = coalesce(n.body, operations.body)
+    /// One without a new body only lost its key, or ended: then it stays as another process may have ended it meanwhile.
+    update_operations = "UPDATE operations SET key = n.key, body = coalesce(n.body, operations.body),
+            state = CASE WHEN n.body IS NULL AND operations.ended_at IS NOT NULL THEN operations.state ELSE n.state END,
+            ended_at = CASE WHEN n.body IS NULL THEN coalesce(operations.ended_at, n.ended_at) ELSE n.ended_at END,
+            failure = CASE WHEN n.body IS NULL AND operations.ended_at IS NOT NULL THEN operations.failure ELSE n.failure END
         FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[])
             AS n (id, key, state, ended_at, failure, body)
         WHERE operations.id = n.id";
