@@ -1,8 +1,15 @@
-//! Durable steps as jobs in queues on PostgreSQL, beside the same rows written bare, on one server, in turns.
+//! Durable steps as jobs in queues on PostgreSQL, beside the same rows written bare, on one server, in turns; and on the same server,
+//! in the same run, the engine's own benchmark.
 //!
 //! `cargo run --release --manifest-path benches/rivals/postgres/Cargo.toml`, with `DATABASE_URL` and `SQLX_OFFLINE=true`.
 
-use std::{collections::BTreeMap, env, error::Error};
+use std::{
+    collections::BTreeMap,
+    env,
+    error::Error,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use bare::Way;
 use figures::Figures;
@@ -68,6 +75,8 @@ enum Row {
 }
 
 async fn compare(instances: usize) -> Result<()> {
+    // What it takes to build ours is not for a run to pay.
+    ours(&["--no-run"])?;
     println!("{}; {}\n", versions(), server::conditions().await?);
     println!("Setups of a worker process, {} steps each:\n", instances.div_ceil(TRIED) * 4);
     report::heading(&["what", "setup", "steps/s"]);
@@ -112,8 +121,23 @@ async fn compare(instances: usize) -> Result<()> {
     for ((library, setup), connections) in LIBRARIES.into_iter().zip(&setups).zip(connections) {
         println!("- {library}: {setup}; sign-ups over {connections} connections");
     }
-    println!("- bare: sign-ups over {bare} connections");
-    Ok(())
+    println!("- bare: sign-ups over {bare} connections\n");
+    ours(&[])
+}
+
+/// The engine's benchmark, which finds the same server by `DATABASE_URL`.
+fn ours(arguments: &[&str]) -> Result<()> {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // Build scripts that watch what Cargo set for this program would run again.
+    for (name, _) in env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"].iter().any(|ours| name.to_string_lossy().starts_with(ours)) {
+            command.env_remove(name);
+        }
+    }
+    command.args(["bench", "--quiet", "--package", "benches", "--bench", "postgres", "--manifest-path"]);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../Cargo.toml")).args(arguments);
+    let status = command.stdin(Stdio::null()).status()?;
+    if status.success() { Ok(()) } else { Err(format!("the engine's benchmark: {status}").into()) }
 }
 
 /// The fastest setup of a worker process that is found by changing one thing after the other.
