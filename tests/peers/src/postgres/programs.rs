@@ -98,9 +98,9 @@ impl Programs {
         let server = fs::canonicalize(self.postgres()).unwrap_or_else(|_| self.postgres());
         let folders = [Some(self.folder.as_path()), server.parent()];
         let mut programs = folders.into_iter().flatten().map(|folder| folder.join(BASE_BACKUP));
-        programs.find(|program| program.is_file()).ok_or_else(|| {
-            format!("{BASE_BACKUP} is not in {}, where the server is", self.folder.display())
-        })
+        programs
+            .find(|program| program.is_file())
+            .ok_or_else(|| format!("{BASE_BACKUP} is not in {}, where the server is", self.folder.display()))
     }
 
     /// Names the major version.
