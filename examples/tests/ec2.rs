@@ -29,7 +29,7 @@ fn main() {
 
 async fn live() {
     let binaries = support::binaries().await;
-    // Other tests build the service without the feature, to the same place.
+    // A test that is run by itself beside this one may build it again, to the same place.
     let own = tempfile::tempdir().unwrap();
     let service = own.path().join("signup");
     std::fs::copy(&binaries.signup, &service).unwrap();

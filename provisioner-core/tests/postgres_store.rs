@@ -32,6 +32,7 @@ use std::{
 };
 
 use libtest_mimic::{Arguments, Trial};
+use test_peers::postgres::Programs;
 
 /// One test, on a schema of its own.
 type Test = fn(&postgres::TestSchema) -> futures::future::LocalBoxFuture<'_, ()>;
@@ -40,7 +41,7 @@ type Test = fn(&postgres::TestSchema) -> futures::future::LocalBoxFuture<'_, ()>
 static SERVER: RwLock<()> = RwLock::new(());
 
 fn main() {
-    let tests = [open::TESTS, several::TESTS, faults::TESTS, submit::TESTS, plans::TESTS, tls::TESTS];
+    let tests = [open::TESTS, several::TESTS, faults::TESTS, submit::TESTS, plans::TESTS];
     let missing = postgres::missing();
     let mut trials: Vec<Trial> = tests
         .into_iter()
@@ -54,6 +55,14 @@ fn main() {
             trial(name, missing.clone(), run)
         })
         .collect();
+    // They start a server of their own, also where the environment names a database.
+    let missing = if test_peers::postgres::is_required() { None } else { Programs::find().err() };
+    for (name, test) in tls::TESTS {
+        trials.push(trial(name, missing.clone(), || {
+            run(*test);
+            Ok(())
+        }));
+    }
     for (name, test) in faults::CRASHES {
         let run = move || {
             let _alone = SERVER.write().unwrap_or_else(PoisonError::into_inner);

@@ -15,7 +15,7 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 use tracing::{info, warn};
 
-use super::{Engine, shared_clock::SharedClock, sharing};
+use super::{Engine, shared_clock::SharedClock, sharing, upkeep};
 use crate::{
     error::Chain,
     seams::Clock,
@@ -27,9 +27,9 @@ use crate::{
 const RENEWALS: u32 = 4;
 /// How often that is tried within this time while the store fails.
 const TRIES: u32 = 20;
-/// What the times of two processes may differ by: what each may be off by, twice over, as a time that is off is corrected by and
-/// by (see `Time`).
-const SKEW: Duration = Duration::from_secs(1);
+/// What the times of two processes may differ by: what each may be off by, and the correction that one may be at while the other
+/// has begun with it (`TOLERANCE` of `Time`).
+const SKEW: Duration = Duration::from_secs(6);
 /// How well a process knows the store's clock before it begins to work, unless the store is too slow to tell.
 const CLOCK_ERROR_MAX: Duration = Duration::from_millis(250);
 /// How often it asks for that.
@@ -192,7 +192,12 @@ async fn keep_once(engine: &Arc<Engine>, others: &mut Option<BTreeSet<u64>>) -> 
         return Ok(());
     }
     let renewed = engine.store.renew_session(epoch).await.inspect_err(|error| engine.store_error(error, epoch))?;
+    let before = engine.tenure.replicas();
     engine.tenure.renewed(&renewed, asked_at);
+    if before > 1 && engine.tenure.replicas() == 1 {
+        // What was left to the others is nobody's.
+        engine.tasks.spawn(upkeep::sort_out_cells(Arc::clone(engine)));
+    }
     let now: BTreeSet<u64> = renewed.in_force.into_iter().filter(|other| *other != epoch).collect();
     // Between the first look at what is due and the first renewal, one that nobody here knew of may have ended: what it worked
     // on was passed over by that look.

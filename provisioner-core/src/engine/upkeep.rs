@@ -26,7 +26,7 @@ pub(crate) async fn sort_out_cells(engine: Arc<Engine>) {
     for cell in in_use {
         let configured = engine.cells.contains_key(&cell);
         if !configured && engine.tenure.replicas() > 1 {
-            info!(%cell, "not configured here; it is left to the others");
+            warn!(%cell, "not configured here: its instances are left to the other processes as long as there are any");
             continue;
         }
         // Those that were parked for a missing cell are among the parked ones; the others are none.

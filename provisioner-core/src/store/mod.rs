@@ -87,7 +87,7 @@ pub enum StoreError {
     /// The store is damaged, foreign, in use, or of a newer release. It was left untouched.
     #[error("{0}")]
     Refused(String),
-    /// The store did not take the write, through no fault of the request. Nothing was written.
+    /// The store did not take the write, for a reason that is none of the above. Nothing was written.
     #[error("the store failed, and nothing was written")]
     NotWritten(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The store did not answer. It is not known whether the write happened.
@@ -250,7 +250,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// share ends none, and its sessions lapse when they are not renewed.
     async fn open_session(&self, holder: &str, now: Timestamp) -> Result<Session, StoreError>;
 
-    /// Keeps a session from lapsing, and tells the numbers of all that are in force. [`StoreError::SessionLost`] when it is not
+    /// Keeps a session from lapsing, and tells the numbers of all that are in force, and the store's clock. [`StoreError::SessionLost`] when it is not
     /// in force any more: it never comes back.
     async fn renew_session(&self, epoch: u64) -> Result<Renewal, StoreError>;
 

@@ -23,6 +23,7 @@ tests! { TESTS:
     a_lock_that_somebody_holds_is_an_error_in_time,
     a_change_that_cannot_be_written_fails_alone,
     a_row_that_cannot_be_read_is_an_error,
+    what_is_due_and_cannot_be_read_is_left_to_who_can,
     a_database_that_takes_no_writes_is_an_error_until_it_does,
 }
 
@@ -240,6 +241,35 @@ async fn a_row_that_cannot_be_read_is_an_error(schema: &TestSchema) {
     }
     store.commit(update(row("a"), 1)).await.expect("what is not looked at does no harm");
     assert!(store.instance(&id("a")).await.unwrap().is_some());
+}
+
+async fn what_is_due_and_cannot_be_read_is_left_to_who_can(schema: &TestSchema) {
+    let store = PostgresStore::open(schema.config(), control_plane()).await.unwrap();
+    for name in ["a", "b", "c", "d"] {
+        let row = InstanceRow { due_at: Some(at(1)), ..row(name) };
+        store.commit(Change { specs: vec![(Generation::FIRST, spec("1"))], ..insert(row) }).await.unwrap();
+    }
+    let session = async || store.open_session("one", at(0)).await.unwrap().epoch;
+    let claimed = async |epoch, limit| {
+        let claim = Claim { epoch, cell: cell("one"), lane: row("a").lane, now: at(9), after: None, limit };
+        let found = store.claim(&claim).await.unwrap();
+        found.iter().map(|record| (record.row.id.to_string(), record.taken_over)).collect::<Vec<_>>()
+    };
+    // Somebody works on the first and ends; it and the next one are of a newer release, as far as this one knows.
+    let gone = session().await;
+    assert_eq!(claimed(gone, 1).await, [("a".to_owned(), false)]);
+    store.close_session(gone).await.unwrap();
+    let client = schema.client().await;
+    let hide = "CREATE TABLE hidden AS SELECT id, body FROM instances WHERE id IN ('a', 'b');
+        UPDATE instances SET body = '{\"v\":99}' WHERE id IN ('a', 'b')";
+    client.batch_execute(hide).await.unwrap();
+    let (old, new) = (session().await, session().await);
+    assert_eq!(claimed(old, 2).await, [("c".to_owned(), false), ("d".to_owned(), false)], "they take nobody's place");
+    let error = store.claim_instance(old, &id("a")).await.map(drop).unwrap_err();
+    assert!(Chain(&error).to_string().contains("cannot be read"), "{}", Chain(&error));
+    client.batch_execute("UPDATE instances i SET body = h.body FROM hidden h WHERE h.id = i.id").await.unwrap();
+    let expected = [("a".to_owned(), true), ("b".to_owned(), false)];
+    assert_eq!(claimed(new, 4).await, expected, "as if the other had never tried");
 }
 
 async fn a_database_that_takes_no_writes_is_an_error_until_it_does(schema: &TestSchema) {

@@ -142,7 +142,7 @@ impl Server {
 
     /// Makes a standby of this server, which takes no writes until it is [promoted](Self::promote), and waits until it has all that
     /// this one has. From then on this one answers no commit before the standby has it as well: what was answered outlives this
-    /// server.
+    /// server. So it answers none any more once the standby is gone, and has one standby at most.
     ///
     /// # Errors
     /// Where [`Programs::base_backup`] is missing, and as [`create`](Self::create).
@@ -159,7 +159,10 @@ impl Server {
         let follows =
             "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync' AND replay_lsn = pg_current_wal_lsn()";
         let is_there = until(START_MAX, || self.ask(follows).is_ok_and(|found| !found.is_empty()).then_some(()));
-        is_there.ok_or_else(|| standby.home.with_log("the standby does not follow"))?;
+        if is_there.is_none() {
+            self.set("synchronous_standby_names", "''")?;
+            return Err(standby.home.with_log("the standby does not follow"));
+        }
         Ok(standby)
     }
 
@@ -168,7 +171,10 @@ impl Server {
     /// # Errors
     /// What the server says; that it does not follow one.
     pub fn promote(&self) -> Result<(), String> {
-        self.ask("SELECT pg_promote()").map(drop)
+        match self.ask("SELECT pg_promote()")?.first().map(String::as_str) {
+            Some("t") => Ok(()),
+            _ => Err(self.home.with_log("the standby is not promoted")),
+        }
     }
 
     /// Has it show this certificate, with the key in PEM, to whoever asks for TLS.

@@ -10,7 +10,7 @@ use crate::{
     engine::plan::Step,
     error::{Chain, Effect, Error, Result, Retry},
     store::{EventKind, Lane, StoreError},
-    types::{DataDisposition, DataSource, Incarnation, Observed, Target, TargetState},
+    types::{DataDisposition, DataSource, Incarnation, Observed, Target, TargetState, Timestamp},
 };
 
 impl Run<'_> {
@@ -147,7 +147,9 @@ impl Run<'_> {
         }
         let mut cx = self.engine.context(row.lane.into());
         // How long before a jump of time it was is not known.
-        cx.since_last_call = last_call.map(|at| now.since(at.max(self.engine.jumped_at())));
+        let since =
+            |at: Timestamp| now.since(at.max(self.engine.jumped_at())).saturating_sub(self.engine.tenure.skew());
+        cx.since_last_call = last_call.map(since);
         if self.called.is_some() {
             cx.since_last_call = Some(Duration::ZERO);
         }

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use tokio_postgres::{Row, types::ToSql};
+
 use super::{
     super::{
         Claim, IncarnationRow, Record, Renewal, Session, StoreError, Submitted, Taken,
@@ -94,41 +96,57 @@ pub(super) async fn claim(readers: &Readers, claim: &Claim) -> Result<Vec<Record
              ORDER BY i.due_at, i.id LIMIT $7 FOR UPDATE OF i SKIP LOCKED),
          claimed AS (UPDATE instances SET claimed_by = $1, taken_over = free.taken_over FROM free
              WHERE instances.id = free.id AND free.claimed_by IS DISTINCT FROM $1)
-         SELECT {RECORD_COLUMNS} FROM own LEFT JOIN (free i {RECORD_SPECS}) ON true ORDER BY i.due_at, i.id"
+         SELECT {RECORD_COLUMNS}, i.id, i.claimed_by, i.due_at
+             FROM own LEFT JOIN (free i {RECORD_SPECS}) ON true ORDER BY i.due_at, i.id"
     );
-    let (after, after_id) = match &claim.after {
-        Some((due_at, id)) => (due_at.unix_ms(), id.as_str()),
-        None => (i64::MIN, ""),
+    let (mut after, mut after_id) = match &claim.after {
+        Some((due_at, id)) => (due_at.unix_ms(), id.as_str().to_owned()),
+        None => (i64::MIN, String::new()),
     };
     let lane = i16::try_from(format::lane(claim.lane)).expect("there are two");
-    let rows = readers
-        .query(
-            &query,
-            &[
-                &clamp(claim.epoch),
-                &claim.cell.as_str(),
-                &lane,
-                &claim.now.unix_ms(),
-                &after,
-                &after_id,
-                &clamp(claim.limit),
-            ],
-        )
-        .await?;
-    let mut found = Vec::with_capacity(rows.len());
-    for row in own(&rows)? {
-        match record(readers, row).await {
-            Ok(record) => found.extend(record),
-            // As of a newer release, or damaged. It must not keep all the others up, nor those who can read it.
-            Err(error) => {
-                let id = row.text(1)?;
-                tracing::error!(instance = id, error = %Chain(&error), "an instance that is due cannot be read and is passed over");
-                let release = "UPDATE instances SET claimed_by = NULL WHERE id = $1 AND claimed_by = $2";
-                readers.query(release, &[&id, &clamp(claim.epoch)]).await?;
-            }
+    let (cell, now) = (claim.cell.as_str(), claim.now.unix_ms());
+    let mut found = Vec::new();
+    // What cannot be read takes no place of what can: a page that is not full is the last one.
+    while found.len() < claim.limit {
+        let wanted = claim.limit - found.len();
+        let values: [&(dyn ToSql + Sync); 7] =
+            [&clamp(claim.epoch), &cell, &lane, &now, &after, &after_id, &clamp(wanted)];
+        let rows = readers.query(&query, &values).await?;
+        let rows = own(&rows)?;
+        for row in &rows {
+            found.extend(readable(readers, row, claim.epoch).await?);
+        }
+        match rows.last() {
+            Some(last) if rows.len() == wanted => (after, after_id) = (last.number(DUE_AT)?, last.text(ID)?.to_owned()),
+            _ => break,
         }
     }
     Ok(found)
+}
+
+/// Behind the columns of a record: the id, who had claimed it before, and when it is due.
+const ID: usize = 5;
+const CLAIMED_BEFORE: usize = 6;
+const DUE_AT: usize = 7;
+
+/// The record of a row that was claimed. One that cannot be read, as it is damaged or of a newer release, must not keep the others up,
+/// nor those who can read it: it is left as it was.
+async fn readable(readers: &Readers, row: &Row, epoch: u64) -> Result<Option<Record>> {
+    match rows::record(row) {
+        Ok(record) => with_specs(readers, record).await,
+        Err(error) => {
+            tracing::error!(instance = row.text(ID)?, error = %Chain(&error), "an instance that is due cannot be read");
+            unclaim(readers, row, epoch).await?;
+            Ok(None)
+        }
+    }
+}
+
+/// Gives a claim back to whom it was taken from: whoever takes it next is to know that it was taken over.
+async fn unclaim(readers: &Readers, row: &Row, epoch: u64) -> Result<()> {
+    let query = "UPDATE instances SET claimed_by = $3 WHERE id = $1 AND claimed_by = $2";
+    let before = row.number_or_null(CLAIMED_BEFORE)?;
+    readers.query(query, &[&row.text(ID)?, &clamp(epoch), &before]).await.map(drop)
 }
 
 /// One row, claimed, due or not.
@@ -141,12 +159,18 @@ pub(super) async fn claim_instance(readers: &Readers, epoch: u64, id: &InstanceI
              FROM instances i WHERE EXISTS (SELECT FROM own) AND i.id = $2 AND {FREE} FOR UPDATE OF i),
          claimed AS (UPDATE instances SET claimed_by = $1, taken_over = free.taken_over FROM free
              WHERE instances.id = free.id AND free.claimed_by IS DISTINCT FROM $1)
-         SELECT {RECORD_COLUMNS} FROM own LEFT JOIN (free i {RECORD_SPECS}) ON true"
+         SELECT {RECORD_COLUMNS}, i.id, i.claimed_by FROM own LEFT JOIN (free i {RECORD_SPECS}) ON true"
     );
     let rows = readers.query(&query, &[&clamp(epoch), &id.as_str()]).await?;
     let found = match own(&rows)?.first() {
-        Some(row) => record(readers, row).await?,
         None => None,
+        Some(row) => match rows::record(row) {
+            Ok(record) => with_specs(readers, record).await?,
+            Err(error) => {
+                unclaim(readers, row, epoch).await?;
+                return Err(error);
+            }
+        },
     };
     match found {
         Some(record) => Ok(Taken::Here(record)),
@@ -197,17 +221,16 @@ pub(super) async fn inbox(readers: &Readers, epoch: u64, limit: usize) -> Result
 }
 
 /// The rows that a session found, which are one without content when it found none, and none when it is not in force.
-fn own(rows: &[tokio_postgres::Row]) -> Result<Vec<&tokio_postgres::Row>> {
+fn own(rows: &[Row]) -> Result<Vec<&Row>> {
     match rows {
         [] => Err(StoreError::SessionLost),
         rows => Ok(rows.iter().filter(|row| !matches!(row.try_get::<_, Option<&str>>(1), Ok(None))).collect()),
     }
 }
 
-/// Reads a record. One that somebody wrote while its row was waited for may refer to a spec that the statement could not see
+/// A record with its specs. One that somebody wrote while its row was waited for may refer to a spec that the statement could not see
 /// yet: it is read again.
-async fn record(readers: &Readers, row: &tokio_postgres::Row) -> Result<Option<Record>> {
-    let record = rows::record(row)?;
+async fn with_specs(readers: &Readers, record: Record) -> Result<Option<Record>> {
     let instance = &record.row;
     let wanted = [Some(instance.wanted), Some(instance.in_force), instance.applied];
     if wanted.into_iter().flatten().all(|generation| record.specs.contains_key(&generation)) {

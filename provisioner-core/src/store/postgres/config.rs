@@ -66,7 +66,13 @@ impl PostgresConfig {
             let has_host = !(connection.get_hosts().is_empty() && connection.get_hostaddrs().is_empty());
             if has_host { Ok(connection) } else { Err(refused()) }
         };
-        let connections = each_host(places).into_iter().map(connection).collect::<Result<Vec<_>, _>>()?;
+        let places = each_host(places);
+        if places.len() > 1 && rest.iter().any(|parameter| parameter.starts_with("hostaddr=")) {
+            let why =
+                "hostaddr of the database's URL: expected none with several hosts, which may be addresses themselves";
+            return Err(StoreError::Refused(why.into()));
+        }
+        let connections = places.into_iter().map(connection).collect::<Result<Vec<_>, _>>()?;
         let connect_timeout = connections.iter().find_map(tokio_postgres::Config::get_connect_timeout);
         let connect_timeout = connect_timeout.copied().unwrap_or(Duration::from_secs(5));
         let config = Self {
@@ -305,6 +311,7 @@ mod tests {
             "postgres://me:hunter2@h/d?sslmode=maybe",
             "postgres://me:hunter2@h/d?schema=a-b",
             "postgres://me:hunter2@h/d?sslrootcert=%2",
+            "postgres://me:hunter2@one,two/d?hostaddr=127.0.0.1,127.0.0.2",
             "postgres://me:hunter2@h/d?sslmode=verify-ca&sslrootcert=/nowhere/at/all",
             "host=h password=hunter2",
         ];

@@ -24,7 +24,7 @@ use super::{
     fault::{self, TimedOut},
 };
 
-/// How long a host may be silent until the next one is tried beside it.
+/// How long a host may be silent until the next one is tried beside it, at most.
 const NEXT_HOST_AFTER: Duration = Duration::from_millis(500);
 
 /// What carries a connection's messages.
@@ -39,22 +39,27 @@ pub(super) struct Connector {
     preferred: Arc<AtomicUsize>,
     tls: MakeRustlsConnect,
     timeout: Duration,
+    /// How long a host may be silent until the next one is tried beside it.
+    next_after: Duration,
 }
 
 impl Connector {
     pub(super) fn new(config: &PostgresConfig) -> Result<Self, StoreError> {
         let tls = config.trust.connector()?;
-        Ok(Self { hosts: config.connections(), preferred: Arc::default(), tls, timeout: config.connect_timeout })
+        let (hosts, timeout) = (config.connections(), config.connect_timeout);
+        // So soon that a renewal, and a read, has time for the next one.
+        let next_after = NEXT_HOST_AFTER.min(config.lapses_after / 16).min(config.timeout / 4);
+        Ok(Self { hosts, preferred: Arc::default(), tls, timeout, next_after })
     }
 
     /// Connects to the first host that takes writes, beginning with the one that was reached last. One that is silent does not keep the
-    /// next from being tried. The error is the last one; none: all were silent.
+    /// next from being tried. An error says why none of them could be used; none: all were silent.
     async fn reach(&self) -> Result<(Client, Carrier), Option<tokio_postgres::Error>> {
         let count = self.hosts.len();
         let first = self.preferred.load(Ordering::Relaxed);
         let mut order = (0..count).map(|number| (first + number) % count);
         let mut attempts = FuturesUnordered::new();
-        let (mut last, mut all_begun) = (None, false);
+        let (mut told, mut all_begun) = (None, false);
         loop {
             match order.next() {
                 Some(host) => attempts.push(async move {
@@ -64,12 +69,12 @@ impl Connector {
                 None => all_begun = true,
             }
             if all_begun && attempts.is_empty() {
-                return Err(last);
+                return Err(told);
             }
             let pause = async {
                 match all_begun {
                     true => std::future::pending().await,
-                    false => time::sleep(NEXT_HOST_AFTER).await,
+                    false => time::sleep(self.next_after).await,
                 }
             };
             tokio::select! {
@@ -79,7 +84,9 @@ impl Connector {
                         self.preferred.store(host, Ordering::Relaxed);
                         return Ok(made);
                     }
-                    Ok(Err(error)) => last = Some(error),
+                    // Why a server refuses says more than that another one is a standby, or is not there.
+                    Ok(Err(error)) if error.as_db_error().is_none() && told.is_some() => {}
+                    Ok(Err(error)) => told = Some(error),
                     Err(_) => {}
                 },
                 () = pause => {}

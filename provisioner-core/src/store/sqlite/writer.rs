@@ -114,7 +114,7 @@ impl Writer {
             Err(error) => {
                 tracing::warn!(error = %Chain(&error), works = batch.len(), "a transaction failed; trying one by one");
                 let single = |work| {
-                    self.begin()?;
+                    self.begin().map_err(|error| StoreError::NotWritten(Box::new(NotBegun(Arc::new(error)))))?;
                     self.transaction(slice::from_ref(work))?.pop().expect("one answer for one work")
                 };
                 batch.iter().map(single).collect()
