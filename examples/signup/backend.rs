@@ -51,10 +51,7 @@ fn cluster(args: &ClusterArgs) -> anyhow::Result<Result<Arc<dyn Provisioner>>> {
 
 #[cfg(not(feature = "k8s"))]
 fn cluster(_args: &ClusterArgs) -> anyhow::Result<Result<Arc<dyn Provisioner>>> {
-    Err(anyhow!(
-        "this was built without the Kubernetes backend: build it with the feature k8s, as in `cargo run --release \
-         --package examples --features k8s --example signup -- --backend k8s ...`"
-    ))
+    Err(built_without("Kubernetes", "k8s"))
 }
 
 #[cfg(feature = "vm")]
@@ -73,10 +70,7 @@ fn account(cloud: &CloudArgs, args: &AccountArgs) -> anyhow::Result<Result<Arc<d
 
 #[cfg(not(feature = "vm"))]
 fn account(_cloud: &CloudArgs, _args: &AccountArgs) -> anyhow::Result<Result<Arc<dyn Provisioner>>> {
-    Err(anyhow!(
-        "this was built without the EC2 backend: build it with the feature vm, as in `cargo run --release --package \
-         examples --features vm --example signup -- --backend vm ...`"
-    ))
+    Err(built_without("EC2", "vm"))
 }
 
 #[cfg(feature = "appservice")]
@@ -107,8 +101,24 @@ fn group(cloud: &CloudArgs, args: &GroupArgs) -> anyhow::Result<Result<Arc<dyn P
 
 #[cfg(not(feature = "appservice"))]
 fn group(_cloud: &CloudArgs, _args: &GroupArgs) -> anyhow::Result<Result<Arc<dyn Provisioner>>> {
-    Err(anyhow!(
-        "this was built without the App Service backend: build it with the feature appservice, as in `cargo run --release \
-         --package examples --features appservice --example signup -- --backend appservice ...`"
-    ))
+    Err(built_without("App Service", "appservice"))
+}
+
+#[cfg(any(test, not(all(feature = "k8s", feature = "vm", feature = "appservice"))))]
+fn built_without(backend: &str, feature: &str) -> anyhow::Error {
+    anyhow!(
+        "this was built without the {backend} backend: build it with the feature {feature}, as in `cargo run --release \
+         --package examples --features {feature} --example signup -- --backend {feature} ...`"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_built_without_a_backend_says_how_to_build_it() {
+        let told = built_without("Kubernetes", "k8s").to_string();
+        assert!(told.contains("--features k8s --example signup -- --backend k8s"), "{told}");
+    }
 }

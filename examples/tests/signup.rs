@@ -364,6 +364,7 @@ async fn only_this_machine_is_listened_to() {
 }
 
 #[tokio::test]
+#[cfg_attr(feature = "k8s", ignore = "this is built with Kubernetes")]
 async fn built_without_kubernetes_it_says_how_to_build_it() {
     let state = State::new();
     let mut command = tokio::process::Command::new(&support::binaries().await.signup);

@@ -21,7 +21,7 @@ const PROVIDERS = [
 ];
 
 const exceptions = JSON.parse(readFileSync(join(here, "exceptions.json"), "utf8")).calls;
-const CONDITIONS = ["injected", "method", "path", "status", "responseHas", "provider", "otherVersionThan"];
+const CONDITIONS = ["injected", "method", "path", "status", "requestHas", "responseHas", "provider", "otherVersionThan"];
 for (const exception of exceptions) {
   const { name, reason, ...conditions } = exception;
   const names = Object.keys(conditions);
@@ -47,6 +47,7 @@ function exceptionFor({ liveRequest, liveResponse, injected }) {
     (exception.method === undefined || exception.method === liveRequest.method) &&
     (exception.path === undefined || new RegExp(exception.path).test(url.pathname)) &&
     (exception.status === undefined || new RegExp(exception.status).test(String(liveResponse.statusCode))) &&
+    (exception.requestHas === undefined || liveRequest.body?.[exception.requestHas] !== undefined) &&
     (exception.responseHas === undefined || liveResponse.body?.[exception.responseHas] !== undefined) &&
     (exception.provider === undefined || exception.provider === provider) &&
     // A call without a version is an error, and no other version.
