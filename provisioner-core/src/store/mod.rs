@@ -250,8 +250,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// share ends none, and its sessions lapse when they are not renewed.
     async fn open_session(&self, holder: &str, now: Timestamp) -> Result<Session, StoreError>;
 
-    /// Keeps a session from lapsing, and tells the numbers of all that are in force, and the store's clock. [`StoreError::SessionLost`] when it is not
-    /// in force any more: it never comes back.
+    /// Keeps a session from lapsing, and tells the numbers of all that are in force, and the store's clock.
+    /// [`StoreError::SessionLost`] when it is not in force any more: it never comes back.
     async fn renew_session(&self, epoch: u64) -> Result<Renewal, StoreError>;
 
     /// Ends a session, so that nobody has to wait for it to lapse, and tells the others to look for what it worked on.
