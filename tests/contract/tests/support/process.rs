@@ -284,10 +284,24 @@ fn get(address: &str, path: &str) -> std::io::Result<(u16, String)> {
 }
 
 fn gone(pids: &[i32]) -> Told<()> {
+    wait(pids, "do not end", |pid| environment(pid).is_empty())
+}
+
+/// Waits until all of them stand still. A signal takes its time to arrive, and one that comes after it may overtake it: the
+/// kernel hands out those of lower numbers first.
+fn stopped(pids: &[i32]) -> Told<()> {
+    let stands = |task: &PathBuf| {
+        let stat = fs::read_to_string(task.join("stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_none_or(|rest| !rest.starts_with(['R', 'S', 'D']))
+    };
+    wait(pids, "do not stop", |pid| entries(format!("/proc/{pid}/task").as_ref()).iter().all(stands))
+}
+
+fn wait(pids: &[i32], otherwise: &str, done: impl Fn(i32) -> bool) -> Told<()> {
     let deadline = Instant::now() + Duration::from_secs(10);
-    while pids.iter().any(|pid| !environment(*pid).is_empty()) {
+    while !pids.iter().all(|pid| done(*pid)) {
         if Instant::now() > deadline {
-            return Err(format!("{pids:?} do not end"));
+            return Err(format!("{pids:?} {otherwise}"));
         }
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -425,8 +439,9 @@ impl Outsider for ProcessOutsider {
     async fn block(&self, owner: &ControlPlaneId, target: &Target, blocked: bool) -> Told<()> {
         // Who is stopped hears of no other signal than KILL, and that comes when the grace is over.
         let way = if blocked { Signal::STOP } else { Signal::CONT };
-        self.pids(owner, target).into_iter().for_each(|pid| signal(pid, way));
-        Ok(())
+        let pids = self.pids(owner, target);
+        pids.iter().for_each(|pid| signal(*pid, way));
+        if blocked { stopped(&pids) } else { Ok(()) }
     }
 
     async fn refuse(&self, refusal: Option<Refusal>) -> Told<()> {
