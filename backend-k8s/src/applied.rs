@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use provisioner_core::types::Generation;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -33,12 +33,12 @@ pub(crate) fn has_marks(meta: &ObjectMeta) -> bool {
     is_intact(meta, &json!({"metadata": {"labels": meta.labels, "annotations": meta.annotations}}), Lists::Whole)
 }
 
-/// Notes on a namespace the labels that stay as they are, whoever uses the data.
-pub(crate) fn note_labels(namespace: &mut Namespace) {
-    let mut labels = namespace.metadata.labels.clone().unwrap_or_default();
+/// Notes on a home the labels that stay as they are, whoever uses the data.
+pub(crate) fn note_labels(home: &mut ObjectMeta) {
+    let mut labels = home.labels.clone().unwrap_or_default();
     labels.retain(|key, _| ![names::INSTANCE, names::INCARNATION].contains(&key.as_str()));
     let said = json!({"metadata": {"labels": labels}}).to_string();
-    namespace.metadata.annotations.get_or_insert_default().insert(names::APPLIED.to_owned(), said);
+    home.annotations.get_or_insert_default().insert(names::APPLIED.to_owned(), said);
 }
 
 fn annotate(part: &mut Part, key: &str, value: String) {
@@ -63,7 +63,7 @@ fn said(body: &Value) -> Value {
     body
 }
 
-/// The labels that were noted on a namespace.
+/// The labels that were noted on an object.
 pub(crate) fn noted_labels(meta: &ObjectMeta) -> BTreeMap<String, String> {
     let noted = meta.annotations.as_ref().and_then(|annotations| annotations.get(names::APPLIED));
     let noted = noted.and_then(|noted| serde_json::from_str::<Value>(noted).ok()).unwrap_or_default();

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -27,8 +27,10 @@ use crate::{
     config::KubernetesConfig,
     convert,
     error::During,
-    explain, names,
-    render::{Layout, Subject},
+    explain,
+    home::Home,
+    names,
+    render::{Layout, Namespaces, Subject},
     verbs::{self, Work},
 };
 
@@ -38,7 +40,7 @@ const SHOWN_WITHIN: Duration = Duration::from_millis(500);
 const FOREIGN_WRITES_FOR: Duration = Duration::from_secs(5);
 /// How much later than its end a verb may be written down by who keeps the time since.
 const WRITTEN_DOWN_WITHIN: Duration = Duration::from_secs(1);
-/// How many namespaces of a listing are copied out of the cache at a time.
+/// How many homes of a listing are copied out of the cache at a time.
 const PAGE: usize = 32;
 /// How many targets are looked at at once.
 const LOOKS_AT_ONCE: usize = 16;
@@ -57,6 +59,8 @@ struct Shared {
     config: KubernetesConfig,
     cluster: Cluster,
     layout: Box<dyn Layout>,
+    /// Where the layout has data sets live.
+    namespaces: Namespaces,
     caches: Mutex<BTreeMap<ControlPlaneId, Cache>>,
     /// When a verb of this process that wrote about a making was last through.
     written: Mutex<BTreeMap<Incarnation, Instant>>,
@@ -99,11 +103,12 @@ impl Drop for Writing<'_> {
 
 impl KubernetesBackend {
     pub(crate) fn new(config: KubernetesConfig, cluster: Cluster, layout: Box<dyn Layout>) -> Self {
-        let (caches, written, tasks) = (Mutex::default(), Mutex::default(), TaskTracker::new());
-        Self { shared: Arc::new(Shared { config, cluster, layout, caches, written, tasks }) }
+        let (namespaces, tasks) = (layout.namespaces(), TaskTracker::new());
+        let (caches, written) = (Mutex::default(), Mutex::default());
+        Self { shared: Arc::new(Shared { config, cluster, layout, namespaces, caches, written, tasks }) }
     }
 
-    /// How many namespaces a control plane's cache knows, and about how many bytes that takes. None before its first call.
+    /// How many data sets a control plane's cache knows, and about how many bytes that takes. None before its first call.
     #[must_use]
     pub fn cache_weight(&self, control_plane: &ControlPlaneId) -> Option<(usize, usize)> {
         let caches = self.shared.caches.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,7 +129,8 @@ impl KubernetesBackend {
         let cx = calls.cx;
         let cache = {
             let mut caches = self.shared.caches.lock().unwrap_or_else(PoisonError::into_inner);
-            let start = || Cache::start(&self.shared.cluster, &cx.control_plane, &self.shared.tasks);
+            let Shared { cluster, namespaces, tasks, .. } = &*self.shared;
+            let start = || Cache::start(cluster, &cx.control_plane, namespaces.clone(), tasks);
             caches.entry(cx.control_plane.clone()).or_insert_with(start).clone()
         };
         let limit = Instant::now() + COMPLETE_WITHIN;
@@ -133,12 +139,12 @@ impl KubernetesBackend {
         Ok(cache)
     }
 
-    /// What is known of a namespace, as new as anything that was written about the making.
+    /// What is known of a home, as new as anything that was written about the making.
     async fn look(
         &self,
         calls: &Calls<'_>,
         cache: &Cache,
-        namespace: &str,
+        home: &Home,
         incarnation: Incarnation,
     ) -> Result<Option<Space>> {
         let since = calls.cx.since_last_call.filter(|since| *since < FOREIGN_WRITES_FOR);
@@ -147,11 +153,11 @@ impl KubernetesBackend {
             written.get(&incarnation).is_some_and(|at| at.elapsed() <= since + WRITTEN_DOWN_WITHIN)
         });
         if cache.is_in_doubt() || !is_ours {
-            cache::compare(calls, cache, namespace).await.map_err(|failure| calls.reading(failure))?;
+            cache::compare(calls, cache, home).await.map_err(|failure| calls.reading(failure))?;
         }
         let shown = Instant::now() + SHOWN_WITHIN;
-        cache.catch_up(namespace, shown).await;
-        Ok(cache.space(namespace))
+        cache.catch_up(home, shown).await;
+        Ok(cache.space(home))
     }
 
     /// A verb begins to write about a making.
@@ -165,26 +171,27 @@ impl KubernetesBackend {
         let calls = self.calls(cx, operation, Some(&target.id));
         self.check(&target.spec, None).map_err(|error| renamed(error, operation, &target.id))?;
         let cache = self.cache(&calls).await?;
-        let namespace = names::namespace(&cx.control_plane, target.data.id());
-        if let Some(home) = cache.home(target.incarnation)
-            && *home != *namespace
-            && convert::observed(cache.space(&home).as_ref(), target.incarnation) != Observed::Absent
+        let home = self.home_of(cx, target.data.id());
+        if let Some(lives) = cache.home(target.incarnation)
+            && lives != home
+            && convert::observed(cache.space(&lives).as_ref(), target.incarnation) != Observed::Absent
         {
             return Err(calls.error(ErrorKind::Conflict).with_field("data").with_message("it runs on other data"));
         }
-        let space = self.look(&calls, &cache, &namespace, target.incarnation).await?;
-        let work = self.work(calls.clone(), &cache, &namespace, target);
+        let space = self.look(&calls, &cache, &home, target.incarnation).await?;
+        let work = self.work(calls.clone(), &cache, &home, target);
         let writing = self.write(target.incarnation);
         work.run(space, make).await?;
-        let seen = self.see(&calls, &cache, &namespace, target).await;
+        let seen = self.see(&calls, &cache, &home, target).await;
         writing.done();
         seen
     }
 
-    fn work<'a>(&'a self, calls: Calls<'a>, cache: &'a Cache, namespace: &'a str, target: &'a Target) -> Work<'a> {
+    fn work<'a>(&'a self, calls: Calls<'a>, cache: &'a Cache, home: &'a Home, target: &'a Target) -> Work<'a> {
         let cx: &'a OpContext = calls.cx;
-        let subject = Subject { control_plane: &cx.control_plane, target, config: &self.shared.config };
-        Work { calls, cache, namespace, subject, layout: &*self.shared.layout }
+        let Shared { config, namespaces, layout, .. } = &*self.shared;
+        let subject = Subject { control_plane: &cx.control_plane, target, config, namespaces };
+        Work { calls, cache, home, home_uid: OnceLock::new(), subject, layout: &**layout }
     }
 
     async fn rest(
@@ -196,30 +203,33 @@ impl KubernetesBackend {
     ) -> Result<Observed> {
         let calls = self.calls(cx, operation, Some(&target.id));
         let cache = self.cache(&calls).await?;
-        let namespace = self.home(&calls, &cache, target);
-        let space = self.look(&calls, &cache, &namespace, target.incarnation).await?;
+        let home = self.home(&calls, &cache, target);
+        let space = self.look(&calls, &cache, &home, target.incarnation).await?;
         let writing = self.write(target.incarnation);
-        self.work(calls.clone(), &cache, &namespace, target).rest(space, intended).await?;
-        let seen = self.see(&calls, &cache, &namespace, target).await;
+        self.work(calls.clone(), &cache, &home, target).rest(space, intended).await?;
+        let seen = self.see(&calls, &cache, &home, target).await;
         writing.done();
         seen
     }
 
     /// Where a making lives: by the watches, or by its data.
-    fn home(&self, calls: &Calls<'_>, cache: &Cache, target: &Target) -> String {
-        let home = cache.home(target.incarnation);
-        home.unwrap_or_else(|| names::namespace(&calls.cx.control_plane, target.data.id()))
+    fn home(&self, calls: &Calls<'_>, cache: &Cache, target: &Target) -> Home {
+        cache.home(target.incarnation).unwrap_or_else(|| self.home_of(calls.cx, target.data.id()))
     }
 
-    async fn see(&self, calls: &Calls<'_>, cache: &Cache, namespace: &str, target: &Target) -> Result<Observed> {
-        cache.catch_up(namespace, Instant::now() + SHOWN_WITHIN).await;
-        let mut space = cache.space(namespace);
+    fn home_of(&self, cx: &OpContext, data: &DataId) -> Home {
+        Home::of(&self.shared.namespaces, &cx.control_plane, data)
+    }
+
+    async fn see(&self, calls: &Calls<'_>, cache: &Cache, home: &Home, target: &Target) -> Result<Observed> {
+        cache.catch_up(home, Instant::now() + SHOWN_WITHIN).await;
+        let mut space = cache.space(home);
         let mut seen = convert::observed(space.as_ref(), target.incarnation);
         if seen == Observed::Absent {
             // A watch alone is not believed in that: its connection may be dead, and nobody have noticed.
-            cache::compare(calls, cache, namespace).await.map_err(|failure| calls.reading(failure))?;
-            cache.catch_up(namespace, Instant::now() + SHOWN_WITHIN).await;
-            space = cache.space(namespace);
+            cache::compare(calls, cache, home).await.map_err(|failure| calls.reading(failure))?;
+            cache.catch_up(home, Instant::now() + SHOWN_WITHIN).await;
+            space = cache.space(home);
             seen = convert::observed(space.as_ref(), target.incarnation);
         }
         let Some(space) = space else { return Ok(seen) };
@@ -230,11 +240,12 @@ impl KubernetesBackend {
             present.generation = set.generation;
         }
         if seen != Observed::Absent || !convert::is_last_user(&space, target.incarnation) {
-            return Ok(explain::explained(calls, namespace, &space, seen).await);
+            return Ok(explain::explained(calls, home, &space, seen).await);
         }
         // It has the data, and its set is not seen: gone, or without its labels.
         let name = names::making(&calls.cx.control_plane, &target.id, target.incarnation);
-        let found = calls.get::<StatefulSet>(Some(namespace), &name).await.map_err(|failure| calls.reading(failure))?;
+        let found =
+            calls.get::<StatefulSet>(Some(home.namespace()), &name).await.map_err(|failure| calls.reading(failure))?;
         if found.is_none() {
             return Ok(Observed::Absent);
         }
@@ -308,11 +319,11 @@ impl Provisioner for KubernetesBackend {
     async fn destroy(&self, cx: &OpContext, target: &Target, data: DataDisposition) -> Result<Observed> {
         let calls = self.calls(cx, "destroy", Some(&target.id));
         let cache = self.cache(&calls).await?;
-        let namespace = self.home(&calls, &cache, target);
-        let space = self.look(&calls, &cache, &namespace, target.incarnation).await?;
+        let home = self.home(&calls, &cache, target);
+        let space = self.look(&calls, &cache, &home, target.incarnation).await?;
         let writing = self.write(target.incarnation);
-        self.work(calls.clone(), &cache, &namespace, target).destroy(space, data).await?;
-        let seen = self.see(&calls, &cache, &namespace, target).await;
+        self.work(calls.clone(), &cache, &home, target).destroy(space, data).await?;
+        let seen = self.see(&calls, &cache, &home, target).await;
         writing.done();
         seen
     }
@@ -320,9 +331,9 @@ impl Provisioner for KubernetesBackend {
     async fn observe(&self, cx: &OpContext, target: &Target) -> Result<Observed> {
         let calls = self.calls(cx, "observe", Some(&target.id));
         let cache = self.cache(&calls).await?;
-        let namespace = self.home(&calls, &cache, target);
-        self.look(&calls, &cache, &namespace, target.incarnation).await?;
-        self.see(&calls, &cache, &namespace, target).await
+        let home = self.home(&calls, &cache, target);
+        self.look(&calls, &cache, &home, target.incarnation).await?;
+        self.see(&calls, &cache, &home, target).await
     }
 
     async fn observe_many(&self, cx: &OpContext, targets: &[Target]) -> Vec<Result<Observed>> {
@@ -337,7 +348,9 @@ impl Provisioner for KubernetesBackend {
             let calls = backend.calls(&cx, "list", None);
             let cache = backend.cache(&calls).await?;
             if cache.is_in_doubt() {
-                cache::compare_all(&calls, &cache).await.map_err(|failure| calls.reading(failure))?;
+                cache::compare_all(&calls, &cache, &backend.shared.namespaces)
+                    .await
+                    .map_err(|failure| calls.reading(failure))?;
             }
             Ok(cache)
         };
@@ -388,12 +401,11 @@ impl Provisioner for KubernetesBackend {
     async fn delete_data(&self, cx: &OpContext, data: &DataId) -> Result<()> {
         let calls = self.calls(cx, "delete data", None);
         let cache = self.cache(&calls).await?;
-        let namespace = names::namespace(&cx.control_plane, data);
-        verbs::delete_data(&calls, &cache, &namespace).await
+        verbs::delete_data(&calls, &cache, &self.home_of(cx, data)).await
     }
 
     async fn maintain(&self, _cx: &OpContext, _plan_only: bool) -> Result<Vec<String>> {
-        // Everything goes with its namespace.
+        // Everything goes with its home.
         Ok(Vec::new())
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::BodyExt;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
     Client, Resource,
     api::{
@@ -21,14 +21,16 @@ use kube::{
     core::{ObjectList, Request as Builder, Status},
 };
 use provisioner_core::{Effect, Error, ErrorKind, OpContext, Result};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::{
     aks,
     cluster::Cluster,
     error::{During, Failure, Refusal},
-    names::FIELD_MANAGER,
+    home::Home,
+    names::{self, FIELD_MANAGER},
+    render::{Namespaces, Part},
 };
 
 /// How long one request may take that comes without a deadline.
@@ -86,16 +88,11 @@ impl<'a> Calls<'a> {
     }
 
     /// Makes an object that is not there yet.
-    pub(crate) async fn create<K: Resource<DynamicType = ()> + Serialize + Sync>(
-        &self,
-        object: &K,
-    ) -> Result<DynamicObject, Failure> {
-        let resource = ApiResource::erase::<K>(&());
+    pub(crate) async fn create(&self, namespace: Option<&str>, part: &Part) -> Result<DynamicObject, Failure> {
         let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
-        let body = serde_json::to_vec(object).map_err(|error| Failure::Unreadable(error.to_string()))?;
-        let request =
-            builder(&resource, object.meta().namespace.as_deref()).create(&parameters, body).map_err(unbuilt)?;
-        self.send(request, || format!("create {}", full_name(&resource))).await
+        let body = serde_json::to_vec(&part.body).map_err(|error| Failure::Unreadable(error.to_string()))?;
+        let request = builder(&part.resource, namespace).create(&parameters, body).map_err(unbuilt)?;
+        self.send(request, || format!("create {}", full_name(&part.resource))).await
     }
 
     /// Changes an object by a JSON patch: its tests hold, or nothing is changed.
@@ -132,10 +129,10 @@ impl<'a> Calls<'a> {
     pub(crate) async fn find(
         &self,
         resource: &ApiResource,
-        namespace: &str,
+        namespace: Option<&str>,
         name: &str,
     ) -> Result<Option<DynamicObject>, Failure> {
-        let request = builder(resource, Some(namespace)).get(name, &GetParams::default()).map_err(unbuilt)?;
+        let request = builder(resource, namespace).get(name, &GetParams::default()).map_err(unbuilt)?;
         match self.send(request, || format!("get {}", full_name(resource))).await {
             Ok(object) => Ok(Some(object)),
             Err(failure) if failure.is_not_found() => Ok(None),
@@ -168,17 +165,21 @@ impl<'a> Calls<'a> {
         self.answer(request, || format!("deletecollection {}", full_name(&resource))).await.map(drop)
     }
 
-    /// Reads all objects of a kind in all namespaces that have these labels.
-    pub(crate) async fn list_everywhere<K: Resource<DynamicType = ()> + DeserializeOwned + Clone>(
-        &self,
-        parameters: &ListParams,
-    ) -> Result<Vec<K>, Failure> {
-        let resource = ApiResource::erase::<K>(&());
-        let mut parameters = parameters.clone().limit(PAGE);
+    /// Reads what stands for a data set. `None`: it is not there.
+    pub(crate) async fn home(&self, home: &Home) -> Result<Option<DynamicObject>, Failure> {
+        self.find(&home.resource(), home.scope(), home.name()).await
+    }
+
+    /// Reads everything that stands for a data set of the control plane.
+    pub(crate) async fn homes(&self, namespaces: &Namespaces) -> Result<Vec<DynamicObject>, Failure> {
+        let resource = namespaces.home_kind();
+        let labels = format!("{}={}", names::CONTROL_PLANE, self.cx.control_plane);
+        let mut parameters = ListParams::default().labels(&labels).limit(PAGE);
         let mut items = Vec::new();
         loop {
-            let request = builder(&resource, None).list(&parameters).map_err(unbuilt)?;
-            let page: ObjectList<K> = self.send(request, || format!("list {}", full_name(&resource))).await?;
+            let request = builder(&resource, namespaces.shared()).list(&parameters).map_err(unbuilt)?;
+            let page: ObjectList<DynamicObject> =
+                self.send(request, || format!("list {}", full_name(&resource))).await?;
             items.extend(page.items);
             match page.metadata.continue_.filter(|next| !next.is_empty()) {
                 Some(next) => parameters = parameters.continue_token(&next),
@@ -196,7 +197,7 @@ impl<'a> Calls<'a> {
         uid: Option<&str>,
     ) -> Result<bool, Failure> {
         let preconditions = uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
-        self.delete_as_seen(resource, namespace, name, preconditions).await
+        self.delete_with(resource, namespace, name, DeleteParams { preconditions, ..DeleteParams::background() }).await
     }
 
     /// Removes an object, if it is still as it was seen. `false`: it is not there.
@@ -205,9 +206,24 @@ impl<'a> Calls<'a> {
         resource: &ApiResource,
         namespace: Option<&str>,
         name: &str,
-        preconditions: Option<Preconditions>,
+        seen: &ObjectMeta,
     ) -> Result<bool, Failure> {
-        let parameters = DeleteParams { preconditions, ..DeleteParams::background() };
+        self.delete_with(resource, namespace, name, DeleteParams::background().preconditions(as_seen(seen))).await
+    }
+
+    /// Removes what stands for a data set, if it is still as it was seen. `false`: it is not there.
+    pub(crate) async fn delete_home(&self, home: &Home, seen: &ObjectMeta) -> Result<bool, Failure> {
+        let parameters = home.removal().preconditions(as_seen(seen));
+        self.delete_with(&home.resource(), home.scope(), home.name(), parameters).await
+    }
+
+    async fn delete_with(
+        &self,
+        resource: &ApiResource,
+        namespace: Option<&str>,
+        name: &str,
+        parameters: DeleteParams,
+    ) -> Result<bool, Failure> {
         let request = builder(resource, namespace).delete(name, &parameters).map_err(unbuilt)?;
         match self.send::<Value>(request, || format!("delete {}", full_name(resource))).await {
             Ok(_) => Ok(true),
@@ -339,6 +355,10 @@ pub(crate) fn unanswered(error: &kube::Error) -> Failure {
 
 fn unbuilt(error: kube::core::request::Error) -> Failure {
     Failure::Unreadable(error.to_string())
+}
+
+fn as_seen(seen: &ObjectMeta) -> Preconditions {
+    Preconditions { uid: seen.uid.clone(), resource_version: seen.resource_version.clone() }
 }
 
 fn builder(resource: &ApiResource, namespace: Option<&str>) -> Builder {

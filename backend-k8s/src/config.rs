@@ -12,7 +12,7 @@ use crate::{
     aks::AksCluster,
     backend::KubernetesBackend,
     cluster::Cluster,
-    render::{Layout, NamespaceEach},
+    render::{Layout, NamespaceEach, Namespaces},
 };
 
 /// What the backend is told about one cluster.
@@ -34,7 +34,7 @@ pub struct KubernetesConfig {
     pub admitted: Vec<Peer>,
     /// Where the cluster's name servers are, for instances that may not reach everything. Empty: port 53 of any address.
     pub name_servers: Vec<Peer>,
-    /// What may run in an instance's namespace beside the product.
+    /// What may run in an instance's namespace beside the product, where it has one of its own.
     pub beside: Beside,
     /// The labels that a node must have.
     pub node_selector: BTreeMap<String, String>,
@@ -42,7 +42,7 @@ pub struct KubernetesConfig {
     pub tolerations: Vec<Toleration>,
     /// The priority class of pods.
     pub priority_class: Option<String>,
-    /// The secrets of image registries, by their names in each instance's namespace.
+    /// The secrets of image registries, by their names in the namespace of each instance.
     pub image_pull_secrets: Vec<String>,
     /// When images are pulled: `Always`, `IfNotPresent` or `Never`. `None`: as Kubernetes decides by the tag.
     pub image_pull_policy: Option<String>,
@@ -171,6 +171,7 @@ impl KubernetesConfig {
     /// As [`build`](Self::build).
     pub fn build_with(self, client: Option<kube::Client>, layout: impl Layout) -> Result<KubernetesBackend> {
         self.check()?;
+        check_namespaces(&layout.namespaces())?;
         let cluster = Cluster::new(self.connection.clone(), client)?;
         Ok(KubernetesBackend::new(self, cluster, Box::new(layout)))
     }
@@ -188,6 +189,7 @@ impl KubernetesConfig {
         layout: impl Layout,
     ) -> Result<KubernetesBackend> {
         self.check()?;
+        check_namespaces(&layout.namespaces())?;
         let Connection::Aks(cluster) = &self.connection else {
             return Err(wrong("connection", "expected aks, as no other one takes a credential of Azure"));
         };
@@ -262,6 +264,21 @@ impl KubernetesConfig {
 
 fn wrong(field: &str, problem: &str) -> Error {
     Error::new(ErrorKind::InvalidSpec, "configure").with_field(field).with_message(problem)
+}
+
+/// As the cluster wants its namespaces called; see
+/// <https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names>.
+fn check_namespaces(namespaces: &Namespaces) -> Result<()> {
+    let Some(name) = namespaces.shared() else { return Ok(()) };
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_label = (1..=63).contains(&name.len())
+        && name.chars().all(|c| is_plain(c) || c == '-')
+        && name.starts_with(is_plain)
+        && name.ends_with(is_plain);
+    if is_label {
+        return Ok(());
+    }
+    Err(wrong("layout.namespaces", "expected 1 to 63 lower-case letters, digits and inner dashes"))
 }
 
 #[cfg(test)]

@@ -81,26 +81,26 @@ pub(crate) fn observed(space: Option<&Space>, incarnation: Incarnation) -> Obser
     if space.is_behind {
         return Observed::Unknown { again: CATCHING_UP };
     }
-    let Some(namespace) = &space.namespace else {
+    let Some(home) = &space.home else {
         if !space.has_any(incarnation) {
             return Observed::Absent;
         }
         // It is the last to go, so it has lost its labels, or its watch is ahead of others.
         let present = Present::new(Phase::Provisioning, Generation(0), incarnation);
         return present
-            .with_reason(Reason::new("namespace-missing", "its namespace is gone, or has lost its labels"))
+            .with_reason(Reason::new("home-missing", "what stands for its data is gone, or has lost its labels"))
             .into();
     };
-    let is_user = namespace.incarnation == incarnation;
+    let is_user = home.incarnation == incarnation;
     let leaving = || {
         let mut present = Present::new(Phase::Destroying, generation(space, incarnation), incarnation);
         present.reason = why_not_gone(space, incarnation);
         present.into()
     };
-    if namespace.is_ending {
+    if home.is_ending {
         return if is_user || space.has_any(incarnation) { leaving() } else { Observed::Absent };
     }
-    let is_released = namespace.released == Some(incarnation);
+    let is_released = home.released == Some(incarnation);
     match space.set_of(incarnation) {
         Some(set) if set.is_ending || is_released => leaving(),
         Some(set) => present(space, set).into(),
@@ -128,12 +128,12 @@ pub(crate) fn observed(space: Option<&Space>, incarnation: Incarnation) -> Obser
 
 /// Whether a making is the last one that used the data.
 pub(crate) fn is_last_user(space: &Space, incarnation: Incarnation) -> bool {
-    space.namespace.as_ref().is_some_and(|namespace| namespace.incarnation == incarnation && !namespace.is_ending)
+    space.home.as_ref().is_some_and(|home| home.incarnation == incarnation && !home.is_ending)
 }
 
 /// Whether a making uses the data, and is not on its way out of it.
 pub(crate) fn uses(space: &Space, incarnation: Incarnation) -> bool {
-    let is_released = space.namespace.as_ref().is_some_and(|namespace| namespace.released == Some(incarnation));
+    let is_released = space.home.as_ref().is_some_and(|home| home.released == Some(incarnation));
     is_last_user(space, incarnation) && !is_released
 }
 
@@ -145,10 +145,10 @@ fn generation(space: &Space, incarnation: Incarnation) -> Generation {
     }
 }
 
-/// Whether namespace and claim are as they were made.
+/// Whether home and claim are as they were made.
 pub(crate) fn is_kept(space: &Space) -> bool {
     space.claim.as_ref().is_some_and(|claim| !claim.is_foreign)
-        && space.namespace.as_ref().is_some_and(|namespace| !namespace.is_foreign)
+        && space.home.as_ref().is_some_and(|home| !home.is_foreign)
 }
 
 fn present(space: &Space, set: &SetDigest) -> Present {
@@ -214,28 +214,28 @@ fn failed(mut present: Present, reason: Reason) -> Present {
     present.with_reason(reason)
 }
 
-/// What a namespace holds of ours: instances, and the data of one that is gone.
+/// What a home holds of ours: instances, and the data of one that is gone.
 pub(crate) fn owned(space: &Space) -> Vec<Owned> {
-    let Some(namespace) = &space.namespace else { return Vec::new() };
+    let Some(home) = &space.home else { return Vec::new() };
     let mut all = Vec::new();
     for incarnation in space.makings() {
         let seen = observed(Some(space), incarnation);
-        let is_user = namespace.incarnation == incarnation;
+        let is_user = home.incarnation == incarnation;
         let owned = |kind, observed| Owned {
-            id: namespace.instance.clone(),
+            id: home.instance.clone(),
             incarnation,
             kind,
-            data: Some(namespace.data.clone()),
+            data: Some(home.data.clone()),
             observed,
         };
-        let is_released = namespace.released == Some(incarnation);
+        let is_released = home.released == Some(incarnation);
         match seen {
             Observed::Absent if is_user => {
                 let asleep = Present::new(Phase::Zero, Generation(0), incarnation);
                 all.push(owned(OwnedKind::Data, asleep.into()));
             }
             Observed::Absent => {}
-            Observed::Present(_) if namespace.is_ending && is_released => all.push(owned(OwnedKind::Data, seen)),
+            Observed::Present(_) if home.is_ending && is_released => all.push(owned(OwnedKind::Data, seen)),
             seen => all.push(owned(OwnedKind::Instance, seen)),
         }
     }

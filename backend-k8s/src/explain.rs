@@ -13,7 +13,8 @@ use provisioner_core::types::{Observed, Phase, Reason};
 use crate::{
     cache::{PodDigest, SetDigest, Space},
     client::Calls,
-    names, reasons,
+    home::Home,
+    reasons,
 };
 
 /// How many lines a crash loop's reason quotes.
@@ -24,17 +25,17 @@ const STARTS_WITHIN_SECONDS: i64 = 10;
 const VALUE_MIN: usize = 4;
 
 /// What is seen, with more about why, where that has to be asked for: only of what is in trouble.
-pub(crate) async fn explained(calls: &Calls<'_>, namespace: &str, space: &Space, seen: Observed) -> Observed {
+pub(crate) async fn explained(calls: &Calls<'_>, home: &Home, space: &Space, seen: Observed) -> Observed {
     let Observed::Present(mut present) = seen else { return seen };
     let Some(set) = space.set_of(present.incarnation) else { return present.into() };
     let pods: Vec<_> = space.pods_of(present.incarnation).collect();
     let wants_pod = set.is_seen && set.replicas > 0 && present.phase == Phase::Provisioning;
     if wants_pod && present.reason.is_none() {
         let why = match pods.iter().find(|pod| !pod.is_ending) {
-            None if pods.is_empty() => why_no_pod(calls, namespace, &set.name).await,
-            Some(pod) if waits_for_volume(space, pod) => why_no_volume(calls, namespace).await,
+            None if pods.is_empty() => why_no_pod(calls, home, &set.name).await,
+            Some(pod) if waits_for_volume(space, pod) => why_no_volume(calls, home).await,
             // Its node does not start it, or it runs and is not ready for the first time yet.
-            Some(pod) if is_old(pod) && pod.trouble.is_none() => why_no_start(calls, namespace, &pod.name).await,
+            Some(pod) if is_old(pod) && pod.trouble.is_none() => why_no_start(calls, home, &pod.name).await,
             _ => None,
         };
         present.reason = why;
@@ -42,9 +43,9 @@ pub(crate) async fn explained(calls: &Calls<'_>, namespace: &str, space: &Space,
     }
     let looping = pods.iter().find(|pod| pod.trouble.as_ref().is_some_and(|trouble| trouble.has_log));
     if let (Some(pod), Some(reason)) = (looping, &mut present.reason)
-        && let Ok(lines) = calls.last_lines(namespace, &pod.name, LOG_LINES).await
+        && let Ok(lines) = calls.last_lines(home.namespace(), &pod.name, LOG_LINES).await
     {
-        let lines = masked(calls, namespace, set, lines).await;
+        let lines = masked(calls, home, set, lines).await;
         reason.message = reasons::cut(&format!("{}; its last words: {lines}", reason.message));
     }
     present.into()
@@ -60,23 +61,23 @@ fn waits_for_volume(space: &Space, pod: &PodDigest) -> bool {
 }
 
 /// What the cluster's events say of a claim that has no volume.
-async fn why_no_volume(calls: &Calls<'_>, namespace: &str) -> Option<Reason> {
-    let last = last_warning(calls, namespace, "PersistentVolumeClaim", names::CLAIM).await;
+async fn why_no_volume(calls: &Calls<'_>, home: &Home) -> Option<Reason> {
+    let last = last_warning(calls, home, "PersistentVolumeClaim", home.claim()).await;
     let message = last.and_then(|event| event.message);
     Some(Reason::new("volume-pending", reasons::cut(message.as_deref().unwrap_or("its claim has no volume yet"))))
 }
 
 /// What the cluster's events say of a stateful set without a pod.
-async fn why_no_pod(calls: &Calls<'_>, namespace: &str, set: &str) -> Option<Reason> {
-    let last = last_warning(calls, namespace, "StatefulSet", set).await?;
+async fn why_no_pod(calls: &Calls<'_>, home: &Home, set: &str) -> Option<Reason> {
+    let last = last_warning(calls, home, "StatefulSet", set).await?;
     let message = reasons::cut(last.message.as_deref()?);
     let code = if message.contains("exceeded quota") { "quota" } else { "not-made" };
     Some(Reason::new(code, message))
 }
 
 /// What the cluster's events say of a pod that has a node and does not get ready there.
-async fn why_no_start(calls: &Calls<'_>, namespace: &str, pod: &str) -> Option<Reason> {
-    let last = last_warning(calls, namespace, "Pod", pod).await?;
+async fn why_no_start(calls: &Calls<'_>, home: &Home, pod: &str) -> Option<Reason> {
+    let last = last_warning(calls, home, "Pod", pod).await?;
     let code = match last.reason.as_deref()? {
         "FailedMount" | "FailedAttachVolume" | "FailedMapVolume" => "volume-pending",
         "FailedCreatePodSandBox" | "FailedCreatePodContainer" => "container-start",
@@ -86,9 +87,9 @@ async fn why_no_start(calls: &Calls<'_>, namespace: &str, pod: &str) -> Option<R
     Some(Reason::new(code, reasons::cut(last.message.as_deref()?)))
 }
 
-async fn last_warning(calls: &Calls<'_>, namespace: &str, kind: &str, name: &str) -> Option<Event> {
+async fn last_warning(calls: &Calls<'_>, home: &Home, kind: &str, name: &str) -> Option<Event> {
     let about = format!("involvedObject.kind={kind},involvedObject.name={name},type=Warning");
-    let events = calls.list::<Event>(namespace, &ListParams::default().fields(&about)).await.ok()?;
+    let events = calls.list::<Event>(home.namespace(), &ListParams::default().fields(&about)).await.ok()?;
     // Who reports an event says when in one of three ways.
     let at = |event: &Event| {
         let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref()).map(|at| at.0);
@@ -99,9 +100,9 @@ async fn last_warning(calls: &Calls<'_>, namespace: &str, kind: &str, name: &str
 }
 
 /// A log without the values of the instance's environment, which may be secret.
-async fn masked(calls: &Calls<'_>, namespace: &str, set: &SetDigest, lines: String) -> String {
+async fn masked(calls: &Calls<'_>, home: &Home, set: &SetDigest, lines: String) -> String {
     let name = format!("{}-g{}", set.name, set.generation.0);
-    let Ok(Some(secret)) = calls.get::<Secret>(Some(namespace), &name).await else { return "(withheld)".into() };
+    let Ok(Some(secret)) = calls.get::<Secret>(Some(home.namespace()), &name).await else { return "(withheld)".into() };
     let values: Vec<_> = secret.data.into_iter().flatten().map(|(_, value)| value).collect();
     struck(lines, &values)
 }

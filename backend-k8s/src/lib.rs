@@ -10,6 +10,7 @@ mod config;
 mod convert;
 mod error;
 mod explain;
+mod home;
 mod names;
 mod reasons;
 pub mod render;

@@ -8,15 +8,15 @@ pub(crate) const FIELD_MANAGER: &str = "provisioner";
 
 /// Whose a thing is: the control plane.
 pub(crate) const CONTROL_PLANE: &str = "provisioner.internal/control-plane";
-/// Which instance a thing belongs to; of a namespace, the last one that used it.
+/// Which instance a thing belongs to; of a home, the last one that used it.
 pub(crate) const INSTANCE: &str = "provisioner.internal/instance";
-/// Which making a thing belongs to; of a namespace, the last one that used it.
+/// Which making a thing belongs to; of a home, the last one that used it.
 pub(crate) const INCARNATION: &str = "provisioner.internal/incarnation";
-/// Which data a namespace holds.
+/// Which data a thing belongs to.
 pub(crate) const DATA: &str = "provisioner.internal/data";
 /// Whose data it is: a hash.
 pub(crate) const TENANT: &str = "provisioner.internal/tenant";
-/// On a namespace: the making that is done with the data, or is being removed from it.
+/// On a home: the making that is done with the data, or is being removed from it.
 pub(crate) const RELEASED: &str = "provisioner.internal/released";
 /// On a stateful set and what belongs to it: the generation of the spec that it was made for.
 pub(crate) const GENERATION: &str = "provisioner.internal/generation";
@@ -43,8 +43,8 @@ pub(crate) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Before the key of a label of the spec.
 pub(crate) const LABEL_PREFIX: &str = "label.provisioner.internal/";
 
-/// The namespace that a data set lives in. A function of control plane and data, as data outlives makings.
-pub(crate) fn namespace(control_plane: &ControlPlaneId, data: &DataId) -> String {
+/// The home of a data set. A function of control plane and data, as data outlives makings.
+pub(crate) fn home(control_plane: &ControlPlaneId, data: &DataId) -> String {
     let mut hash = Sha256::new();
     for part in [control_plane.as_str(), data.as_str()] {
         hash.update((part.len() as u64).to_be_bytes());
@@ -54,15 +54,15 @@ pub(crate) fn namespace(control_plane: &ControlPlaneId, data: &DataId) -> String
     numbered(u128::from_be_bytes(number))
 }
 
-/// The namespace with this number.
+/// The home with this number.
 pub(crate) fn numbered(number: u128) -> String {
-    format!("{NAMESPACE}{number:032x}")
+    format!("{HOME}{number:032x}")
 }
 
-/// The number in a namespace's name. `None`: it is none of [`namespace`].
-pub(crate) fn number(namespace: &str) -> Option<u128> {
-    let number = u128::from_str_radix(namespace.strip_prefix(NAMESPACE)?, 16).ok()?;
-    (numbered(number) == namespace).then_some(number)
+/// The number in a home's name. `None`: it is none of [`home`].
+pub(crate) fn number(home: &str) -> Option<u128> {
+    let number = u128::from_str_radix(home.strip_prefix(HOME)?, 16).ok()?;
+    (numbered(number) == home).then_some(number)
 }
 
 /// The name of everything that belongs to one making. With what Kubernetes adds to a stateful set's name for its pods'
@@ -72,11 +72,8 @@ pub(crate) fn making(control_plane: &ControlPlaneId, instance: &InstanceId, inca
     format!("{instance}-{}", &token[..10])
 }
 
-/// What the name of a namespace begins with.
-const NAMESPACE: &str = "instance-";
-
-/// The claim in a data set's namespace.
-pub(crate) const CLAIM: &str = "data";
+/// What the name of a home begins with.
+const HOME: &str = "instance-";
 
 #[cfg(test)]
 mod tests {
@@ -86,11 +83,11 @@ mod tests {
     fn names_are_functions_of_what_they_name_and_fit() {
         let plane = ControlPlaneId::new("p".repeat(40)).unwrap();
         let data = DataId::from_random(7);
-        assert_eq!(namespace(&plane, &data), namespace(&plane, &data));
-        assert_ne!(namespace(&plane, &data), namespace(&plane, &DataId::from_random(8)));
-        assert_ne!(namespace(&plane, &data), namespace(&ControlPlaneId::new("other").unwrap(), &data));
-        assert!(namespace(&plane, &data).len() <= 63);
-        assert_eq!(numbered(number(&namespace(&plane, &data)).unwrap()), namespace(&plane, &data));
+        assert_eq!(home(&plane, &data), home(&plane, &data));
+        assert_ne!(home(&plane, &data), home(&plane, &DataId::from_random(8)));
+        assert_ne!(home(&plane, &data), home(&ControlPlaneId::new("other").unwrap(), &data));
+        assert!(home(&plane, &data).len() <= 63);
+        assert_eq!(numbered(number(&home(&plane, &data)).unwrap()), home(&plane, &data));
         assert!(number("instance-1").is_none() && number("kube-system").is_none());
         let instance = InstanceId::new("i".repeat(40)).unwrap();
         let name = making(&plane, &instance, Incarnation::new(u32::MAX, u128::MAX));

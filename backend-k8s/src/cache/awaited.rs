@@ -13,11 +13,11 @@ pub(crate) enum Awaited {
     Version(Kind, u64),
     /// The stateful set with this uid, gone or going.
     SetGone(Box<str>),
-    /// The namespace with this uid, gone or going.
-    NamespaceGone(Box<str>),
+    /// The home with this uid, gone or going.
+    HomeGone(Box<str>),
 }
 
-/// How far each watch has come, and what is waited for, by namespace.
+/// How far each watch has come, and what is waited for, by home.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     /// A watch tells of all objects of its kind in the order of their versions, so whatever is not newer than this has been
@@ -26,7 +26,7 @@ pub(super) struct Told {
     waiting: BTreeMap<Box<str>, Waiting>,
 }
 
-/// What is waited for in one namespace, and who does.
+/// What is waited for in one home, and who does.
 #[derive(Debug, Default)]
 struct Waiting {
     awaited: Vec<Awaited>,
@@ -42,8 +42,8 @@ impl Told {
     }
 
     /// Something was written. It counts until the watches have told of it.
-    pub(super) fn wait_for(&mut self, namespace: &str, awaited: Awaited) {
-        let all = &mut self.waiting.entry(namespace.into()).or_default().awaited;
+    pub(super) fn wait_for(&mut self, home: &str, awaited: Awaited) {
+        let all = &mut self.waiting.entry(home.into()).or_default().awaited;
         if !all.contains(&awaited) {
             all.push(awaited);
         }
@@ -52,16 +52,16 @@ impl Told {
     /// Forgets what has been told of by now.
     pub(super) fn settle(&mut self, spaces: &Spaces) {
         let heard = &self.heard;
-        self.waiting.retain(|namespace, waiting| {
-            let space = || spaces.get(namespace);
+        self.waiting.retain(|home, waiting| {
+            let space = || spaces.get(home);
             waiting.awaited.retain(|awaited| match awaited {
                 Awaited::Version(kind, version) => heard.get(kind).is_none_or(|heard| heard < version),
                 Awaited::SetGone(uid) => {
                     space().is_some_and(|space| space.sets.iter().any(|set| set.uid == *uid && !set.is_ending))
                 }
-                Awaited::NamespaceGone(uid) => space()
-                    .and_then(|space| space.namespace)
-                    .is_some_and(|namespace| namespace.uid == *uid && !namespace.is_ending),
+                Awaited::HomeGone(uid) => {
+                    space().and_then(|space| space.home).is_some_and(|home| home.uid == *uid && !home.is_ending)
+                }
             });
             if waiting.awaited.is_empty() {
                 waiting.settled.notify_waiters();
@@ -70,14 +70,14 @@ impl Told {
         });
     }
 
-    /// Whether what is known of a namespace is older than what we wrote there.
-    pub(super) fn is_behind(&self, namespace: &str) -> bool {
-        self.waiting.contains_key(namespace)
+    /// Whether what is known of a home is older than what we wrote there.
+    pub(super) fn is_behind(&self, home: &str) -> bool {
+        self.waiting.contains_key(home)
     }
 
-    /// What tells that a namespace is as new as what we wrote there. `None`: it is.
-    pub(super) fn settled(&self, namespace: &str) -> Option<Arc<Notify>> {
-        self.waiting.get(namespace).map(|waiting| Arc::clone(&waiting.settled))
+    /// What tells that a home is as new as what we wrote there. `None`: it is.
+    pub(super) fn settled(&self, home: &str) -> Option<Arc<Notify>> {
+        self.waiting.get(home).map(|waiting| Arc::clone(&waiting.settled))
     }
 }
 
@@ -91,7 +91,7 @@ mod tests {
         told.wait_for("a", Awaited::Version(Kind::Service, 100));
         told.settle(&spaces);
         assert!(told.is_behind("a") && !told.is_behind("b"));
-        // Of another object, in another namespace: whatever came before has been told.
+        // Of another object, in another home: whatever came before has been told.
         told.hear(Kind::Service, 120);
         told.settle(&spaces);
         assert!(!told.is_behind("a"));

@@ -3,16 +3,16 @@
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
-        core::v1::{Namespace, NamespaceCondition, PersistentVolumeClaim, Pod},
+        core::v1::{NamespaceCondition, PersistentVolumeClaim, Pod},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
+use kube::api::DynamicObject;
 use provisioner_core::types::{ControlPlaneId, DataId, Generation, Incarnation, InstanceId, Reason};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::packed::{identifier, incarnation};
-
 use crate::{
     applied::{self, Lists},
     names, reasons,
@@ -40,9 +40,9 @@ impl Intended {
     }
 }
 
-/// A namespace: what everything else of a data set lives in.
+/// What stands for a data set: who uses it, and whose it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct NamespaceDigest {
+pub(crate) struct HomeDigest {
     #[serde(with = "identifier")]
     pub(crate) uid: Box<str>,
     /// Who used it last.
@@ -134,6 +134,8 @@ pub(crate) struct ClaimDigest {
     pub(crate) is_lost: bool,
     /// Whether somebody else changed its labels or annotations.
     pub(crate) is_foreign: bool,
+    /// What keeps it from ending.
+    pub(crate) held: Option<Box<str>>,
 }
 
 fn label<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
@@ -144,15 +146,17 @@ fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
     meta.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
-/// Whether an object is in the namespace of its data. A backup that was restored beside it has its labels too.
-pub(crate) fn is_at_home(control_plane: &ControlPlaneId, meta: &ObjectMeta, home: &str) -> bool {
-    let data = label(meta, names::DATA).and_then(|data| data.parse().ok());
-    data.is_some_and(|data| names::namespace(control_plane, &data) == home)
+/// The data that an object says to belong to. `None`: to none, or it said otherwise when it was written.
+pub(super) fn data_of(meta: &ObjectMeta) -> Option<DataId> {
+    let data = label(meta, names::DATA)?;
+    let noted = applied::noted_labels(meta);
+    noted.get(names::DATA).is_none_or(|noted| *noted == data).then(|| data.parse().ok())?
 }
 
-/// Whether watches tell of an object in this namespace, or of the namespace, as of one of ours.
+/// Whether watches tell of an object in this home, or of the home, as of one of ours.
 pub(crate) fn is_told(control_plane: &ControlPlaneId, meta: &ObjectMeta, home: &str) -> bool {
-    label(meta, names::CONTROL_PLANE) == Some(control_plane.as_str()) && is_at_home(control_plane, meta, home)
+    let is_ours = label(meta, names::CONTROL_PLANE) == Some(control_plane.as_str());
+    is_ours && data_of(meta).is_some_and(|data| names::home(control_plane, &data) == home)
 }
 
 pub(crate) fn version_of(meta: &ObjectMeta) -> u64 {
@@ -175,26 +179,31 @@ fn uid_of(meta: &ObjectMeta) -> Box<str> {
 }
 
 /// What keeps a thing that is to end from that: finalizers, but for those by which the cluster itself removes what belongs to
-/// it first; see <https://kubernetes.io/docs/concepts/architecture/garbage-collection/#foreground-deletion>.
+/// it first, or has a claim wait for its pod; see
+/// <https://kubernetes.io/docs/concepts/architecture/garbage-collection/#foreground-deletion>.
 pub(super) fn held(meta: &ObjectMeta) -> Option<Box<str>> {
     meta.deletion_timestamp.as_ref()?;
-    let finalizers =
-        meta.finalizers.iter().flatten().filter(|it| !["foregroundDeletion", "orphan"].contains(&it.as_str()));
-    let finalizers: Vec<_> = finalizers.map(String::as_str).collect();
+    let clusters_own = ["foregroundDeletion", "orphan", "kubernetes.io/pvc-protection"];
+    let finalizers = meta.finalizers.iter().flatten().map(String::as_str).filter(|it| !clusters_own.contains(it));
+    let finalizers: Vec<_> = finalizers.collect();
     (!finalizers.is_empty()).then(|| finalizers.join(", ").into())
 }
 
-impl NamespaceDigest {
+impl HomeDigest {
     /// `None`: it is not one of ours, whatever its labels say.
-    pub(crate) fn of(namespace: &Namespace) -> Option<Self> {
-        let meta = &namespace.metadata;
-        let conditions = namespace.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        let tells = |it: &&NamespaceCondition| it.status == "True" && !is_usual(it);
-        let blocked = conditions.filter(tells).filter_map(|condition| {
-            let message = condition.message.as_deref().unwrap_or_default();
-            (!message.is_empty()).then(|| format!("{}: {message}", condition.type_))
+    pub(crate) fn of(object: &DynamicObject) -> Option<Self> {
+        let conditions = serde_json::from_value(object.data["status"]["conditions"].clone());
+        Self::with(&object.metadata, conditions.unwrap_or_default())
+    }
+
+    /// The same of one that is a namespace, with its conditions.
+    pub(super) fn with(meta: &ObjectMeta, conditions: Vec<NamespaceCondition>) -> Option<Self> {
+        let tells = |it: &NamespaceCondition| it.status == "True" && !is_usual(it);
+        let blocked = conditions.into_iter().filter(tells).filter_map(|condition| {
+            let message = condition.message.filter(|message| !message.is_empty())?;
+            Some(format!("{}: {message}", condition.type_))
         });
-        let blocked: Vec<_> = blocked.collect();
+        let blocked: Vec<_> = blocked.chain(held(meta).map(|by| format!("its finalizers: {by}"))).collect();
         Some(Self {
             uid: uid_of(meta),
             instance: label(meta, names::INSTANCE)?.parse().ok()?,
@@ -275,6 +284,7 @@ impl ClaimDigest {
             is_ending: claim.metadata.deletion_timestamp.is_some(),
             is_lost: phase == "Lost",
             is_foreign: !applied::has_marks(&claim.metadata),
+            held: held(&claim.metadata),
         }
     }
 }

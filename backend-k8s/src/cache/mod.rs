@@ -1,6 +1,6 @@
 //! What is known of the cluster: digests of all that one control plane has there, kept current by watches.
 //!
-//! One watch for each kind, over all namespaces, of what has the control plane's label; never of secrets. The client library
+//! One watch for each kind, over all namespaces or the one that is shared, of what has the control plane's label; never of secrets. The client library
 //! starts a watch again after a disconnect, from where it was.
 
 mod awaited;
@@ -33,11 +33,11 @@ use tokio_util::{
 pub(crate) use self::{
     awaited::Awaited,
     compare::{compare, compare_all},
-    digest::{Intended, NamespaceDigest, PodDigest, SetDigest, Trouble, incarnation_of, is_told, version_of},
+    digest::{HomeDigest, Intended, PodDigest, SetDigest, Trouble, incarnation_of, is_told, version_of},
     space::Space,
 };
 use self::{awaited::Told, packed::Spaces};
-use crate::{cluster::Cluster, error::Failure, names};
+use crate::{cluster::Cluster, error::Failure, home::Home, names, render::Namespaces};
 
 /// How many changes a slow reader of a watch may be behind before it loses some.
 const CHANGES_KEPT: usize = 4096;
@@ -46,7 +46,8 @@ const CHANGES_KEPT: usize = 4096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[repr(u8)]
 pub(crate) enum Kind {
-    Namespace,
+    /// The namespace or config map that stands for a data set.
+    Home,
     Quota,
     Limits,
     Policy,
@@ -63,7 +64,7 @@ impl Kind {
     /// What an operator calls it.
     pub(crate) const fn word(self) -> &'static str {
         match self {
-            Self::Namespace => "namespace",
+            Self::Home => "home",
             Self::Quota => "resource quota",
             Self::Limits => "limit range",
             Self::Policy => "network policy",
@@ -78,7 +79,7 @@ impl Kind {
     }
 
     pub(crate) const ALL: [Self; 11] = [
-        Self::Namespace,
+        Self::Home,
         Self::Quota,
         Self::Limits,
         Self::Policy,
@@ -170,7 +171,7 @@ impl Health {
 #[derive(Debug, Default)]
 struct State {
     spaces: Spaces,
-    /// Where each making lives: the number of the namespace, by the nonce, which no other making has.
+    /// Where each making lives: the number of its home, by the nonce, which no other making has.
     makings: BTreeMap<u128, u128>,
     health: BTreeMap<Kind, Health>,
     told: Told,
@@ -191,6 +192,7 @@ struct Shared {
     changes: broadcast::Sender<InstanceId>,
     /// Whose they are.
     control_plane: ControlPlaneId,
+    namespaces: Namespaces,
     /// Somebody wants to know whether what was refused is refused still.
     asked: Notify,
 }
@@ -247,9 +249,9 @@ impl State {
         self.told.settle(&self.spaces);
     }
 
-    /// What is known of a namespace, if anything is, or may be soon.
-    fn look(&self, namespace: &str) -> Option<Space> {
-        let (space, is_behind) = (self.spaces.get(namespace), self.told.is_behind(namespace));
+    /// What is known of a home, if anything is, or may be soon.
+    fn look(&self, home: &str) -> Option<Space> {
+        let (space, is_behind) = (self.spaces.get(home), self.told.is_behind(home));
         (space.is_some() || is_behind).then(|| Space { is_behind, ..space.unwrap_or_default() })
     }
 }
@@ -262,12 +264,18 @@ impl Shared {
 
 impl Cache {
     /// Starts the watches.
-    pub(crate) fn start(cluster: &Cluster, control_plane: &ControlPlaneId, tasks: &TaskTracker) -> Self {
+    pub(crate) fn start(
+        cluster: &Cluster,
+        control_plane: &ControlPlaneId,
+        namespaces: Namespaces,
+        tasks: &TaskTracker,
+    ) -> Self {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             changed: watch::Sender::new(0),
             changes: broadcast::Sender::new(CHANGES_KEPT),
             control_plane: control_plane.clone(),
+            namespaces,
             asked: Notify::new(),
         });
         let cancel = CancellationToken::new();
@@ -303,17 +311,18 @@ impl Cache {
         self.shared.state().health.values().any(Health::is_in_doubt)
     }
 
-    /// What is known of a namespace.
-    pub(crate) fn space(&self, namespace: &str) -> Option<Space> {
-        self.shared.state().look(namespace)
+    /// What is known of a home.
+    pub(crate) fn space(&self, home: &Home) -> Option<Space> {
+        self.shared.state().look(home.name())
     }
 
     /// Where a making lives.
-    pub(crate) fn home(&self, incarnation: Incarnation) -> Option<String> {
-        self.shared.state().makings.get(&incarnation.nonce()).copied().map(names::numbered)
+    pub(crate) fn home(&self, incarnation: Incarnation) -> Option<Home> {
+        let number = self.shared.state().makings.get(&incarnation.nonce()).copied()?;
+        Some(Home::named(&self.shared.namespaces, names::numbered(number)))
     }
 
-    /// A page of what is known: what follows a namespace, in their order.
+    /// A page of what is known: what follows a home, in their order.
     pub(crate) fn page(&self, after: Option<&str>, length: usize) -> Vec<(String, Space)> {
         let state = self.shared.state();
         let page = state.spaces.after(after).take(length);
@@ -325,21 +334,21 @@ impl Cache {
     }
 
     /// Notes what was written, so that nothing older is taken for what is there.
-    pub(crate) fn await_written(&self, namespace: &str, awaited: Awaited) {
+    pub(crate) fn await_written(&self, home: &Home, awaited: Awaited) {
         let mut state = self.shared.state();
         let State { told, spaces, .. } = &mut *state;
-        told.wait_for(namespace, awaited);
+        told.wait_for(home.name(), awaited);
         told.settle(spaces);
     }
 
-    /// Waits until what is known of a namespace is as new as what we wrote there, or the deadline.
-    pub(crate) async fn catch_up(&self, namespace: &str, deadline: Instant) {
+    /// Waits until what is known of a home is as new as what we wrote there, or the deadline.
+    pub(crate) async fn catch_up(&self, home: &Home, deadline: Instant) {
         loop {
-            let Some(settled) = self.shared.state().told.settled(namespace) else { return };
+            let Some(settled) = self.shared.state().told.settled(home.name()) else { return };
             let mut told = pin!(settled.notified());
             told.as_mut().enable();
             // It may have been told in between, and something else been written since.
-            let still = self.shared.state().told.settled(namespace);
+            let still = self.shared.state().told.settled(home.name());
             if still.is_none_or(|still| !Arc::ptr_eq(&still, &settled)) {
                 continue;
             }
@@ -349,9 +358,10 @@ impl Cache {
         }
     }
 
-    /// Waits until a namespace is gone, or the deadline: `false`.
-    pub(crate) async fn until_gone(&self, namespace: &str, deadline: Instant) -> bool {
-        let is_gone = |state: &State| state.spaces.get(namespace).is_none_or(|space| space.namespace.is_none());
+    /// Waits until a home and its data are gone, or the deadline: `false`.
+    pub(crate) async fn until_gone(&self, home: &Home, deadline: Instant) -> bool {
+        let is_gone = |space: Space| space.home.is_none() && space.claim.is_none();
+        let is_gone = |state: &State| state.spaces.get(home.name()).is_none_or(is_gone);
         self.until(deadline, is_gone).await
     }
 
@@ -372,7 +382,7 @@ impl Cache {
         self.shared.changes.subscribe()
     }
 
-    /// How many namespaces are known, and about how many bytes that takes.
+    /// How many homes are known, and about how many bytes that takes.
     pub(crate) fn weight(&self) -> (usize, usize) {
         let state = self.shared.state();
         (state.spaces.len(), state.spaces.bytes() + state.makings.len() * size_of::<(u128, u128)>())

@@ -1,16 +1,16 @@
-//! What is known of all namespaces, packed: of thousands of instances few are in motion, and only those are looked at often.
+//! What is known of all homes, packed: of thousands of instances few are in motion, and only those are looked at often.
 
 use std::collections::BTreeMap;
 
 use super::Space;
 use crate::names;
 
-/// Whatever is packed has this before it, so that what it repeats takes no room: routes and endpoints name their namespace.
+/// Whatever is packed has this before it, so that what it repeats takes no room: routes and endpoints name their home.
 fn preamble(home: &str) -> Vec<u8> {
     format!("http://{home}.svc").into_bytes()
 }
 
-/// What is known of each namespace, by the number in its name.
+/// What is known of each home, by the number in its name.
 #[derive(Debug, Default)]
 pub(super) struct Spaces(BTreeMap<u128, Box<[u8]>>);
 
@@ -20,10 +20,10 @@ impl Spaces {
         Some(unpack(packed, home))
     }
 
-    /// Changes what is known of a namespace. It is forgotten when nothing is known of it any more.
+    /// Changes what is known of a home. It is forgotten when nothing is known of it any more.
     ///
     /// # Panics
-    /// When the name is none of [`names::namespace`].
+    /// When the name is none of [`names::home`].
     pub(super) fn change<T>(&mut self, home: &str, change: impl FnOnce(&mut Space) -> T) -> T {
         let number = names::number(home).expect("it was looked at whether it is one of ours");
         let mut space = self.0.get(&number).map(|packed| unpack(packed, home)).unwrap_or_default();
@@ -36,7 +36,7 @@ impl Spaces {
         done
     }
 
-    /// What follows a namespace, in the order of their names.
+    /// What follows a home, in the order of their names.
     pub(super) fn after(&self, home: Option<&str>) -> impl Iterator<Item = (String, Space)> {
         let from = home.and_then(names::number).map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
         self.0.range((from, std::ops::Bound::Unbounded)).map(|(number, packed)| {
@@ -146,7 +146,7 @@ mod tests {
 
     use super::*;
     use crate::cache::{
-        Intended, Kind, NamespaceDigest, PodDigest, SetDigest,
+        HomeDigest, Intended, Kind, PodDigest, SetDigest,
         digest::ClaimDigest,
         space::{PartDigest, Served},
     };
@@ -186,7 +186,7 @@ mod tests {
             held: None,
         };
         Space {
-            namespace: Some(NamespaceDigest {
+            home: Some(HomeDigest {
                 uid: "6f1ed002-ab5f-4b43-9c52-0d2f1a7f7d10".into(),
                 instance: InstanceId::new("customer-0042").unwrap(),
                 incarnation,
@@ -197,7 +197,13 @@ mod tests {
                 is_ending: false,
                 blocked: None,
             }),
-            claim: Some(ClaimDigest { is_bound: true, is_ending: false, is_lost: false, is_foreign: false }),
+            claim: Some(ClaimDigest {
+                is_bound: true,
+                is_ending: false,
+                is_lost: false,
+                is_foreign: false,
+                held: None,
+            }),
             sets: vec![set],
             parts: Kind::PARTS.into_iter().chain([Kind::Ingress]).zip(1_234_567..).map(|(k, v)| part(k, v)).collect(),
             ..Space::default()
@@ -263,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_of_which_nothing_is_known_any_more_is_forgotten() {
+    fn a_home_of_which_nothing_is_known_any_more_is_forgotten() {
         let home = names::numbered(5);
         let mut spaces = known(&home, &dormant(&home));
         spaces.change(&home, |space| *space = Space::default());

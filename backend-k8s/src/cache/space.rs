@@ -1,18 +1,18 @@
-//! What is known of one namespace.
+//! What is known of one home, and of all that is in it.
 
 use provisioner_core::types::{Generation, Incarnation};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Kind,
-    digest::{ClaimDigest, Intended, NamespaceDigest, PodDigest, SetDigest},
+    digest::{ClaimDigest, HomeDigest, Intended, PodDigest, SetDigest},
     packed::{identifier, incarnation},
 };
 
-/// What is known of one namespace.
+/// What is known of one home, and of all that is in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Space {
-    pub(crate) namespace: Option<NamespaceDigest>,
+    pub(crate) home: Option<HomeDigest>,
     pub(crate) claim: Option<ClaimDigest>,
     pub(crate) sets: Vec<SetDigest>,
     pub(crate) pods: Vec<PodDigest>,
@@ -50,7 +50,7 @@ pub(super) struct Served {
 
 impl Space {
     pub(super) fn is_empty(&self) -> bool {
-        self.namespace.is_none()
+        self.home.is_none()
             && self.claim.is_none()
             && self.sets.is_empty()
             && self.pods.is_empty()
@@ -70,13 +70,21 @@ impl Space {
 
     /// What keeps a making from going away.
     pub(crate) fn blocked(&self, incarnation: Incarnation) -> Option<String> {
-        let namespace = self.namespace.as_ref().and_then(|namespace| namespace.blocked.as_deref()).map(String::from);
         let set = self.set_of(incarnation).and_then(|set| Some(("stateful set", &set.name, set.held.as_ref()?)));
         let mut pods = self.pods_of(incarnation).filter_map(|pod| Some(("pod", &pod.name, pod.held.as_ref()?)));
         let own = self.parts.iter().filter(|part| part.incarnation == incarnation);
         let mut parts = own.filter_map(|part| Some((part.kind.word(), &part.name, part.held.as_ref()?)));
         let held = set.or_else(|| pods.next()).or_else(|| parts.next());
-        namespace.or_else(|| held.map(|(kind, name, by)| format!("the finalizers of the {kind} {name}: {by}")))
+        let home = self.home.as_ref().and_then(|home| home.blocked.as_deref()).map(String::from);
+        home.or_else(|| held.map(|(kind, name, by)| format!("the finalizers of the {kind} {name}: {by}")))
+            .or_else(|| self.data_blocked())
+    }
+
+    /// What keeps the data from going away.
+    pub(crate) fn data_blocked(&self) -> Option<String> {
+        let home = self.home.as_ref().and_then(|home| home.blocked.as_deref()).map(String::from);
+        let claim = self.claim.as_ref().and_then(|claim| claim.held.as_deref());
+        home.or_else(|| claim.map(|by| format!("the finalizers of the claim: {by}")))
     }
 
     /// Whether the service leads to a pod.
@@ -128,11 +136,11 @@ impl Space {
 
     /// The makings that something of is here.
     pub(crate) fn makings(&self) -> Vec<Incarnation> {
-        let namespace = self.namespace.iter().map(|namespace| namespace.incarnation);
+        let home = self.home.iter().map(|home| home.incarnation);
         let sets = self.sets.iter().map(|set| set.incarnation);
         let pods = self.pods.iter().map(|pod| pod.incarnation);
         let parts = self.parts.iter().map(|part| part.incarnation);
-        let mut makings: Vec<_> = namespace.chain(sets).chain(pods).chain(parts).collect();
+        let mut makings: Vec<_> = home.chain(sets).chain(pods).chain(parts).collect();
         makings.sort_unstable();
         makings.dedup();
         makings

@@ -4,13 +4,14 @@ use std::{collections::BTreeSet, fmt::Debug, pin::pin, sync::Arc, time::Duration
 
 use backon::ExponentialBuilder;
 use futures::StreamExt;
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{LimitRange, Namespace, PersistentVolumeClaim, Pod, ResourceQuota, Service, ServiceAccount},
+    core::v1::{ConfigMap, LimitRange, Namespace, PersistentVolumeClaim, Pod, ResourceQuota, Service, ServiceAccount},
     networking::v1::{Ingress, NetworkPolicy},
 };
 use kube::{
-    Api, Resource,
+    Api, Client, Resource,
     runtime::{utils::ResetTimerBackoff, watcher},
 };
 use provisioner_core::types::{ControlPlaneId, InstanceId};
@@ -20,7 +21,7 @@ use tracing::debug;
 
 use super::{
     Kind, Shared, State,
-    digest::{self, ClaimDigest, NamespaceDigest, PodDigest, SetDigest, held, incarnation_of, version_of},
+    digest::{self, ClaimDigest, HomeDigest, PodDigest, SetDigest, held, incarnation_of, version_of},
     listen::listening,
     slices::{Slice, V1, V1Beta1, Version},
     space::{PartDigest, Served, Space},
@@ -30,7 +31,9 @@ use crate::{
     client::unanswered,
     cluster::Cluster,
     error::{Failure, Refusal},
+    home::Home,
     names,
+    render::Namespaces,
 };
 
 /// Between a watch that failed and the next try, at first and at most.
@@ -50,9 +53,17 @@ trait Watched: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + S
     fn key(&self) -> String {
         self.meta().name.clone().unwrap_or_default()
     }
-    /// The namespace it lives in, or is.
-    fn home(&self) -> &str {
-        self.meta().namespace.as_deref().unwrap_or_default()
+    /// All of its kind that are in this namespace, or in any.
+    fn all(client: Client, namespace: Option<&str>) -> Api<Self>;
+}
+
+fn within<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(
+    client: Client,
+    namespace: Option<&str>,
+) -> Api<K> {
+    match namespace {
+        Some(namespace) => Api::namespaced(client, namespace),
+        None => Api::all(client),
     }
 }
 
@@ -65,7 +76,10 @@ pub(super) fn start(
     cancel: &CancellationToken,
 ) {
     let watches = Watches { cluster, control_plane, shared, tasks, cancel };
-    watches.start::<Namespace>();
+    match shared.namespaces {
+        Namespaces::Each => watches.start::<Namespace>(),
+        Namespaces::Shared(_) => watches.start::<ConfigMap>(),
+    }
     watches.start::<StatefulSet>();
     watches.start::<Pod>();
     watches.start::<PersistentVolumeClaim>();
@@ -140,7 +154,7 @@ async fn watch_while_served<K: Watched>(cluster: &Cluster, shared: &Arc<Shared>,
     let mut pauses = ResetTimerBackoff::new(watcher::ExponentialBackoff::from(backoff), AGAIN_RESET);
     loop {
         let config = watcher::Config::default().labels(labels);
-        let mut events = watcher(Api::<K>::all(client.clone()), config).boxed();
+        let mut events = watcher(K::all(client.clone(), shared.namespaces.shared()), config).boxed();
         let mut read = None;
         while let Some(event) = events.next().await {
             let error = match event {
@@ -241,27 +255,30 @@ fn hear<K: Watched>(shared: &Shared, event: watcher::Event<K>, read: &mut Read) 
                 state.health.entry(K::KIND).or_default().read_again();
                 *read = Some(BTreeSet::new());
             }
-            watcher::Event::InitApply(object) if !is_at_home(shared, &object) => {}
             watcher::Event::InitApply(object) => {
-                if let Some(read) = read {
-                    read.insert((object.home().to_owned(), object.key()));
+                if let Some(home) = home_of(&state, shared, &object) {
+                    put(&mut state, &home, &object, &mut changed);
+                    if let Some(read) = read {
+                        read.insert((home, object.key()));
+                    }
                 }
-                put(&mut state, &object, &mut changed);
             }
             watcher::Event::InitDone => {
-                forget_unread::<K>(&mut state, &read.take().unwrap_or_default(), &mut changed);
+                forget_unread::<K>(&mut state, shared, &read.take().unwrap_or_default(), &mut changed);
                 state.health.entry(K::KIND).or_default().complete();
                 // What was written since this reading began may be newer than it: the watch that follows tells.
                 let State { told, spaces, .. } = &mut *state;
                 told.settle(spaces);
             }
             watcher::Event::Apply(object) => {
-                let tell = if is_at_home(shared, &object) { put } else { take };
-                tell(&mut state, &object, &mut changed);
+                match home_of(&state, shared, &object) {
+                    Some(home) => put(&mut state, &home, &object, &mut changed),
+                    None => take(&mut state, shared, &object, &mut changed),
+                }
                 state.heard(K::KIND, version_of(object.meta()));
             }
             watcher::Event::Delete(object) => {
-                take(&mut state, &object, &mut changed);
+                take(&mut state, shared, &object, &mut changed);
                 state.heard(K::KIND, version_of(object.meta()));
             }
         }
@@ -275,19 +292,53 @@ fn hear<K: Watched>(shared: &Shared, event: watcher::Event<K>, read: &mut Read) 
     }
 }
 
-fn is_at_home<K: Watched>(shared: &Shared, object: &K) -> bool {
-    digest::is_at_home(&shared.control_plane, object.meta(), object.home())
+/// The home that an object belongs to. `None`: it is not where its data are, as a backup that was restored beside them, or it
+/// is of a making that lives elsewhere, or it says nothing that can be believed.
+fn home_of<K: Watched>(state: &State, shared: &Shared, object: &K) -> Option<String> {
+    let meta = object.meta();
+    let home = names::home(&shared.control_plane, &digest::data_of(meta)?);
+    let home = Home::named(&shared.namespaces, home);
+    let is_there = match K::KIND {
+        Kind::Home => meta.namespace.as_deref() == home.scope(),
+        _ => meta.namespace.as_deref() == Some(home.namespace()),
+    };
+    let lives = incarnation_of(meta).and_then(|making| state.makings.get(&making.nonce()));
+    let is_elsewhere = home.is_shared() && lives.is_some_and(|lives| Some(*lives) != names::number(home.name()));
+    (is_there && !is_elsewhere && home.may_have(K::KIND, &object.key())).then(|| home.name().to_owned())
 }
 
-/// Whose namespace it is, as far as that is known.
+/// The homes that may know of an object, whatever has become of it.
+fn homes_with<K: Watched>(state: &State, shared: &Shared, object: &K) -> BTreeSet<String> {
+    let meta = object.meta();
+    let of_all = || state.spaces.after(None).map(|(home, _)| home).collect();
+    let homes: BTreeSet<_> = match (&shared.namespaces, K::KIND) {
+        (_, Kind::Home) => [object.key()].into(),
+        (Namespaces::Each, _) => meta.namespace.iter().cloned().collect(),
+        (Namespaces::Shared(_), _) => {
+            let said =
+                [digest::data_of(meta), applied::noted_labels(meta).get(names::DATA).and_then(|it| it.parse().ok())];
+            let said = said.into_iter().flatten().map(|data| names::home(&shared.control_plane, &data));
+            let lives = incarnation_of(meta).and_then(|making| state.makings.get(&making.nonce()).copied());
+            let homes: BTreeSet<_> = said.chain(lives.map(names::numbered)).collect();
+            // Nothing is left on it that tells.
+            if homes.is_empty() { of_all() } else { homes }
+        }
+    };
+    let may_have = |home: &String| {
+        Home::named(&shared.namespaces, home.clone()).may_have(K::KIND, &object.key())
+            && state.spaces.get(home).is_some()
+    };
+    homes.into_iter().filter(may_have).collect()
+}
+
+/// Whose home it is, as far as that is known.
 fn instance_in(space: &Space) -> Option<InstanceId> {
-    space.namespace.as_ref().map(|namespace| namespace.instance.clone())
+    space.home.as_ref().map(|home| home.instance.clone())
 }
 
-fn put<K: Watched>(state: &mut State, object: &K, changed: &mut BTreeSet<InstanceId>) {
-    let home = object.home();
+fn put<K: Watched>(state: &mut State, home: &str, object: &K, changed: &mut BTreeSet<InstanceId>) {
     state.spaces.change(home, |space| {
-        let before = (K::KIND == Kind::Namespace).then(|| instance_in(space)).flatten();
+        let before = (K::KIND == Kind::Home).then(|| instance_in(space)).flatten();
         object.put(space);
         changed.extend(before);
         changed.extend(instance_in(space));
@@ -299,22 +350,26 @@ fn put<K: Watched>(state: &mut State, object: &K, changed: &mut BTreeSet<Instanc
     }
 }
 
-fn take<K: Watched>(state: &mut State, object: &K, changed: &mut BTreeSet<InstanceId>) {
-    let home = object.home();
-    if state.spaces.get(home).is_none() {
-        return;
+fn take<K: Watched>(state: &mut State, shared: &Shared, object: &K, changed: &mut BTreeSet<InstanceId>) {
+    for home in homes_with(state, shared, object) {
+        state.spaces.change(&home, |space| {
+            changed.extend(instance_in(space));
+            object.take(space);
+        });
+        forget_makings(state, &home);
     }
-    state.spaces.change(home, |space| {
-        changed.extend(instance_in(space));
-        object.take(space);
-    });
-    forget_makings(state, home);
 }
 
 /// A reading of everything is over: what it did not tell of is gone.
-fn forget_unread<K: Watched>(state: &mut State, read: &BTreeSet<(String, String)>, changed: &mut BTreeSet<InstanceId>) {
+fn forget_unread<K: Watched>(
+    state: &mut State,
+    shared: &Shared,
+    read: &BTreeSet<(String, String)>,
+    changed: &mut BTreeSet<InstanceId>,
+) {
     let kept = |home: &str, space: &mut Space| {
-        space.keep(K::KIND, home, |name| read.contains(&(home.to_owned(), name.to_owned())))
+        let named = Home::named(&shared.namespaces, home.to_owned());
+        space.keep(K::KIND, &named, |name| read.contains(&(home.to_owned(), name.to_owned())))
     };
     let lost: Vec<_> =
         state.spaces.after(None).filter_map(|(home, mut space)| kept(&home, &mut space).then_some(home)).collect();
@@ -327,7 +382,7 @@ fn forget_unread<K: Watched>(state: &mut State, read: &BTreeSet<(String, String)
     }
 }
 
-/// Nothing is known of a namespace any more: no making lives there.
+/// Nothing is known of a home any more: no making lives there.
 fn forget_makings(state: &mut State, home: &str) {
     if state.spaces.get(home).is_none()
         && let Some(number) = names::number(home)
@@ -338,16 +393,15 @@ fn forget_makings(state: &mut State, home: &str) {
 
 impl Space {
     /// Keeps what has one of these names; `true`: something went.
-    fn keep(&mut self, kind: Kind, home: &str, is_read: impl Fn(&str) -> bool) -> bool {
+    fn keep(&mut self, kind: Kind, home: &Home, is_read: impl Fn(&str) -> bool) -> bool {
         let sizes = |space: &Self| {
             let lists = [space.sets.len(), space.pods.len(), space.parts.len(), space.served.len()];
-            (space.namespace.is_some(), space.claim.is_some(), lists)
+            (space.home.is_some(), space.claim.is_some(), lists)
         };
         let before = sizes(self);
         match kind {
-            // It has the name of its home.
-            Kind::Namespace => self.namespace = self.namespace.take().filter(|_| is_read(home)),
-            Kind::Claim => self.claim = self.claim.take().filter(|_| is_read(names::CLAIM)),
+            Kind::Home => self.home = self.home.take().filter(|_| is_read(home.name())),
+            Kind::Claim => self.claim = self.claim.take().filter(|_| is_read(home.claim())),
             Kind::Set => self.sets.retain(|it| is_read(&it.name)),
             Kind::Pod => self.pods.retain(|it| is_read(&it.name)),
             Kind::Slice => self.served.retain(|it| is_read(&it.slice)),
@@ -358,18 +412,35 @@ impl Space {
 }
 
 impl Watched for Namespace {
-    const KIND: Kind = Kind::Namespace;
+    const KIND: Kind = Kind::Home;
 
     fn put(&self, space: &mut Space) {
-        space.namespace = NamespaceDigest::of(self);
+        let conditions = self.status.as_ref().and_then(|status| status.conditions.clone());
+        space.home = HomeDigest::with(&self.metadata, conditions.unwrap_or_default());
     }
 
     fn take(&self, space: &mut Space) {
-        space.namespace = None;
+        space.home = None;
     }
 
-    fn home(&self) -> &str {
-        self.metadata.name.as_deref().unwrap_or_default()
+    fn all(client: Client, _: Option<&str>) -> Api<Self> {
+        Api::all(client)
+    }
+}
+
+impl Watched for ConfigMap {
+    const KIND: Kind = Kind::Home;
+
+    fn put(&self, space: &mut Space) {
+        space.home = HomeDigest::with(&self.metadata, Vec::new());
+    }
+
+    fn take(&self, space: &mut Space) {
+        space.home = None;
+    }
+
+    fn all(client: Client, namespace: Option<&str>) -> Api<Self> {
+        within(client, namespace)
     }
 }
 
@@ -384,6 +455,10 @@ impl Watched for StatefulSet {
     fn take(&self, space: &mut Space) {
         space.sets.retain(|set| *set.name != self.key());
     }
+
+    fn all(client: Client, namespace: Option<&str>) -> Api<Self> {
+        within(client, namespace)
+    }
 }
 
 impl Watched for Pod {
@@ -397,21 +472,25 @@ impl Watched for Pod {
     fn take(&self, space: &mut Space) {
         space.pods.retain(|pod| *pod.name != self.key());
     }
+
+    fn all(client: Client, namespace: Option<&str>) -> Api<Self> {
+        within(client, namespace)
+    }
 }
 
 impl Watched for PersistentVolumeClaim {
     const KIND: Kind = Kind::Claim;
 
     fn put(&self, space: &mut Space) {
-        if self.key() == names::CLAIM {
-            space.claim = Some(ClaimDigest::of(self));
-        }
+        space.claim = Some(ClaimDigest::of(self));
     }
 
     fn take(&self, space: &mut Space) {
-        if self.key() == names::CLAIM {
-            space.claim = None;
-        }
+        space.claim = None;
+    }
+
+    fn all(client: Client, namespace: Option<&str>) -> Api<Self> {
+        within(client, namespace)
     }
 }
 
@@ -426,6 +505,10 @@ impl<V: Version> Watched for Slice<V> {
 
     fn take(&self, space: &mut Space) {
         space.served.retain(|served| *served.slice != self.key());
+    }
+
+    fn all(client: Client, namespace: Option<&str>) -> Api<Self> {
+        within(client, namespace)
     }
 }
 
@@ -450,6 +533,10 @@ macro_rules! watched_parts {
 
             fn take(&self, space: &mut Space) {
                 space.parts.retain(|part| part.kind != Self::KIND || *part.name != self.key());
+            }
+
+            fn all(client: Client, namespace: Option<&str>) -> Api<Self> {
+                within(client, namespace)
             }
         })*
     };

@@ -1,29 +1,50 @@
 //! Which objects an instance is made of: a pure function of the target and the cell's configuration.
 //!
-//! [`NamespaceEach`] is the usual [`Layout`]. Another one wraps it and changes what it renders, or renders something of its
-//! own: a route of the Gateway API instead of an ingress, one more policy, a sidecar.
+//! [`NamespaceEach`] is the usual [`Layout`], and [`SharedNamespace`] the one for who may write in a single namespace. Another one
+//! wraps either and changes what it renders, or renders something of its own: a route of the Gateway API instead of an ingress, one
+//! more policy, a sidecar.
 
 mod namespace_each;
+mod objects;
+mod shared_namespace;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 
-use k8s_openapi::api::{
-    apps::v1::StatefulSet,
-    core::v1::{Namespace, PersistentVolumeClaim, Secret},
+use k8s_openapi::{
+    api::{apps::v1::StatefulSet, core::v1::PersistentVolumeClaim},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Resource, api::ApiResource};
-use provisioner_core::{
-    secret::SecretString,
-    types::{ControlPlaneId, Target, VariableName},
-};
+use provisioner_core::types::{ControlPlaneId, Target};
 use serde::Serialize;
 use serde_json::Value;
 
-pub use self::namespace_each::NamespaceEach;
-pub(crate) use self::namespace_each::{TLS_SECRET, mib_of};
-use crate::{config::KubernetesConfig, names};
+pub(crate) use self::objects::{environment, mib_of};
+pub use self::{namespace_each::NamespaceEach, shared_namespace::SharedNamespace};
+use crate::config::KubernetesConfig;
+
+/// Where data sets live.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Namespaces {
+    /// Each in a namespace of its own, which stands for it: everything else is in there, and goes with it.
+    #[default]
+    Each,
+    /// All in this one, which somebody else made and keeps. A config map stands for each data set: everything else belongs to it,
+    /// and goes with it. As everything is side by side, each name must be of its making or its data.
+    Shared(String),
+}
+
+impl Namespaces {
+    /// The one that they share.
+    pub(crate) fn shared(&self) -> Option<&str> {
+        match self {
+            Self::Each => None,
+            Self::Shared(namespace) => Some(namespace),
+        }
+    }
+}
 
 /// What is rendered, and with what.
 #[derive(Debug, Clone, Copy)]
@@ -35,13 +56,15 @@ pub struct Subject<'a> {
     pub target: &'a Target,
     /// What the backend was told.
     pub config: &'a KubernetesConfig,
+    /// What the layout said of where data sets live.
+    pub namespaces: &'a Namespaces,
 }
 
 /// The objects of one instance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Objects {
-    /// What everything else lives in.
-    pub namespace: Namespace,
+    /// The labels and annotations of what stands for the data: of its namespace, or of its config map in a shared one.
+    pub home: ObjectMeta,
     /// What is there before anything runs: bounds, policies, accounts. Applied in this order.
     pub before: Vec<Part>,
     /// Where the data is.
@@ -83,6 +106,11 @@ impl Part {
 
 /// Decides which objects an instance is made of.
 pub trait Layout: fmt::Debug + Send + Sync + 'static {
+    /// Where data sets live. The same at every call. Who changes that for what is there already has it lie where it is, unseen.
+    fn namespaces(&self) -> Namespaces {
+        Namespaces::Each
+    }
+
     /// The objects of an instance. The same for the same subject, whatever is there already.
     ///
     /// Also asked for what is to be removed and whose spec is forgotten ([`InstanceSpec::forgotten`]): kinds and names are the
@@ -101,14 +129,4 @@ pub trait Layout: fmt::Debug + Send + Sync + 'static {
     fn takes_host_names(&self, config: &KubernetesConfig) -> bool {
         config.ingress.is_some()
     }
-}
-
-/// The environment of one generation: the spec's own variables, where it listens and keeps its data, and its secrets.
-pub(crate) fn environment(subject: &Subject<'_>, secrets: &[(VariableName, SecretString)]) -> Secret {
-    namespace_each::environment(subject, secrets)
-}
-
-/// The namespace of a target's data.
-pub(crate) fn namespace_of(control_plane: &ControlPlaneId, target: &Target) -> String {
-    names::namespace(control_plane, target.data.id())
 }

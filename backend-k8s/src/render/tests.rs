@@ -1,6 +1,6 @@
 //! What is rendered, held against files that a person has read. `GOLDEN=write` writes them anew.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use provisioner_core::types::{
@@ -9,8 +9,11 @@ use provisioner_core::types::{
 };
 use serde_json::Value;
 
-use super::{Layout, NamespaceEach, Objects, Part, Subject};
-use crate::config::{Beside, IngressConfig, KubernetesConfig, Peer, Toleration};
+use super::{Layout, NamespaceEach, Objects, Part, SharedNamespace, Subject};
+use crate::{
+    config::{Beside, IngressConfig, KubernetesConfig, Peer, Toleration},
+    home::Home,
+};
 
 fn target() -> Target {
     let mut workload = Workload::new("1.4.2").with_command(["/bin/product", "--serve"]);
@@ -63,12 +66,19 @@ fn rich() -> (Target, KubernetesConfig) {
 }
 
 fn rendered(target: &Target, config: &KubernetesConfig) -> Objects {
-    let control_plane = ControlPlaneId::new("prod").unwrap();
-    NamespaceEach.objects(&Subject { control_plane: &control_plane, target, config })
+    rendered_by(&NamespaceEach, target, config)
 }
 
-fn all(objects: &Objects) -> Vec<Value> {
-    let mut all = vec![Part::of(&objects.namespace).body];
+fn rendered_by(layout: &dyn Layout, target: &Target, config: &KubernetesConfig) -> Objects {
+    let (control_plane, namespaces) = (ControlPlaneId::new("prod").unwrap(), layout.namespaces());
+    layout.objects(&Subject { control_plane: &control_plane, target, config, namespaces: &namespaces })
+}
+
+/// All of them, in the order in which they are made.
+fn all(layout: &dyn Layout, target: &Target, config: &KubernetesConfig) -> Vec<Value> {
+    let objects = rendered_by(layout, target, config);
+    let home = Home::of(&layout.namespaces(), &ControlPlaneId::new("prod").unwrap(), target.data.id());
+    let mut all = vec![home.part(objects.home).body];
     all.extend(objects.before.iter().map(|part| part.body.clone()));
     all.push(Part::of(&objects.claim).body);
     all.push(Part::of(&objects.set).body);
@@ -77,9 +87,9 @@ fn all(objects: &Objects) -> Vec<Value> {
 }
 
 #[track_caller]
-fn assert_golden(name: &str, objects: &Objects) {
+fn assert_golden(name: &str, layout: &dyn Layout, target: &Target, config: &KubernetesConfig) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    let text = serde_json::to_string_pretty(&all(objects)).unwrap() + "\n";
+    let text = serde_json::to_string_pretty(&all(layout, target, config)).unwrap() + "\n";
     if std::env::var_os("GOLDEN").is_some_and(|set| set == "write") {
         fs::write(&path, &text).unwrap();
     }
@@ -93,13 +103,37 @@ fn assert_golden(name: &str, objects: &Objects) {
 
 #[test]
 fn a_plain_spec_renders_as_its_golden_file() {
-    assert_golden("plain.json", &rendered(&target(), &KubernetesConfig::default()));
+    assert_golden("plain.json", &NamespaceEach, &target(), &KubernetesConfig::default());
 }
 
 #[test]
 fn a_spec_and_a_cell_with_everything_render_as_their_golden_file() {
     let (target, config) = rich();
-    assert_golden("rich.json", &rendered(&target, &config));
+    assert_golden("rich.json", &NamespaceEach, &target, &config);
+}
+
+#[test]
+fn what_shares_a_namespace_renders_as_its_golden_file() {
+    let (target, config) = rich();
+    assert_golden("shared.json", &SharedNamespace::new("customers"), &target, &config);
+}
+
+#[test]
+fn nothing_that_shares_a_namespace_is_called_as_that_of_another_customer() {
+    let (first, config) = rich();
+    let second = Target {
+        id: InstanceId::new("other").unwrap(),
+        incarnation: Incarnation::new(1, 99),
+        data: DataSource::Fresh(DataId::from_random(99)),
+        ..first.clone()
+    };
+    let layout = SharedNamespace::new("customers");
+    let names = |target: &Target| {
+        let all = all(&layout, target, &config);
+        all.iter().map(|object| format!("{} {}", object["kind"], object["metadata"]["name"])).collect::<BTreeSet<_>>()
+    };
+    assert!(names(&first).is_disjoint(&names(&second)), "{:?}", names(&first));
+    assert!(all(&layout, &first, &config).iter().all(|object| object["metadata"]["namespace"] == "customers"));
 }
 
 #[test]
@@ -126,7 +160,7 @@ fn room_is_read_as_it_is_written() {
 #[test]
 fn an_environment_value_is_in_the_secret_alone() {
     let (target, config) = rich();
-    let text = serde_json::to_string(&all(&rendered(&target, &config))).unwrap();
+    let text = serde_json::to_string(&all(&NamespaceEach, &target, &config)).unwrap();
     assert!(!text.contains("hello") && !text.contains("GREETING"), "{text}");
 }
 
@@ -148,7 +182,6 @@ fn another_layout_adds_what_it_wants() {
         }
     }
     let (target, config) = rich();
-    let control_plane = ControlPlaneId::new("prod").unwrap();
-    let objects = WithNote.objects(&Subject { control_plane: &control_plane, target: &target, config: &config });
+    let objects = rendered_by(&WithNote, &target, &config);
     assert_eq!(objects.before.last().unwrap().name, "note");
 }

@@ -15,7 +15,7 @@ use crate::{
 impl Work<'_> {
     /// The data must be there. Asked at the cluster, as a start without it would not be made good by an event.
     pub(super) async fn expect_claim(&self) -> Result<PersistentVolumeClaim> {
-        let claim = self.calls.get::<PersistentVolumeClaim>(Some(self.namespace), names::CLAIM).await;
+        let claim = self.calls.get::<PersistentVolumeClaim>(Some(self.home.namespace()), self.home.claim()).await;
         let claim = claim.map_err(|failure| self.calls.reading(failure))?;
         let Some(claim) = claim else { return Err(self.data_missing("its claim is not there")) };
         if claim.metadata.deletion_timestamp.is_some() {
@@ -31,7 +31,7 @@ impl Work<'_> {
     /// Whether there is a claim. One that is being removed goes as soon as nothing runs on it any more, so as long as something
     /// does, nothing may stop that. Asked at the cluster: no event would bring the data back.
     pub(super) async fn expect_lasting_data(&self, is_used: bool) -> Result<bool> {
-        let claim = self.calls.get::<PersistentVolumeClaim>(Some(self.namespace), names::CLAIM).await;
+        let claim = self.calls.get::<PersistentVolumeClaim>(Some(self.home.namespace()), self.home.claim()).await;
         let Some(claim) = claim.map_err(|failure| self.calls.reading(failure))? else { return Ok(false) };
         if is_used && claim.metadata.deletion_timestamp.is_some() {
             return Err(self.conflict("data", "its claim is being removed: without its pod, its data would be gone"));
@@ -76,7 +76,7 @@ impl Work<'_> {
                 spec.resources = found.and_then(|found| found.resources.clone());
             }
         }
-        Some(Part::of(&claim))
+        Some(self.part_of(&claim))
     }
 
     pub(super) async fn apply_claim(
@@ -86,7 +86,7 @@ impl Work<'_> {
         is_new_making: bool,
     ) -> Result<()> {
         let Some(claim) = self.claim(objects, found, is_new_making) else { return Ok(()) };
-        let done = self.calls.apply(&claim.resource, Some(self.namespace), &claim.name, &claim.body).await;
+        let done = self.calls.apply(&claim.resource, Some(self.home.namespace()), &claim.name, &claim.body).await;
         let object = done.map_err(|failure| self.claim_refused(failure))?;
         self.note(Kind::Claim, &object);
         Ok(())

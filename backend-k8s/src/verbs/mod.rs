@@ -1,17 +1,16 @@
 //! What each verb writes, request by request. Every one of them may be repeated, and may be the last one before a crash.
 
 mod claim;
-mod namespace;
+mod home;
 mod parts;
 mod remove;
 mod rest;
 mod run;
 mod set;
 
-use k8s_openapi::api::{
-    apps::v1::StatefulSet,
-    core::v1::{Namespace, PersistentVolumeClaim, Pod, Service, ServiceAccount},
-};
+use std::sync::OnceLock;
+
+use k8s_openapi::api::core::v1::{Service, ServiceAccount};
 use kube::{
     Resource,
     api::{ApiResource, DynamicObject},
@@ -21,6 +20,7 @@ use provisioner_core::{
     secret::SecretString,
     types::{Generation, Incarnation, VariableName},
 };
+use serde::Serialize;
 use serde_json::Value;
 
 pub(crate) use self::remove::delete_data;
@@ -29,6 +29,7 @@ use crate::{
     cache::{Awaited, Cache, Kind, SetDigest, Space, version_of},
     client::Calls,
     error::Failure,
+    home::Home,
     names,
     render::{Layout, Objects, Part, Subject},
 };
@@ -43,7 +44,9 @@ type Secrets = Vec<(VariableName, SecretString)>;
 pub(crate) struct Work<'a> {
     pub(crate) calls: Calls<'a>,
     pub(crate) cache: &'a Cache,
-    pub(crate) namespace: &'a str,
+    pub(crate) home: &'a Home,
+    /// The uid of the home, once it is known.
+    pub(crate) home_uid: OnceLock<Box<str>>,
     pub(crate) subject: Subject<'a>,
     pub(crate) layout: &'a dyn Layout,
 }
@@ -72,6 +75,7 @@ impl Work<'_> {
             for (key, value) in &labels {
                 part.body["metadata"]["labels"][key] = Value::String(value.clone());
             }
+            self.own(part);
             if Kind::of(&part.resource).is_some() {
                 applied::note(part, generation);
             }
@@ -88,8 +92,22 @@ impl Work<'_> {
         let size = self.subject.target.spec.data.size_mib.to_string();
         objects.claim.metadata.annotations.get_or_insert_default().insert(names::SIZE.to_owned(), size);
         applied::note_marks(&mut objects.claim.metadata, &[]);
-        applied::note_labels(&mut objects.namespace);
+        applied::note_labels(&mut objects.home);
         objects
+    }
+
+    /// Has an object belong to the home, where its namespace does not say that.
+    fn own(&self, part: &mut Part) {
+        if let Some(owners) = self.home_uid.get().and_then(|uid| self.home.owners(uid)) {
+            part.body["metadata"]["ownerReferences"] = owners;
+        }
+    }
+
+    /// An object of which the kind is known here, as it is sent.
+    fn part_of<K: Resource<DynamicType = ()> + Serialize>(&self, object: &K) -> Part {
+        let mut part = Part::of(object);
+        self.own(&mut part);
+        part
     }
 
     fn conflict(&self, field: &str, message: impl Into<String>) -> Error {
@@ -108,7 +126,7 @@ impl Work<'_> {
 
     /// Notes what was written, as the cluster answered it.
     fn note(&self, kind: Kind, object: &DynamicObject) {
-        self.cache.await_written(self.namespace, Awaited::Version(kind, version_of(&object.metadata)));
+        self.cache.await_written(self.home, Awaited::Version(kind, version_of(&object.metadata)));
     }
 
     fn check_generation(&self, set: Option<&SetDigest>) -> Result<()> {
@@ -127,28 +145,24 @@ impl Work<'_> {
 impl Kind {
     /// The kind of a rendered part, if it is one that is watched.
     fn of(resource: &ApiResource) -> Option<Self> {
-        let is_it = |kind: &ApiResource| (&kind.group, &kind.kind) == (&resource.group, &resource.kind);
-        Self::PARTS.into_iter().chain([Self::Ingress]).find(|kind| is_it(&kind.resource()))
+        let is_it = |kind: ApiResource| (&kind.group, &kind.kind) == (&resource.group, &resource.kind);
+        Self::PARTS.into_iter().chain([Self::Ingress]).find(|kind| kind.resource().is_some_and(is_it))
     }
 
-    fn resource(self) -> ApiResource {
+    /// What a part of this kind is at the cluster. `None`: no part is of this kind.
+    fn resource(self) -> Option<ApiResource> {
         use k8s_openapi::api::{
             core::v1::{LimitRange, ResourceQuota},
-            discovery::v1::EndpointSlice,
             networking::v1::{Ingress, NetworkPolicy},
         };
         match self {
-            Self::Namespace => resource::<Namespace>(),
-            Self::Quota => resource::<ResourceQuota>(),
-            Self::Limits => resource::<LimitRange>(),
-            Self::Policy => resource::<NetworkPolicy>(),
-            Self::Account => resource::<ServiceAccount>(),
-            Self::Claim => resource::<PersistentVolumeClaim>(),
-            Self::Set => resource::<StatefulSet>(),
-            Self::Pod => resource::<Pod>(),
-            Self::Service => resource::<Service>(),
-            Self::Slice => resource::<EndpointSlice>(),
-            Self::Ingress => resource::<Ingress>(),
+            Self::Quota => Some(resource::<ResourceQuota>()),
+            Self::Limits => Some(resource::<LimitRange>()),
+            Self::Policy => Some(resource::<NetworkPolicy>()),
+            Self::Account => Some(resource::<ServiceAccount>()),
+            Self::Service => Some(resource::<Service>()),
+            Self::Ingress => Some(resource::<Ingress>()),
+            Self::Home | Self::Claim | Self::Set | Self::Pod | Self::Slice => None,
         }
     }
 }
@@ -156,6 +170,6 @@ impl Kind {
 impl Space {
     /// The small objects of a making, by kind and name.
     fn parts_of(&self, incarnation: Incarnation) -> Vec<(ApiResource, &str)> {
-        self.parts(incarnation).map(|(kind, name)| (kind.resource(), name)).collect()
+        self.parts(incarnation).filter_map(|(kind, name)| Some((kind.resource()?, name))).collect()
     }
 }

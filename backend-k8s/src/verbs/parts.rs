@@ -31,7 +31,7 @@ impl Work<'_> {
                 self.check_overtaken(generation)?;
                 body["metadata"]["resourceVersion"] = Value::String(version.to_string());
             }
-            match self.calls.apply(&part.resource, Some(self.namespace), &part.name, &body).await {
+            match self.calls.apply(&part.resource, Some(self.home.namespace()), &part.name, &body).await {
                 Ok(object) => {
                     if let Some(kind) = kind {
                         self.note(kind, &object);
@@ -41,7 +41,7 @@ impl Work<'_> {
                 Err(failure) if failure.is_overtaken() || (seen.is_some() && failure.is_not_found()) => {}
                 Err(failure) => return Err(self.calls.writing(failure)),
             }
-            let found = self.calls.find(&part.resource, self.namespace, &part.name).await;
+            let found = self.calls.find(&part.resource, Some(self.home.namespace()), &part.name).await;
             let found = found.map_err(|failure| self.calls.reading(failure))?;
             seen = found.map(|found| (applied::generation(&found.metadata), version_of(&found.metadata)));
         }
@@ -54,29 +54,31 @@ impl Work<'_> {
             if kept.iter().any(|part| part.resource == resource && part.name == name) {
                 continue;
             }
-            let done = self.calls.delete(&resource, Some(self.namespace), &name, None).await;
+            let done = self.calls.delete(&resource, Some(self.home.namespace()), &name, None).await;
             done.map_err(|failure| self.calls.writing(failure))?;
         }
         Ok(())
     }
 
     pub(super) async fn apply_environment(&self, secrets: &Secrets) -> Result<()> {
-        let secret = Part::of(&render::environment(&self.subject, secrets));
-        let done = self.calls.apply(&secret.resource, Some(self.namespace), &secret.name, &secret.body).await;
+        let secret = self.part_of(&render::environment(&self.subject, secrets));
+        let done = self.calls.apply(&secret.resource, Some(self.home.namespace()), &secret.name, &secret.body).await;
         done.map(drop).map_err(|failure| self.calls.writing(failure))
     }
 
-    /// Removes what is left of other makings. Only for who is known to have the namespace.
+    /// Removes what is left of other makings of the data. Only for who is known to have the home.
     pub(super) async fn drop_others(&self, space: &Space) -> Result<()> {
         for other in space.makings().into_iter().filter(|making| *making != self.incarnation()) {
             for (resource, name) in space.parts_of(other) {
-                let done = self.calls.delete(&resource, Some(self.namespace), name, None).await;
+                let done = self.calls.delete(&resource, Some(self.home.namespace()), name, None).await;
                 done.map_err(|failure| self.calls.writing(failure))?;
             }
         }
-        let (owner, incarnation) = (self.subject.control_plane, self.incarnation());
-        let labels = format!("{}={owner},{}!={incarnation}", names::CONTROL_PLANE, names::INCARNATION);
-        let done = self.calls.delete_all::<Secret>(self.namespace, &labels).await;
+        let (owner, data, incarnation) =
+            (self.subject.control_plane, self.subject.target.data.id(), self.incarnation());
+        let labels =
+            format!("{}={owner},{}={data},{}!={incarnation}", names::CONTROL_PLANE, names::DATA, names::INCARNATION);
+        let done = self.calls.delete_all::<Secret>(self.home.namespace(), &labels).await;
         done.map_err(|failure| self.calls.writing(failure))
     }
 
@@ -86,7 +88,7 @@ impl Work<'_> {
         let (making, generations) = (names::INCARNATION, names::GENERATION);
         // Of the secrets of a making, environments alone have a generation.
         let labels = format!("{making}={},{generations},{generations}!={generation}", self.incarnation());
-        let done = self.calls.delete_all::<Secret>(self.namespace, &labels).await;
+        let done = self.calls.delete_all::<Secret>(self.home.namespace(), &labels).await;
         done.map_err(|failure| self.calls.writing(failure))
     }
 }

@@ -4,21 +4,19 @@ use std::{collections::BTreeSet, time::Duration};
 
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{Namespace, PersistentVolumeClaim, Pod, Secret},
+    core::v1::{PersistentVolumeClaim, Pod, Secret},
 };
-use kube::{
-    ResourceExt,
-    api::{ApiResource, ListParams, Preconditions},
-};
+use kube::{ResourceExt, api::ApiResource};
 use provisioner_core::{Effect, ErrorKind, Result, Retry, types::DataDisposition};
 use tokio::time::Instant;
 
 use super::{OVERTAKEN_MAX, Work, resource};
 use crate::{
-    cache::{Awaited, Cache, Kind, NamespaceDigest, Space, compare, incarnation_of, is_told},
+    cache::{Awaited, Cache, HomeDigest, Kind, Space, compare, incarnation_of, is_told},
     client::Calls,
+    home::Home,
     names,
-    render::{self, Objects},
+    render::Objects,
 };
 
 /// How long the watches have to tell of what another call of this process wrote.
@@ -27,35 +25,59 @@ const SHOWN_WITHIN: Duration = Duration::from_secs(2);
 impl Work<'_> {
     pub(crate) async fn destroy(&self, space: Option<Space>, data: DataDisposition) -> Result<()> {
         let Some(space) = space else { return Ok(()) };
-        if space.namespace.is_none() {
-            self.keep_namespace(Some(&space), false).await?;
+        if space.home.is_none() {
+            self.keep_home(Some(&space), false).await?;
         }
-        let Some(namespace) = &space.namespace else { return Ok(()) };
-        if namespace.is_ending {
-            return Ok(());
+        let Some(home) = &space.home else { return self.remove_remains(&space, data).await };
+        if home.is_ending {
+            return remove_claim(&self.calls, self.home).await;
         }
-        let is_user = namespace.incarnation == self.incarnation();
+        let is_user = home.incarnation == self.incarnation();
         // Asked at the cluster: what is not seen may be there all the same, without its labels or a moment ahead of its watch.
         let is_to_run = space.set_of(self.incarnation()).is_some_and(|set| set.replicas != 0);
         let is_used = is_to_run || space.pods_of(self.incarnation()).next().is_some();
         let keeps_data = data == DataDisposition::Retain && self.expect_lasting_data(is_used).await?;
         if is_user && !keeps_data && space.sets.iter().all(|set| set.incarnation == self.incarnation()) {
-            return remove_all(&self.calls, self.cache, self.namespace, namespace, &space).await;
+            if self.home.is_shared() {
+                // What somebody made independent of the home does not go with it.
+                self.release_seen(home).await?;
+                self.remove_making(&space).await?;
+                self.drop_others(&space).await?;
+            }
+            return remove_all(&self.calls, self.cache, self.home, home, &space).await;
         }
-        if is_user && namespace.released.is_none() {
-            self.release().await?;
+        if is_user {
+            self.release_seen(home).await?;
         }
         self.remove_making(&space).await?;
         if is_user { self.remove_what_came_between().await } else { Ok(()) }
     }
 
-    /// A call of the same moment may have taken the namespace back, and made again what was being removed, or some of it: what
+    async fn release_seen(&self, home: &HomeDigest) -> Result<()> {
+        if home.released.is_none() { self.release().await } else { Ok(()) }
+    }
+
+    /// The home is gone. From a namespace everything went with it; what shared one with others may have been made independent.
+    async fn remove_remains(&self, space: &Space, data: DataDisposition) -> Result<()> {
+        if !self.home.is_shared() {
+            return Ok(());
+        }
+        if space.has_any(self.incarnation()) {
+            self.remove_making(space).await?;
+        }
+        match data {
+            DataDisposition::Retain => Ok(()),
+            _ => remove_claim(&self.calls, self.home).await,
+        }
+    }
+
+    /// A call of the same moment may have taken the home back, and made again what was being removed, or some of it: what
     /// nobody comes back for would be neither there nor gone.
     async fn remove_what_came_between(&self) -> Result<()> {
         for _ in 0..OVERTAKEN_MAX {
-            let there = self.calls.get::<Namespace>(None, self.namespace).await;
+            let there = self.calls.home(self.home).await;
             let there = there.map_err(|failure| self.calls.reading(failure))?;
-            let taken_back = there.as_ref().and_then(NamespaceDigest::of).is_some_and(|there| {
+            let taken_back = there.as_ref().and_then(HomeDigest::of).is_some_and(|there| {
                 there.incarnation == self.incarnation() && there.released.is_none() && !there.is_ending
             });
             if !taken_back {
@@ -63,26 +85,26 @@ impl Work<'_> {
             }
             self.release().await?;
             // As new as what the other call wrote, if it was one of this process.
-            self.cache.catch_up(self.namespace, Instant::now() + SHOWN_WITHIN).await;
-            let space = self.cache.space(self.namespace).unwrap_or_default();
+            self.cache.catch_up(self.home, Instant::now() + SHOWN_WITHIN).await;
+            let space = self.cache.space(self.home).unwrap_or_default();
             self.remove_making(&space).await?;
         }
         Err(self.overtaken())
     }
 
-    /// Everything but namespace and claim.
+    /// Everything but home and claim.
     pub(super) async fn remove_making(&self, space: &Space) -> Result<()> {
         let remove = async |resource: &ApiResource, name: &str| {
-            let done = self.calls.delete(resource, Some(self.namespace), name, None).await;
+            let done = self.calls.delete(resource, Some(self.home.namespace()), name, None).await;
             done.map_err(|failure| self.calls.writing(failure))
         };
         // First what nobody watches, as nobody comes back for it once the rest is gone: the environment, and what another layout
         // may have made.
         let of_making = format!("{}={}", names::INCARNATION, self.incarnation());
-        let done = self.calls.delete_all::<Secret>(self.namespace, &of_making).await;
+        let done = self.calls.delete_all::<Secret>(self.home.namespace(), &of_making).await;
         done.map_err(|failure| self.calls.writing(failure))?;
         let Objects { before, after, .. } = self.objects();
-        let is_last_user = space.namespace.as_ref().is_some_and(|it| it.incarnation == self.incarnation());
+        let is_last_user = space.home.as_ref().is_some_and(|it| it.incarnation == self.incarnation());
         for part in before.iter().chain(&after).filter(|part| Kind::of(&part.resource).is_none()) {
             self.remove_own(&part.resource, &part.name, is_last_user).await?;
         }
@@ -97,13 +119,13 @@ impl Work<'_> {
         }
         if is_last_user && self.subject.config.ingress.as_ref().is_some_and(|ingress| ingress.tls) {
             // Made for a route, by whoever issues certificates.
-            remove(&resource::<Secret>(), render::TLS_SECRET).await?;
+            remove(&resource::<Secret>(), &self.home.certificate()).await?;
         }
         match space.set_of(self.incarnation()) {
             Some(set) if set.is_ending => {}
             Some(set) => {
                 if remove(&resource::<StatefulSet>(), &set.name).await? {
-                    self.cache.await_written(self.namespace, Awaited::SetGone(set.uid.clone()));
+                    self.cache.await_written(self.home, Awaited::SetGone(set.uid.clone()));
                 }
             }
             None => self.remove_unseen(space).await?,
@@ -114,11 +136,11 @@ impl Work<'_> {
         let seen = space.parts_of(self.incarnation());
         names.extend(seen.iter().map(|(resource, name)| (resource.kind.as_str(), *name)));
         for (kind, name) in names {
-            let of_kind = |it: &Kind| it.resource().kind == kind;
-            let Some(kind) = Kind::PARTS.into_iter().find(of_kind) else { continue };
+            let mut parts = Kind::PARTS.into_iter().filter_map(|part| Some((part, part.resource()?)));
+            let Some((kind, resource)) = parts.find(|(_, resource)| resource.kind == kind) else { continue };
             // A layout may give it the same name in each making.
             if space.maker_of(kind, name).is_none_or(|maker| maker == self.incarnation()) {
-                remove(&kind.resource(), name).await?;
+                remove(&resource, name).await?;
             }
         }
         remove(&resource::<Pod>(), &format!("{}-0", self.name())).await?;
@@ -127,71 +149,78 @@ impl Work<'_> {
 
     /// An object of a kind that nobody watches, unless it is another making's of the same name.
     async fn remove_own(&self, resource: &ApiResource, name: &str, is_last_user: bool) -> Result<()> {
-        let found = self.calls.find(resource, self.namespace, name).await;
+        let found = self.calls.find(resource, Some(self.home.namespace()), name).await;
         let Some(found) = found.map_err(|failure| self.calls.reading(failure))? else { return Ok(()) };
         let is_own = incarnation_of(&found.metadata).map_or(is_last_user, |maker| maker == self.incarnation());
         if !is_own {
             return Ok(());
         }
-        let as_seen = Preconditions { uid: found.metadata.uid, resource_version: found.metadata.resource_version };
-        let done = self.calls.delete_as_seen(resource, Some(self.namespace), name, Some(as_seen)).await;
+        let done = self.calls.delete_as_seen(resource, Some(self.home.namespace()), name, &found.metadata).await;
         done.map(drop).map_err(|failure| self.written(failure))
     }
 
     /// A set that lost its labels, or pods that whoever took the set away has left.
     async fn remove_unseen(&self, space: &Space) -> Result<()> {
-        let found = self.calls.get::<StatefulSet>(Some(self.namespace), &self.name()).await;
+        let found = self.calls.get::<StatefulSet>(Some(self.home.namespace()), &self.name()).await;
         if let Some(found) = found.map_err(|failure| self.calls.reading(failure))? {
             if self.is_told(&found) {
                 // Made a moment ago.
                 return Err(self.overtaken());
             }
-            let as_seen = Preconditions { uid: found.metadata.uid, resource_version: found.metadata.resource_version };
-            let set = resource::<StatefulSet>();
-            let done = self.calls.delete_as_seen(&set, Some(self.namespace), &self.name(), Some(as_seen)).await;
+            let (set, seen) = (resource::<StatefulSet>(), &found.metadata);
+            let done = self.calls.delete_as_seen(&set, Some(self.home.namespace()), &self.name(), seen).await;
             done.map_err(|failure| self.written(failure))?;
         }
         for pod in space.pods_of(self.incarnation()).filter(|pod| !pod.is_ending) {
-            let done = self.calls.delete(&resource::<Pod>(), Some(self.namespace), &pod.name, None).await;
+            let done = self.calls.delete(&resource::<Pod>(), Some(self.home.namespace()), &pod.name, None).await;
             done.map_err(|failure| self.calls.writing(failure))?;
         }
         Ok(())
     }
 }
 
-/// Removes a namespace with all that is in it, as long as nobody else has taken it over.
-async fn remove_all(
-    calls: &Calls<'_>,
-    cache: &Cache,
-    namespace: &str,
-    found: &NamespaceDigest,
-    space: &Space,
-) -> Result<()> {
-    let there = calls.get::<Namespace>(None, namespace).await.map_err(|failure| calls.reading(failure))?;
+/// Removes a home with all that is in it, as long as nobody else has taken it over.
+async fn remove_all(calls: &Calls<'_>, cache: &Cache, home: &Home, found: &HomeDigest, space: &Space) -> Result<()> {
+    let there = calls.home(home).await.map_err(|failure| calls.reading(failure))?;
     let Some(there) = there else { return Ok(()) };
-    let user = NamespaceDigest::of(&there).map(|there| there.incarnation);
+    let user = HomeDigest::of(&there).map(|there| there.incarnation);
     if user.is_some_and(|user| user != found.incarnation) || there.metadata.uid.as_deref() != Some(&*found.uid) {
         let error = calls.error(ErrorKind::Conflict).with_field("data").with_retry(Retry::Backoff);
         return Err(error.with_message("another making has taken it over"));
     }
-    let as_seen = Preconditions { uid: there.metadata.uid, resource_version: there.metadata.resource_version };
-    let done = calls.delete_as_seen(&resource::<Namespace>(), None, namespace, Some(as_seen)).await;
+    let done = calls.delete_home(home, &there.metadata).await;
     if done.map_err(|failure| calls.writing(failure))? {
-        cache.await_written(namespace, Awaited::NamespaceGone(found.uid.clone()));
-        hasten(calls, namespace, space).await;
+        cache.await_written(home, Awaited::HomeGone(found.uid.clone()));
+        hasten(calls, home, space).await;
+        remove_claim(calls, home).await?;
     }
     Ok(())
+}
+
+/// Removes the claim of a home that shares its namespace, and of no other: there, the claim goes with it. Somebody may have made
+/// it independent of the home.
+async fn remove_claim(calls: &Calls<'_>, home: &Home) -> Result<()> {
+    if !home.is_shared() {
+        return Ok(());
+    }
+    let claim = resource::<PersistentVolumeClaim>();
+    let done = calls.delete(&claim, Some(home.namespace()), home.claim(), None).await;
+    done.map(drop).map_err(|failure| calls.writing(failure))
 }
 
 /// Ends compute and lets go of the volume at once. The cluster begins to empty a namespace five seconds after it was told to,
 /// and when it finds a claim that somebody uses then, looks again eight seconds later at the earliest; see
 /// <https://github.com/kubernetes/kubernetes/blob/v1.31.0/pkg/controller/namespace/namespace_controller.go>.
-async fn hasten(calls: &Calls<'_>, namespace: &str, space: &Space) {
+async fn hasten(calls: &Calls<'_>, home: &Home, space: &Space) {
+    if home.is_shared() {
+        // The cluster begins at once.
+        return;
+    }
     let sets = space.sets.iter().map(|set| (resource::<StatefulSet>(), &*set.name));
-    let claim = space.claim.as_ref().map(|_| (resource::<PersistentVolumeClaim>(), names::CLAIM));
+    let claim = space.claim.as_ref().map(|_| (resource::<PersistentVolumeClaim>(), home.claim()));
     for (resource, name) in sets.chain(claim) {
         // Without it the removal takes longer, and it has begun.
-        if let Err(failure) = calls.delete(&resource, Some(namespace), name, None).await {
+        if let Err(failure) = calls.delete(&resource, Some(home.namespace()), name, None).await {
             let error = calls.writing(failure);
             tracing::debug!(%error, "the removal takes its own time");
             return;
@@ -200,45 +229,46 @@ async fn hasten(calls: &Calls<'_>, namespace: &str, space: &Space) {
 }
 
 /// Removes retained data, and waits until it is gone: nothing else would tell.
-pub(crate) async fn delete_data(calls: &Calls<'_>, cache: &Cache, namespace: &str) -> Result<()> {
-    compare(calls, cache, namespace).await.map_err(|failure| calls.reading(failure))?;
+pub(crate) async fn delete_data(calls: &Calls<'_>, cache: &Cache, home: &Home) -> Result<()> {
+    compare(calls, cache, home).await.map_err(|failure| calls.reading(failure))?;
     let deadline = calls.cx.deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(60));
-    cache.catch_up(namespace, deadline).await;
-    let space = cache.space(namespace).unwrap_or_default();
-    let is_told = |there: &Namespace| {
-        is_told(&calls.cx.control_plane, &there.metadata, namespace) && NamespaceDigest::of(there).is_some()
-    };
+    cache.catch_up(home, deadline).await;
+    let space = cache.space(home).unwrap_or_default();
     let too_late = || calls.error(ErrorKind::Timeout).with_message("the watches do not tell of it in time");
     if space.is_behind {
         return Err(too_late());
     }
-    let Some(found) = &space.namespace else {
-        // Not seen is not gone.
-        let there = calls.get::<Namespace>(None, namespace).await.map_err(|failure| calls.reading(failure))?;
-        return match there {
-            None => Ok(()),
-            Some(there) if is_told(&there) => Err(too_late()),
-            Some(_) => {
-                let message = format!("the namespace {namespace} holds it, and has lost its labels");
-                let error = calls.error(ErrorKind::Conflict).with_field("data").with_retry(Retry::Backoff);
-                Err(error.with_message(message))
+    let there = calls.home(home).await.map_err(|failure| calls.reading(failure))?;
+    match (&space.home, &there) {
+        (Some(found), _) if found.is_ending => {}
+        (Some(found), Some(there)) => {
+            // Asked at the cluster: one that lost its labels uses it all the same, and no watch shows it.
+            let sets = calls.list::<StatefulSet>(home.namespace(), &home.contents(&there.metadata)).await;
+            let sets = sets.map_err(|failure| calls.reading(failure))?;
+            if let Some(set) = sets.first() {
+                let message = format!("the stateful set {} uses it", set.name_any());
+                return Err(calls.error(ErrorKind::Conflict).with_field("data").with_message(message));
             }
-        };
-    };
-    if !found.is_ending {
-        // Asked at the cluster: one that lost its labels uses it all the same, and no watch shows it.
-        let sets = calls.list::<StatefulSet>(namespace, &ListParams::default()).await;
-        let sets = sets.map_err(|failure| calls.reading(failure))?;
-        if let Some(set) = sets.first() {
-            let message = format!("the stateful set {} uses it", set.name_any());
-            return Err(calls.error(ErrorKind::Conflict).with_field("data").with_message(message));
+            remove_all(calls, cache, home, found, &space).await?;
         }
-        remove_all(calls, cache, namespace, found, &space).await?;
+        (Some(_), None) => return Err(too_late()),
+        (None, None) => remove_claim(calls, home).await?,
+        // Not seen is not gone.
+        (None, Some(there))
+            if is_told(&calls.cx.control_plane, &there.metadata, home.name()) && HomeDigest::of(there).is_some() =>
+        {
+            return Err(too_late());
+        }
+        (None, Some(_)) => {
+            let message = format!("the {} {} holds it, and has lost its labels", home.word(), home.name());
+            let error = calls.error(ErrorKind::Conflict).with_field("data").with_retry(Retry::Backoff);
+            return Err(error.with_message(message));
+        }
     }
-    if cache.until_gone(namespace, deadline).await {
+    if cache.until_gone(home, deadline).await {
         return Ok(());
     }
-    let blocked = cache.space(namespace).and_then(|space| space.namespace).and_then(|namespace| namespace.blocked);
-    let message = blocked.map_or_else(|| "it is not gone yet".to_owned(), String::from);
+    let blocked = cache.space(home).and_then(|space| space.data_blocked());
+    let message = blocked.unwrap_or_else(|| "it is not gone yet".to_owned());
     Err(calls.error(ErrorKind::Timeout).with_effect(Effect::Unknown).with_message(message))
 }

@@ -19,11 +19,12 @@ use crate::{
 impl Work<'_> {
     pub(crate) async fn rest(&self, space: Option<Space>, intended: Intended) -> Result<()> {
         let Some(space) = space else { return Ok(()) };
-        if space.namespace.is_none() {
-            self.keep_namespace(Some(&space), false).await?;
+        if space.home.is_none() {
+            self.keep_home(Some(&space), false).await?;
         }
-        let Some(namespace) = &space.namespace else { return Ok(()) };
-        if namespace.is_ending || namespace.released == Some(self.incarnation()) {
+        let Some(home) = &space.home else { return Ok(()) };
+        self.know_home(Some(&home.uid));
+        if home.is_ending || home.released == Some(self.incarnation()) {
             return Ok(());
         }
         match space.set_of(self.incarnation()) {
@@ -111,7 +112,8 @@ impl Work<'_> {
             };
         }
         for pod in &pods {
-            let done = self.calls.delete(&resource::<Pod>(), Some(self.namespace), &pod.name, Some(&pod.uid)).await;
+            let done =
+                self.calls.delete(&resource::<Pod>(), Some(self.home.namespace()), &pod.name, Some(&pod.uid)).await;
             match done {
                 Err(failure) if !failure.is_overtaken() => return Err(self.calls.writing(failure)),
                 _ => {}
@@ -122,7 +124,7 @@ impl Work<'_> {
             return Ok(());
         }
         // Half made: what is asleep is remembered by its set, and made whole when it wakes.
-        self.expect_own_namespace().await?;
+        self.expect_own_home().await?;
         self.drop_others(space).await?;
         let objects = self.objects();
         if matches!(self.subject.target.data, DataSource::Fresh(_)) && !has_claim {
@@ -137,7 +139,7 @@ impl Work<'_> {
         set.spec.get_or_insert_default().replicas = Some(0);
         let annotations = set.metadata.annotations.get_or_insert_default();
         annotations.insert(names::INTENDED.to_owned(), intended.as_str().to_owned());
-        match self.calls.create(&set).await {
+        match self.calls.create(Some(self.home.namespace()), &self.part_of(&set)).await {
             Ok(object) => {
                 self.note(Kind::Set, &object);
                 Ok(())

@@ -19,29 +19,37 @@ impl Work<'_> {
     /// `create`, and `resume` without the making.
     pub(crate) async fn run(&self, space: Option<Space>, make: bool) -> Result<()> {
         let existing = matches!(self.subject.target.data, DataSource::Existing(_));
-        self.keep_namespace(space.as_ref(), existing).await?;
-        let space = space.filter(|space| space.namespace.is_some());
+        self.keep_home(space.as_ref(), existing).await?;
+        let (space, left) = match space {
+            Some(space) if space.home.is_some() => (Some(space), None),
+            left => (None, left),
+        };
         let Some(space) = space else {
             if !make {
                 return Ok(());
             }
-            if existing {
-                return Err(self.data_missing("its namespace is not there"));
+            if self.home.is_shared() && left.is_some_and(|left| left.claim.is_some()) {
+                return self.make_home_again().await;
             }
-            let (objects, secrets) = (self.objects(), self.secrets().await?);
-            self.make_namespace(&objects).await?;
-            return self.converge(None, None, None, &objects, &secrets).await;
+            if existing {
+                return Err(self.data_missing(&format!("its {} is not there", self.home.word())));
+            }
+            let secrets = self.secrets().await?;
+            self.make_home().await?;
+            return self.converge(None, None, None, &self.objects(), &secrets).await;
         };
-        let namespace = space.namespace.as_ref().expect("it was filtered by that");
-        if namespace.is_ending {
+        let home = space.home.as_ref().expect("it was filtered by that");
+        self.know_home(Some(&home.uid));
+        if home.is_ending {
+            let message = format!("its {} is being removed", self.home.word());
             return match (make, existing) {
                 // What is on its way out stays so.
                 (false, _) => Ok(()),
-                (_, true) => Err(self.data_missing("its namespace is being removed")),
-                _ => Err(self.overtaken().with_message("its namespace is being removed")),
+                (_, true) => Err(self.data_missing(&message)),
+                _ => Err(self.overtaken().with_message(message)),
             };
         }
-        if *namespace.tenant != *self.subject.target.tenant.digest() {
+        if *home.tenant != *self.subject.target.tenant.digest() {
             return Err(self.conflict("data", "it is another tenant's"));
         }
         let set = space.set_of(self.incarnation());
@@ -49,7 +57,7 @@ impl Work<'_> {
         let is_other = |set: &&SetDigest| set.incarnation != self.incarnation() && *set.name != *self.name();
         if let Some(other) = space.sets.iter().find(is_other) {
             // No event takes the word back: it is asked for at the cluster.
-            let there = self.calls.get::<StatefulSet>(Some(self.namespace), &other.name).await;
+            let there = self.calls.get::<StatefulSet>(Some(self.home.namespace()), &other.name).await;
             let there = there.map_err(|failure| self.calls.reading(failure))?;
             if there.is_none_or(|there| there.metadata.deletion_timestamp.is_some()) {
                 return Err(self.overtaken().with_message("another making still ends"));
@@ -59,7 +67,7 @@ impl Work<'_> {
         if space.pods.iter().any(|pod| pod.incarnation != self.incarnation()) {
             return Err(self.overtaken().with_message("a pod of another making still ends"));
         }
-        let is_user = namespace.incarnation == self.incarnation() && namespace.released.is_none();
+        let is_user = home.incarnation == self.incarnation() && home.released.is_none();
         if !make && (set.is_none() || !is_user) {
             return Ok(());
         }
@@ -71,11 +79,11 @@ impl Work<'_> {
         }
         let (objects, secrets) = (self.objects(), self.secrets().await?);
         if !is_user {
-            self.take_over(namespace).await?;
+            self.take_over(home).await?;
         }
         if set.is_none() {
             // Also what a taking over that was cut did not come to.
-            self.expect_own_namespace().await?;
+            self.expect_own_home().await?;
             self.drop_others(&space).await?;
         }
         match set {
@@ -130,7 +138,8 @@ impl Work<'_> {
             self.apply_environment(&self.secrets().await?).await?;
         }
         for pod in failed {
-            let done = self.calls.delete(&resource::<Pod>(), Some(self.namespace), &pod.name, Some(&pod.uid)).await;
+            let done =
+                self.calls.delete(&resource::<Pod>(), Some(self.home.namespace()), &pod.name, Some(&pod.uid)).await;
             match done {
                 Err(failure) if !failure.is_overtaken() => return Err(self.calls.writing(failure)),
                 _ => {}

@@ -23,19 +23,19 @@ impl Work<'_> {
 
     /// What the cluster has under our name, whatever is written on it.
     pub(super) async fn found_set(&self) -> Result<Option<StatefulSet>> {
-        let found = self.calls.get::<StatefulSet>(Some(self.namespace), &self.name()).await;
+        let found = self.calls.get::<StatefulSet>(Some(self.home.namespace()), &self.name()).await;
         found.map_err(|failure| self.calls.reading(failure))
     }
 
     /// Whether watches tell of a set as one of ours.
     pub(super) fn is_told(&self, set: &StatefulSet) -> bool {
         let is_ours = SetDigest::of(set).is_some_and(|set| set.incarnation == self.incarnation());
-        is_ours && is_told(self.subject.control_plane, &set.metadata, self.namespace)
+        is_ours && is_told(self.subject.control_plane, &set.metadata, self.home.name())
     }
 
     /// Made, not applied: a call that comes late must not change what a newer one has made meanwhile.
     pub(super) async fn make_set(&self, objects: &Objects) -> Result<()> {
-        match self.calls.create(&objects.set).await {
+        match self.calls.create(Some(self.home.namespace()), &self.part_of(&objects.set)).await {
             Ok(object) => {
                 self.note(Kind::Set, &object);
                 Ok(())
@@ -100,7 +100,7 @@ impl Work<'_> {
                 break;
             }
             if self.is_as_wanted(&found) {
-                self.cache.await_written(self.namespace, Awaited::Version(Kind::Set, version));
+                self.cache.await_written(self.home, Awaited::Version(Kind::Set, version));
                 return Ok(());
             }
             seen = found;
@@ -125,7 +125,7 @@ impl Work<'_> {
 
     pub(super) async fn patch_set(&self, patch: Value) -> Result<()> {
         let set = resource::<StatefulSet>();
-        let done = self.calls.patch(&set, Some(self.namespace), &self.name(), patch).await;
+        let done = self.calls.patch(&set, Some(self.home.namespace()), &self.name(), patch).await;
         let mut object = done.map_err(|failure| self.written(failure))?;
         let annotations = object.metadata.annotations.as_ref();
         let written = annotations.and_then(|annotations| annotations.get(names::WRITTEN)?.parse::<i64>().ok());
@@ -140,10 +140,10 @@ impl Work<'_> {
                 operation("test", "/metadata/resourceVersion", version),
                 operation("replace", &path, edits.to_string()),
             ]);
-            let mut done = self.calls.patch(&set, Some(self.namespace), &self.name(), corrected).await;
+            let mut done = self.calls.patch(&set, Some(self.home.namespace()), &self.name(), corrected).await;
             if done.as_ref().is_err_and(Failure::is_overtaken) {
                 let unknown = json!([operation("replace", &path, "0")]);
-                done = self.calls.patch(&set, Some(self.namespace), &self.name(), unknown).await;
+                done = self.calls.patch(&set, Some(self.home.namespace()), &self.name(), unknown).await;
             }
             object = done.map_err(|failure| self.written(failure))?;
         }

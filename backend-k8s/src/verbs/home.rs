@@ -1,32 +1,33 @@
-//! The namespace: who uses the data in it, and the labels by which it is found.
+//! The home: who uses the data in it, and the labels by which it is found.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::api::DynamicObject;
 use provisioner_core::Result;
 use serde_json::{Value, json};
 
-use super::{Work, resource};
+use super::Work;
 use crate::{
     applied,
-    cache::{Kind, NamespaceDigest, Space},
+    cache::{HomeDigest, Kind, Space},
     client::{operation, path_of},
+    error::Failure,
     names,
-    render::Objects,
 };
 
 impl Work<'_> {
-    /// Gives a namespace its labels back that somebody took away or changed: without them nobody sees that it is there. What
+    /// Gives a home its labels back that somebody took away or changed: without them nobody sees that it is there. What
     /// is done next begins with another look.
-    pub(super) async fn keep_namespace(&self, space: Option<&Space>, is_wanted: bool) -> Result<()> {
-        let known = space.and_then(|space| space.namespace.as_ref());
+    pub(super) async fn keep_home(&self, space: Option<&Space>, is_wanted: bool) -> Result<()> {
+        let known = space.and_then(|space| space.home.as_ref());
         let is_in_use = space.is_some_and(|space| space.claim.is_some() || space.has_any(self.incarnation()));
         if known.is_some_and(|known| !known.is_foreign || known.is_ending)
             || (known.is_none() && !is_in_use && !is_wanted)
         {
             return Ok(());
         }
-        let found = self.calls.get::<Namespace>(None, self.namespace).await;
+        let found = self.calls.home(self.home).await;
         let Some(found) = found.map_err(|failure| self.calls.reading(failure))? else { return Ok(()) };
         if found.metadata.deletion_timestamp.is_some() {
             return Ok(());
@@ -35,7 +36,7 @@ impl Work<'_> {
         if !self.is_own(&has, &applied::noted_labels(&found.metadata)).await? {
             return Ok(());
         }
-        let rendered = self.objects().namespace.metadata;
+        let rendered = self.objects().home;
         let (mut labels, mut annotations) = (has, found.metadata.annotations.unwrap_or_default());
         for (key, value) in rendered.labels.unwrap_or_default() {
             // Who used it last is not for this to say.
@@ -51,13 +52,13 @@ impl Work<'_> {
             operation("add", "/metadata/labels", json!(labels)),
             operation("add", "/metadata/annotations", json!(annotations)),
         ]);
-        let done = self.calls.patch(&resource::<Namespace>(), None, self.namespace, patch).await;
+        let done = self.patch_home(patch).await;
         let object = done.map_err(|failure| self.written(failure))?;
-        self.note(Kind::Namespace, &object);
-        Err(self.overtaken().with_message("its namespace had lost its labels, and has them again"))
+        self.note(Kind::Home, &object);
+        Err(self.overtaken().with_message(format!("its {} had lost its labels, and has them again", self.home.word())))
     }
 
-    /// Whether a namespace of our name holds the data of this tenant, by its labels, by what was noted of them, or by its claim.
+    /// Whether a home of our name holds the data of this tenant, by its labels, by what was noted of them, or by its claim.
     async fn is_own(&self, has: &BTreeMap<String, String>, noted: &BTreeMap<String, String>) -> Result<bool> {
         let tenant = self.subject.target.tenant.digest();
         let is_tenant = |labels: &BTreeMap<String, String>| labels.get(names::TENANT).map(|found| *found == tenant);
@@ -69,38 +70,66 @@ impl Work<'_> {
         {
             return Ok(is_tenant);
         }
-        let claim = self.calls.get::<PersistentVolumeClaim>(Some(self.namespace), names::CLAIM).await;
+        let claim = self.calls.get::<PersistentVolumeClaim>(Some(self.home.namespace()), self.home.claim()).await;
         let claim = claim.map_err(|failure| self.calls.reading(failure))?;
         let labels = claim.and_then(|claim| claim.metadata.labels).unwrap_or_default();
         Ok(is_data(&labels) && is_tenant(&labels) == Some(true))
     }
 
-    pub(super) async fn make_namespace(&self, objects: &Objects) -> Result<()> {
-        match self.calls.create(&objects.namespace).await {
+    pub(super) async fn make_home(&self) -> Result<()> {
+        match self.calls.create(self.home.scope(), &self.home.part(self.objects().home)).await {
             Ok(object) => {
-                self.note(Kind::Namespace, &object);
+                self.note(Kind::Home, &object);
+                self.know_home(object.metadata.uid.as_deref());
                 Ok(())
             }
-            Err(failure) if failure.is_already_there() => self.expect_own_namespace().await,
+            Err(failure) if failure.is_already_there() => self.expect_own_home().await,
             Err(failure) => Err(self.calls.writing(failure)),
         }
     }
 
+    /// Somebody took the home away and left what belonged to it: what is done next begins with another look. The data must be this
+    /// tenant's.
+    pub(super) async fn make_home_again(&self) -> Result<()> {
+        if !self.is_own(&BTreeMap::new(), &BTreeMap::new()).await? {
+            return Err(self.conflict("data", "it is another tenant's"));
+        }
+        self.make_home().await?;
+        Err(self.overtaken().with_message(format!("its {} was gone, and is there again", self.home.word())))
+    }
+
     /// Somebody made it before: this making, by a call that was cut, or another one.
-    pub(super) async fn expect_own_namespace(&self) -> Result<()> {
-        let found = self.calls.get::<Namespace>(None, self.namespace).await;
+    pub(super) async fn expect_own_home(&self) -> Result<()> {
+        let found = self.calls.home(self.home).await;
         let found = found.map_err(|failure| self.calls.reading(failure))?;
-        let found = found.as_ref().and_then(NamespaceDigest::of);
+        let found = found.as_ref().and_then(HomeDigest::of);
         match found {
             Some(found) if found.is_ending => Err(self.overtaken()),
-            Some(found) if found.incarnation == self.incarnation() && found.released.is_none() => Ok(()),
+            Some(found) if found.incarnation == self.incarnation() && found.released.is_none() => {
+                self.know_home(Some(&found.uid));
+                Ok(())
+            }
             Some(_) => Err(self.overtaken()),
-            None => Err(self.conflict("data", format!("the namespace {} is somebody else's", self.namespace))),
+            None => {
+                let problem = format!("the {} {} is somebody else's", self.home.word(), self.home.name());
+                Err(self.conflict("data", problem))
+            }
         }
     }
 
+    /// What is made from now on belongs to the home with this uid.
+    pub(super) fn know_home(&self, uid: Option<&str>) {
+        if let Some(uid) = uid {
+            self.home_uid.get_or_init(|| uid.into());
+        }
+    }
+
+    async fn patch_home(&self, patch: Value) -> Result<DynamicObject, Failure> {
+        self.calls.patch(&self.home.resource(), self.home.scope(), self.home.name(), patch).await
+    }
+
     /// Gives data that nobody uses to this making.
-    pub(super) async fn take_over(&self, before: &NamespaceDigest) -> Result<()> {
+    pub(super) async fn take_over(&self, before: &HomeDigest) -> Result<()> {
         let incarnation = path_of("labels", names::INCARNATION);
         let mut patch = vec![
             operation("test", &incarnation, before.incarnation.to_string()),
@@ -110,25 +139,25 @@ impl Work<'_> {
         if before.released.is_some() {
             patch.push(json!({"op": "remove", "path": path_of("annotations", names::RELEASED)}));
         }
-        let done = self.calls.patch(&resource::<Namespace>(), None, self.namespace, Value::Array(patch)).await;
+        let done = self.patch_home(Value::Array(patch)).await;
         let object = done.map_err(|failure| self.written(failure))?;
-        self.note(Kind::Namespace, &object);
+        self.note(Kind::Home, &object);
         Ok(())
     }
 
     /// Says first that the making is on its way out: what is left half-way is known for that.
     pub(super) async fn release(&self) -> Result<()> {
         let mut patch = vec![operation("test", &path_of("labels", names::INCARNATION), self.incarnation().to_string())];
-        let found = self.calls.get::<Namespace>(None, self.namespace).await;
+        let found = self.calls.home(self.home).await;
         let found = found.map_err(|failure| self.calls.reading(failure))?;
         if found.is_some_and(|found| found.metadata.annotations.is_none()) {
             patch.push(operation("add", "/metadata/annotations", json!({})));
         }
         let released = path_of("annotations", names::RELEASED);
         patch.push(operation("add", &released, self.incarnation().to_string()));
-        let done = self.calls.patch(&resource::<Namespace>(), None, self.namespace, Value::Array(patch)).await;
+        let done = self.patch_home(Value::Array(patch)).await;
         let object = done.map_err(|failure| self.written(failure))?;
-        self.note(Kind::Namespace, &object);
+        self.note(Kind::Home, &object);
         Ok(())
     }
 }
