@@ -10,7 +10,7 @@ use kube::{
 use serde_json::json;
 use test_peers::kubernetes::Image;
 
-use crate::cluster::{ACCOUNTS, Cluster};
+use crate::cluster::{ACCOUNTS, Cluster, Rights};
 
 const IMAGE: &str = "localhost/k8s-test-identity:1";
 /// Longer than a busy node takes to start a container.
@@ -25,7 +25,7 @@ pub(crate) async fn connects(cluster: Cluster) -> Result<(), String> {
     let name = format!("connect-{:016x}", provisioner_contract::random() as u64);
     let pods = Api::<Pod>::namespaced(cluster.admin.clone(), ACCOUNTS);
     let connected = async {
-        cluster.account(&name).await.map_err(text)?;
+        cluster.account(&name, Rights::Cluster).await.map_err(text)?;
         let said = run(&pods, &name).await?;
         let expected = super::expected(&cluster).await?;
         if said.trim() == expected { Ok(()) } else { Err(format!("the pod says {said:?}, expected {expected:?}")) }

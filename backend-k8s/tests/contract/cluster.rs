@@ -7,7 +7,7 @@ use k8s_openapi::{
         authentication::v1::{TokenRequest, TokenRequestSpec},
         authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
         core::v1::{Namespace, Service, ServiceAccount},
-        rbac::v1::{ClusterRole, ClusterRoleBinding, RoleRef, Subject},
+        rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding, RoleRef, Subject},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -30,6 +30,18 @@ pub(crate) const IMAGE: &str = "localhost/k8s-contract-product:1";
 /// A connection inside of one machine takes no time.
 const REACHED_WITHIN: Duration = Duration::from_secs(5);
 const ROLE: &str = include_str!("../../manifests/cluster-role.yaml");
+const SHARED_ROLE: &str = include_str!("../../manifests/shared-namespace.yaml");
+/// The namespace that customers share.
+pub(crate) const SHARED: &str = "provisioner-tests-shared";
+
+/// What an account may do: what one of the manifests says, and nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rights {
+    /// `cluster-role.yaml`.
+    Cluster,
+    /// `shared-namespace.yaml`, in [`SHARED`].
+    Shared,
+}
 
 /// A cluster that answers.
 #[derive(Clone)]
@@ -63,6 +75,12 @@ impl Cluster {
         apply(&admin, &Namespace { metadata: named(ACCOUNTS), ..Namespace::default() }).await?;
         let role: ClusterRole = serde_saphyr::from_str(ROLE).expect("the manifest is a cluster role");
         apply(&admin, &role).await?;
+        apply(&admin, &Namespace { metadata: named(SHARED), ..Namespace::default() }).await?;
+        let (role, identity) = SHARED_ROLE.split_once("\n---\n").expect("the manifest is a role and a cluster role");
+        let role: Role = serde_saphyr::from_str(role).expect("the first of them is a role");
+        apply_by(&Api::namespaced(admin.clone(), SHARED), &role).await?;
+        let identity: ClusterRole = serde_saphyr::from_str(identity).expect("the second of them is a cluster role");
+        apply(&admin, &identity).await?;
         Ok(Self { peer, config, admin, volumes, class })
     }
 
@@ -81,52 +99,71 @@ impl Cluster {
         }
     }
 
-    /// A client of an account of this name, which may do what the manifest says and nothing else.
-    pub(crate) async fn account(&self, name: &str) -> kube::Result<Client> {
+    /// A client of an account of this name.
+    pub(crate) async fn account(&self, name: &str, rights: Rights) -> kube::Result<Client> {
         let accounts = Api::<ServiceAccount>::namespaced(self.admin.clone(), ACCOUNTS);
         let account = ServiceAccount { metadata: named(name), ..ServiceAccount::default() };
         accounts.create(&PostParams::default(), &account).await?;
-        self.allow(name, true).await?;
+        self.allow(name, rights, true).await?;
         let request = TokenRequest {
             spec: TokenRequestSpec { audiences: Vec::new(), expiration_seconds: Some(7200), bound_object_ref: None },
             ..TokenRequest::default()
         };
         let token = accounts.create_token_request(name, &PostParams::default(), &request).await?;
         let token = token.status.expect("a token was asked for").token;
-        self.until_rights_are(name, true).await.map_err(|error| kube::Error::Service(error.into()))?;
+        self.until_rights_are(name, rights, true).await.map_err(|error| kube::Error::Service(error.into()))?;
         let mut config = self.config.clone();
         config.auth_info = AuthInfo { token: Some(token.into()), ..AuthInfo::default() };
         Client::try_from(config)
     }
 
     /// Gives an account its rights, or takes them away.
-    pub(crate) async fn allow(&self, name: &str, allowed: bool) -> kube::Result<()> {
-        let bindings = Api::<ClusterRoleBinding>::all(self.admin.clone());
+    pub(crate) async fn allow(&self, name: &str, rights: Rights, allowed: bool) -> kube::Result<()> {
+        let everywhere = Api::<ClusterRoleBinding>::all(self.admin.clone());
+        let inside = Api::<RoleBinding>::namespaced(self.admin.clone(), SHARED);
         if !allowed {
-            bindings.delete(name, &DeleteParams::default()).await?;
+            everywhere.delete(name, &DeleteParams::default()).await?;
+            if rights == Rights::Shared {
+                inside.delete(name, &DeleteParams::default()).await?;
+            }
             return Ok(());
         }
-        let role = "rbac.authorization.k8s.io";
-        let binding = ClusterRoleBinding {
-            metadata: named(name),
-            role_ref: RoleRef { api_group: role.into(), kind: "ClusterRole".into(), name: "provisioner".into() },
-            subjects: Some(vec![Subject {
-                kind: "ServiceAccount".into(),
-                name: name.into(),
-                namespace: Some(ACCOUNTS.into()),
-                api_group: None,
-            }]),
+        let role = |kind: &str, name: &str| RoleRef {
+            api_group: "rbac.authorization.k8s.io".into(),
+            kind: kind.into(),
+            name: name.into(),
         };
-        bindings.create(&PostParams::default(), &binding).await.map(drop)
+        let subjects = Some(vec![Subject {
+            kind: "ServiceAccount".into(),
+            name: name.into(),
+            namespace: Some(ACCOUNTS.into()),
+            api_group: None,
+        }]);
+        if rights == Rights::Shared {
+            let role_ref = role("Role", "provisioner");
+            let binding = RoleBinding { metadata: named(name), role_ref, subjects: subjects.clone() };
+            inside.create(&PostParams::default(), &binding).await?;
+        }
+        let role_ref = match rights {
+            Rights::Cluster => role("ClusterRole", "provisioner"),
+            Rights::Shared => role("ClusterRole", "provisioner-identity"),
+        };
+        let binding = ClusterRoleBinding { metadata: named(name), role_ref, subjects };
+        everywhere.create(&PostParams::default(), &binding).await.map(drop)
     }
 
     /// Waits until the cluster heeds a change of an account's rights.
-    pub(crate) async fn until_rights_are(&self, name: &str, allowed: bool) -> Result<(), String> {
+    pub(crate) async fn until_rights_are(&self, name: &str, rights: Rights, allowed: bool) -> Result<(), String> {
         let reviews = Api::<SubjectAccessReview>::all(self.admin.clone());
         let deadline = Instant::now() + RIGHTS_WITHIN;
         loop {
+            let (resource, namespace) = match rights {
+                Rights::Cluster => ("namespaces", None),
+                Rights::Shared => ("configmaps", Some(SHARED.to_owned())),
+            };
             let attributes = ResourceAttributes {
-                resource: Some("namespaces".into()),
+                namespace,
+                resource: Some(resource.into()),
                 verb: Some("create".into()),
                 ..ResourceAttributes::default()
             };
@@ -149,8 +186,10 @@ impl Cluster {
 
     /// Removes an account and its rights.
     pub(crate) async fn forget(&self, name: &str) {
-        // Both may be gone already.
-        let _ = self.allow(name, false).await;
+        // All of it may be gone already.
+        for rights in [Rights::Shared, Rights::Cluster] {
+            let _ = self.allow(name, rights, false).await;
+        }
         let accounts = Api::<ServiceAccount>::namespaced(self.admin.clone(), ACCOUNTS);
         let _ = accounts.delete(name, &DeleteParams::default()).await;
     }
@@ -178,7 +217,13 @@ async fn apply<K>(client: &Client, object: &K) -> Result<(), String>
 where
     K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + Sync + std::fmt::Debug,
 {
-    let api = Api::<K>::all(client.clone());
+    apply_by(&Api::all(client.clone()), object).await
+}
+
+async fn apply_by<K>(api: &Api<K>, object: &K) -> Result<(), String>
+where
+    K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + Sync + std::fmt::Debug,
+{
     let parameters = PatchParams::apply("provisioner-tests").force();
     let applied = api.patch(&object.name_any(), &parameters, &Patch::Apply(object)).await;
     applied.map(drop).map_err(|error| error.to_string())

@@ -7,13 +7,16 @@ mod outsider;
 
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Duration};
 
-use backend_k8s::{IngressConfig, KubernetesConfig};
+use backend_k8s::{
+    IngressConfig, KubernetesConfig,
+    render::{NamespaceEach, SharedNamespace},
+};
 use provisioner_contract::{Profile, Setup, Suite};
 use provisioner_core::types::{InstanceSpec, SizeMax, VariableName, Workload};
 use tokio::runtime::Runtime;
 
 use crate::{
-    cluster::{Cluster, IMAGE},
+    cluster::{Cluster, IMAGE, Rights, SHARED},
     gate::Gate,
     outsider::ClusterOutsider,
 };
@@ -26,28 +29,43 @@ fn main() -> ExitCode {
     match runtime.block_on(Cluster::ready()) {
         Ok(cluster) => {
             runtime.spawn(cluster.clone().make_volumes());
-            Suite::new().with(Kubernetes { cluster, runtime: Arc::new(runtime) }).main()
+            let runtime = Arc::new(runtime);
+            let with = |suite: Suite, kind| {
+                suite.with(Kubernetes { kind, cluster: cluster.clone(), runtime: Arc::clone(&runtime) })
+            };
+            KINDS.into_iter().fold(Suite::new(), with).main()
         }
         Err(reason) if test_peers::kubernetes::is_required() => Suite::new().failed("k8s", &reason).main(),
-        Err(reason) => Suite::new().without("k8s", &reason).main(),
+        Err(reason) => KINDS.into_iter().fold(Suite::new(), |suite, kind| suite.without(name(kind), &reason)).main(),
+    }
+}
+
+/// Each layout is tried with the rights that it needs.
+const KINDS: [Rights; 2] = [Rights::Cluster, Rights::Shared];
+
+fn name(kind: Rights) -> &'static str {
+    match kind {
+        Rights::Cluster => "k8s",
+        Rights::Shared => "k8s-shared",
     }
 }
 
 struct Kubernetes {
+    kind: Rights,
     cluster: Cluster,
     runtime: Arc<Runtime>,
 }
 
 impl Setup for Kubernetes {
     fn name(&self) -> String {
-        "k8s".to_owned()
+        name(self.kind).to_owned()
     }
 
     fn profile(&self) -> Profile {
         let account = format!("contract-{:016x}", provisioner_contract::random() as u64);
         let (cluster, name) = (self.cluster.clone(), account.clone());
         let client = std::thread::scope(|scope| {
-            let account = scope.spawn(|| self.runtime.block_on(cluster.account(&name)));
+            let account = scope.spawn(|| self.runtime.block_on(cluster.account(&name, self.kind)));
             account.join().expect("nobody panics there")
         });
         let gate = Gate::new();
@@ -68,11 +86,17 @@ impl Setup for Kubernetes {
             }),
             ..KubernetesConfig::default()
         };
+        let kind = self.kind;
         let build = move || {
-            let backend = config.clone().build_with(Some(client.clone()), backend_k8s::render::NamespaceEach);
+            let (config, client) = (config.clone(), Some(client.clone()));
+            let backend = match kind {
+                Rights::Cluster => config.build_with(client, NamespaceEach),
+                Rights::Shared => config.build_with(client, SharedNamespace::new(SHARED)),
+            };
             Arc::new(backend.expect("a good configuration"))
         };
-        let outsider = ClusterOutsider { cluster: self.cluster.clone(), gate, account: account.clone() };
+        let (cluster, name) = (self.cluster.clone(), account.clone());
+        let outsider = ClusterOutsider { cluster, gate, account: name, rights: self.kind };
         let mut profile = Profile::new(build(), spec).with_outsider(outsider);
         profile.reopen = Some(Box::new(move || build()));
         // A namespace whose pods end late is looked at again after pauses that grow.

@@ -10,7 +10,7 @@ use std::{
 
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{Event, LimitRange, Namespace, PersistentVolumeClaim, Pod, ResourceQuota, Service, ServiceAccount},
+    core::v1::{ConfigMap, Event, LimitRange, Namespace, PersistentVolumeClaim, Pod, ResourceQuota, Secret, Service, ServiceAccount},
     networking::v1::{Ingress, NetworkPolicy},
 };
 use kube::{
@@ -21,7 +21,10 @@ use provisioner_contract::{Ability, Outsider, Refusal, Sight, Told, async_trait}
 use provisioner_core::types::{Bound, ControlPlaneId, DataId, Isolation, Target, VariableName};
 use serde_json::{Value, json};
 
-use crate::{cluster::Cluster, gate::Gate};
+use crate::{
+    cluster::{Cluster, Rights},
+    gate::Gate,
+};
 
 const OWNER: &str = "provisioner.internal/control-plane";
 const INCARNATION: &str = "provisioner.internal/incarnation";
@@ -40,6 +43,7 @@ pub(crate) struct ClusterOutsider {
     pub(crate) gate: Gate,
     /// The account that the backend has.
     pub(crate) account: String,
+    pub(crate) rights: Rights,
 }
 
 fn text(error: kube::Error) -> String {
@@ -202,8 +206,30 @@ impl Outsider for ClusterOutsider {
     }
 
     async fn inventory(&self, owner: &ControlPlaneId) -> Told<Vec<String>> {
-        let namespaces = self.all::<Namespace>(&format!("{OWNER}={owner}")).await?;
-        Ok(namespaces.iter().map(|namespace| format!("namespace {}", namespace.name_any())).collect())
+        let owned = format!("{OWNER}={owner}");
+        let mut found = Vec::new();
+        macro_rules! find {
+            ($($kind:ty),*) => {$(
+                let objects = self.all::<$kind>(&owned).await?;
+                found.extend(objects.iter().map(|object| format!("{} {}", stringify!($kind), object.name_any())));
+            )*};
+        }
+        find!(Namespace);
+        if self.rights == Rights::Shared {
+            // Nothing goes by itself with a namespace here.
+            find!(
+                ConfigMap,
+                Secret,
+                NetworkPolicy,
+                ServiceAccount,
+                PersistentVolumeClaim,
+                StatefulSet,
+                Pod,
+                Service,
+                Ingress
+            );
+        }
+        Ok(found)
     }
 
     async fn write_note(&self, owner: &ControlPlaneId, target: &Target, note: &str) -> Told<()> {
@@ -254,6 +280,7 @@ impl Outsider for ClusterOutsider {
         }
         search!(
             Namespace,
+            ConfigMap,
             ResourceQuota,
             LimitRange,
             NetworkPolicy,
@@ -329,13 +356,13 @@ impl Outsider for ClusterOutsider {
 
     async fn refuse(&self, refusal: Option<Refusal>) -> Told<()> {
         if refusal == Some(Refusal::Rights) {
-            self.cluster.allow(&self.account, false).await.map_err(text)?;
-            return self.cluster.until_rights_are(&self.account, false).await;
+            self.cluster.allow(&self.account, self.rights, false).await.map_err(text)?;
+            return self.cluster.until_rights_are(&self.account, self.rights, false).await;
         }
         if refusal.is_none() {
             // There already, unless rights were what was refused.
-            let _ = self.cluster.allow(&self.account, true).await;
-            self.cluster.until_rights_are(&self.account, true).await?;
+            let _ = self.cluster.allow(&self.account, self.rights, true).await;
+            self.cluster.until_rights_are(&self.account, self.rights, true).await?;
         }
         self.gate.refuse(refusal);
         Ok(())

@@ -14,5 +14,6 @@ mod removal;
 mod repairs;
 mod rest;
 mod server;
+mod shared;
 mod watches;
 mod world;

@@ -22,7 +22,7 @@ async fn retained() -> (Fixture, Target) {
     (fixture, target)
 }
 
-async fn until_absent(fixture: &Fixture, target: &Target) {
+pub(crate) async fn until_absent(fixture: &Fixture, target: &Target) {
     for _ in 0..500 {
         if fixture.observe(target).await == Observed::Absent {
             return;

@@ -128,18 +128,30 @@ impl World {
         if uid.is_some_and(|uid| object["metadata"]["uid"] != uid) {
             return Err((409, "Conflict", "the uid in the precondition is another one".to_owned()));
         }
-        self.take(key);
-        let orphans: Vec<Key> = match key.0.as_str() {
-            "namespaces" => self.objects.keys().filter(|(_, home, _)| *home == key.2).cloned().collect(),
-            "statefulsets" => vec![pod_of(key)],
-            "services" => vec![slice_of(key)],
-            _ => Vec::new(),
-        };
-        for orphan in orphans {
-            self.take(&orphan);
-        }
+        self.take_with_all(key);
         self.control();
         Ok(())
+    }
+
+    /// As the cluster's own collector does it: what belongs to an object goes with it.
+    fn take_with_all(&mut self, key: &Key) {
+        let Some(object) = self.objects.get(key) else { return };
+        let uid = object["metadata"]["uid"].clone();
+        self.take(key);
+        let belongs = |object: &Value| {
+            object["metadata"]["ownerReferences"].as_array().is_some_and(|owners| owners.iter().any(|it| it["uid"] == uid))
+        };
+        let mut left: Vec<Key> =
+            self.objects.iter().filter(|(_, object)| belongs(object)).map(|(key, _)| key.clone()).collect();
+        match key.0.as_str() {
+            "namespaces" => left.extend(self.objects.keys().filter(|(_, home, _)| *home == key.2).cloned()),
+            "statefulsets" => left.push(pod_of(key)),
+            "services" => left.push(slice_of(key)),
+            _ => {}
+        }
+        for key in left {
+            self.take_with_all(&key);
+        }
     }
 
     /// Takes an object away, and leaves what belongs to it.

@@ -1,0 +1,261 @@
+//! Customers who share a namespace: what is one's is no other's, and goes with what stands for their data.
+
+use backend_k8s::{IngressConfig, KubernetesConfig, render::SharedNamespace};
+use futures::StreamExt;
+use provisioner_core::{
+    ErrorKind, Provisioner,
+    types::{DataDisposition, DataId, DataSource, Incarnation, InstanceId, Observed, OwnedKind, Phase, Target},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    fixture::{Fixture, cx, target},
+    removal::until_absent,
+    repairs::create,
+    server::until,
+    world::{Key, key},
+};
+
+const SHARED: &str = "customers";
+/// The kinds of which something of an instance is there, beside its pod and the slice of its service.
+const KINDS: [&str; 8] = [
+    "configmaps",
+    "networkpolicies",
+    "serviceaccounts",
+    "secrets",
+    "persistentvolumeclaims",
+    "statefulsets",
+    "services",
+    "ingresses",
+];
+
+async fn shared() -> Fixture {
+    let fixture = Fixture::new().await;
+    let namespace = json!({"metadata": {"name": SHARED}});
+    fixture.server.world(|world| world.create(&key("namespaces", "", SHARED), namespace).unwrap());
+    let ingress = IngressConfig {
+        class: "nginx".into(),
+        controller_namespace: [("name".to_owned(), "ingress".to_owned())].into(),
+        tls: false,
+        annotations: [].into(),
+    };
+    let config = KubernetesConfig {
+        connection: fixture.connection(),
+        ingress: Some(ingress),
+        ..KubernetesConfig::default()
+    };
+    fixture.with_backend(config.build_with(None, SharedNamespace::new(SHARED)).unwrap())
+}
+
+fn acme() -> Target {
+    let mut target = target(1);
+    std::sync::Arc::make_mut(&mut target.spec).host_names.insert("acme.example.com".parse().unwrap());
+    target
+}
+
+fn other() -> Target {
+    let mut target = Target {
+        id: InstanceId::new("other").unwrap(),
+        incarnation: Incarnation::new(1, 99),
+        data: DataSource::Fresh(DataId::from_random(99)),
+        ..target(1)
+    };
+    std::sync::Arc::make_mut(&mut target.spec).host_names.insert("other.example.com".parse().unwrap());
+    target
+}
+
+async fn running(fixture: &Fixture, target: &Target) {
+    fixture.backend.create(&cx(), target).await.unwrap();
+    fixture.until(target, Phase::Running).await;
+}
+
+/// What there is of a data set, by kind.
+fn objects(fixture: &Fixture, target: &Target) -> Vec<(Key, Value)> {
+    let of_data = format!("provisioner.internal/data={}", target.data.id());
+    let of_kind = |plural: &'static str| {
+        let all = fixture.server.world(|world| world.list(plural, Some(SHARED), &of_data));
+        all.into_iter().map(move |it| (key(plural, SHARED, it["metadata"]["name"].as_str().unwrap()), it))
+    };
+    KINDS.into_iter().flat_map(of_kind).collect()
+}
+
+fn only(fixture: &Fixture, target: &Target, plural: &str) -> Key {
+    let mut found: Vec<_> =
+        objects(fixture, target).into_iter().map(|(key, _)| key).filter(|key| key.0 == plural).collect();
+    assert_eq!(found.len(), 1, "{plural}: {found:?}");
+    found.remove(0)
+}
+
+async fn listed(fixture: &Fixture) -> Vec<(String, OwnedKind)> {
+    let owned: Vec<_> = fixture.backend.list(&cx()).collect().await;
+    let mut owned: Vec<_> = owned.into_iter().map(|it| it.unwrap()).map(|it| (it.id.to_string(), it.kind)).collect();
+    owned.sort_by(|a, b| a.0.cmp(&b.0));
+    owned
+}
+
+#[tokio::test]
+async fn everything_belongs_to_what_stands_for_the_data_and_nothing_is_asked_elsewhere() {
+    let fixture = shared().await;
+    let target = acme();
+    running(&fixture, &target).await;
+    let all = objects(&fixture, &target);
+    let kinds: Vec<_> = all.iter().map(|(key, _)| key.0.as_str()).collect();
+    assert_eq!(kinds, KINDS);
+    let home = &all[0].1["metadata"];
+    for (key, object) in &all[1..] {
+        let owner = &object["metadata"]["ownerReferences"][0];
+        assert_eq!((&owner["uid"], &owner["name"], &owner["kind"]), (&home["uid"], &home["name"], &json!("ConfigMap")));
+        assert_eq!(owner["blockOwnerDeletion"], true, "{key:?}");
+    }
+    fixture.backend.scale_to_zero(&cx(), &target).await.unwrap();
+    fixture.until(&target, Phase::Zero).await;
+    fixture.backend.suspend(&cx(), &target).await.unwrap();
+    fixture.until(&target, Phase::Suspended).await;
+    fixture.backend.resume(&cx(), &target).await.unwrap();
+    fixture.until(&target, Phase::Running).await;
+    assert_eq!(listed(&fixture).await, [("acme".to_owned(), OwnedKind::Instance)]);
+    fixture.backend.destroy(&cx(), &target, DataDisposition::Delete).await.unwrap();
+    until_absent(&fixture, &target).await;
+    assert_eq!(objects(&fixture, &target), []);
+    let elsewhere = fixture.server.seen().into_iter().find(|seen| seen.namespace.as_deref() != Some(SHARED));
+    assert_eq!(elsewhere, None);
+}
+
+#[tokio::test]
+async fn what_is_done_to_one_touches_no_other() {
+    let fixture = shared().await;
+    let (acme, other) = (acme(), other());
+    running(&fixture, &acme).await;
+    running(&fixture, &other).await;
+    let before = objects(&fixture, &other);
+    assert_eq!(before.len(), KINDS.len());
+    // Another making on the same data, which removes what the first left.
+    fixture.backend.destroy(&cx(), &acme, DataDisposition::Retain).await.unwrap();
+    until_absent(&fixture, &acme).await;
+    let kept: Vec<_> = objects(&fixture, &acme).into_iter().map(|(key, _)| key.0).collect();
+    assert_eq!(kept, ["configmaps", "persistentvolumeclaims"]);
+    let expected = [("acme".to_owned(), OwnedKind::Data), ("other".to_owned(), OwnedKind::Instance)];
+    assert_eq!(listed(&fixture).await, expected);
+    let data = DataSource::Existing(acme.data.id().clone());
+    let heir = Target { incarnation: Incarnation::new(2, 8), data, ..acme.clone() };
+    running(&fixture, &heir).await;
+    fixture.backend.destroy(&cx(), &heir, DataDisposition::Retain).await.unwrap();
+    until_absent(&fixture, &heir).await;
+    fixture.backend.delete_data(&cx(), acme.data.id()).await.unwrap();
+    assert_eq!(objects(&fixture, &acme), []);
+    assert_eq!(objects(&fixture, &other), before);
+    assert_eq!(fixture.observe(&other).await.phase(), Some(Phase::Running));
+}
+
+#[tokio::test]
+async fn what_somebody_labels_as_another_customers_is_not() {
+    let fixture = shared().await;
+    let (acme, other) = (acme(), other());
+    running(&fixture, &acme).await;
+    running(&fixture, &other).await;
+    let pod = {
+        let pods = fixture.server.world(|world| world.list("pods", Some(SHARED), ""));
+        let name = pods.iter().map(|pod| pod["metadata"]["name"].as_str().unwrap()).find(|name| name.starts_with("acme"));
+        key("pods", SHARED, name.unwrap())
+    };
+    for stolen in [pod, only(&fixture, &acme, "statefulsets"), only(&fixture, &acme, "services")] {
+        fixture.server.world(|world| {
+            world.change(&stolen, |it| {
+                it["metadata"]["labels"]["provisioner.internal/data"] = json!(other.data.id().as_str());
+            });
+        });
+    }
+    // It is not where it was, and no more the other's.
+    for _ in 0..500 {
+        if fixture.observe(&acme).await.phase() != Some(Phase::Running) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_ne!(fixture.observe(&acme).await.phase(), Some(Phase::Running));
+    let expected = [("acme".to_owned(), OwnedKind::Instance), ("other".to_owned(), OwnedKind::Instance)];
+    assert_eq!(listed(&fixture).await, expected);
+    create(&fixture, &acme).await;
+    fixture.until(&acme, Phase::Running).await;
+    assert_eq!(fixture.observe(&other).await.phase(), Some(Phase::Running));
+    fixture.backend.destroy(&cx(), &acme, DataDisposition::Delete).await.unwrap();
+    until_absent(&fixture, &acme).await;
+    assert_eq!(objects(&fixture, &acme), []);
+    assert_eq!(objects(&fixture, &other).len(), KINDS.len());
+}
+
+#[tokio::test]
+async fn a_home_that_somebody_took_away_alone_is_made_again_for_who_has_the_data() {
+    let fixture = shared().await;
+    let target = acme();
+    running(&fixture, &target).await;
+    let (home, claim) = (only(&fixture, &target, "configmaps"), only(&fixture, &target, "persistentvolumeclaims"));
+    let claimed = fixture.server.world(|world| world.get(&claim.0, &claim.1, &claim.2).unwrap()["metadata"]["uid"].clone());
+    // As `kubectl delete --cascade=orphan` does.
+    fixture.server.world(|world| {
+        let all: Vec<Key> = world.objects.keys().filter(|key| key.1 == SHARED && **key != home).cloned().collect();
+        world.orphan(&home);
+        for key in all {
+            world.change(&key, |it| drop(it["metadata"].as_object_mut().unwrap().remove("ownerReferences")));
+        }
+    });
+    for _ in 0..500 {
+        let seen = fixture.observe(&target).await;
+        if seen.present().is_some_and(|it| it.reason.as_ref().is_some_and(|it| it.code == "home-missing")) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let data = DataSource::Existing(target.data.id().clone());
+    let target = Target { data, ..target };
+    create(&fixture, &target).await;
+    fixture.until(&target, Phase::Running).await;
+    let found = fixture.server.world(|world| world.get(&claim.0, &claim.1, &claim.2).unwrap().clone());
+    assert_eq!(found["metadata"]["uid"], claimed);
+    // Small objects belong to the new one again. What is not goes all the same.
+    let policy = only(&fixture, &target, "networkpolicies");
+    let policy = fixture.server.world(|world| world.get(&policy.0, &policy.1, &policy.2).unwrap().clone());
+    let home = fixture.server.world(|world| world.get(&home.0, &home.1, &home.2).unwrap()["metadata"]["uid"].clone());
+    assert_eq!(policy["metadata"]["ownerReferences"][0]["uid"], home);
+    fixture.backend.destroy(&cx(), &target, DataDisposition::Delete).await.unwrap();
+    until_absent(&fixture, &target).await;
+    assert_eq!(objects(&fixture, &target), []);
+}
+
+#[tokio::test]
+async fn an_object_that_was_made_independent_is_taken_back() {
+    let fixture = shared().await;
+    let target = acme();
+    running(&fixture, &target).await;
+    let service = only(&fixture, &target, "services");
+    fixture.server.world(|world| {
+        world.change(&service, |it| drop(it["metadata"].as_object_mut().unwrap().remove("ownerReferences")));
+    });
+    for _ in 0..500 {
+        if fixture.observe(&target).await.present().is_some_and(|it| it.generation != target.generation) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    create(&fixture, &target).await;
+    let owned = || fixture.server.world(|world| world.get(&service.0, &service.1, &service.2).unwrap().clone());
+    until("it belongs to its home again", || owned()["metadata"]["ownerReferences"].is_array()).await;
+    fixture.until(&target, Phase::Running).await;
+    assert_eq!(fixture.observe(&target).await.present().map(|it| it.generation), Some(target.generation));
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_not_there_is_named() {
+    let fixture = Fixture::new().await;
+    let config = KubernetesConfig { connection: fixture.connection(), ..KubernetesConfig::default() };
+    let fixture = fixture.with_backend(config.build_with(None, SharedNamespace::new("nowhere")).unwrap());
+    let error = fixture.backend.create(&cx(), &target(1)).await.unwrap_err();
+    assert!(error.to_string().contains("nowhere"), "{error}");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(fixture.observe(&target(1)).await, Observed::Absent);
+    let config = KubernetesConfig { connection: fixture.connection(), ..KubernetesConfig::default() };
+    for wrong in ["", "Customers", "-a", "a-", "a_b", &"a".repeat(64)] {
+        let error = config.clone().build_with(None, SharedNamespace::new(wrong)).unwrap_err();
+        assert_eq!(error.field(), Some("layout.namespaces"), "{wrong:?}");
+    }
+}
