@@ -71,6 +71,9 @@ pub(crate) struct ClusterArgs {
     /// With k8s: the context of the kubeconfig, instead of the current one.
     #[arg(long, value_name = "NAME")]
     pub(crate) context: Option<String>,
+    /// With k8s: all customers live in this namespace, which is there already, instead of each in one of its own.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) shared_namespace: Option<String>,
     /// With k8s: the storage class of the data, instead of the cluster's default.
     #[arg(long, value_name = "NAME")]
     pub(crate) storage_class: Option<String>,

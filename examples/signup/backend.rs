@@ -27,7 +27,7 @@ fn processes(root: &Path) -> Result<Arc<dyn Provisioner>> {
 
 #[cfg(feature = "k8s")]
 fn cluster(args: &ClusterArgs) -> anyhow::Result<Result<Arc<dyn Provisioner>>> {
-    use backend_k8s::{Connection, IngressConfig, KubernetesConfig};
+    use backend_k8s::{Connection, IngressConfig, KubernetesConfig, render::SharedNamespace};
 
     let connection = match &args.context {
         None => Connection::Inferred,
@@ -46,7 +46,11 @@ fn cluster(args: &ClusterArgs) -> anyhow::Result<Result<Arc<dyn Provisioner>>> {
         ingress,
         ..KubernetesConfig::default()
     };
-    Ok(config.build().map(|backend| Arc::new(backend) as Arc<dyn Provisioner>))
+    let backend = match &args.shared_namespace {
+        None => config.build(),
+        Some(namespace) => config.build_with(None, SharedNamespace::new(namespace)),
+    };
+    Ok(backend.map(|backend| Arc::new(backend) as Arc<dyn Provisioner>))
 }
 
 #[cfg(not(feature = "k8s"))]

@@ -296,15 +296,20 @@ fn hear<K: Watched>(shared: &Shared, event: watcher::Event<K>, read: &mut Read) 
 /// is of a making that lives elsewhere, or it says nothing that can be believed.
 fn home_of<K: Watched>(state: &State, shared: &Shared, object: &K) -> Option<String> {
     let meta = object.meta();
-    let home = names::home(&shared.control_plane, &digest::data_of(meta)?);
+    let lives = incarnation_of(meta).and_then(|making| state.makings.get(&making.nonce()));
+    let lives = lives.copied().map(names::numbered);
+    let said = digest::data_of(meta).map(|data| names::home(&shared.control_plane, &data));
+    let home = match K::KIND {
+        // The cluster made it, and nothing is noted on it: its making is believed first, by which it was chosen.
+        Kind::Pod | Kind::Slice => lives.or(said)?,
+        _ => said.filter(|said| !shared.namespaces.are_shared() || lives.is_none_or(|lives| lives == *said))?,
+    };
     let home = Home::named(&shared.namespaces, home);
     let is_there = match K::KIND {
         Kind::Home => meta.namespace.as_deref() == home.scope(),
         _ => meta.namespace.as_deref() == Some(home.namespace()),
     };
-    let lives = incarnation_of(meta).and_then(|making| state.makings.get(&making.nonce()));
-    let is_elsewhere = home.is_shared() && lives.is_some_and(|lives| Some(*lives) != names::number(home.name()));
-    (is_there && !is_elsewhere && home.may_have(K::KIND, &object.key())).then(|| home.name().to_owned())
+    (is_there && home.may_have(K::KIND, &object.key())).then(|| home.name().to_owned())
 }
 
 /// The homes that may know of an object, whatever has become of it.

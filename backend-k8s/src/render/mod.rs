@@ -37,6 +37,10 @@ pub enum Namespaces {
 }
 
 impl Namespaces {
+    pub(crate) fn are_shared(&self) -> bool {
+        self.shared().is_some()
+    }
+
     /// The one that they share.
     pub(crate) fn shared(&self) -> Option<&str> {
         match self {

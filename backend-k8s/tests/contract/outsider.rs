@@ -10,7 +10,10 @@ use std::{
 
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{ConfigMap, Event, LimitRange, Namespace, PersistentVolumeClaim, Pod, ResourceQuota, Secret, Service, ServiceAccount},
+    core::v1::{
+        ConfigMap, Event, LimitRange, Namespace, PersistentVolumeClaim, Pod, ResourceQuota, Secret, Service,
+        ServiceAccount,
+    },
     networking::v1::{Ingress, NetworkPolicy},
 };
 use kube::{

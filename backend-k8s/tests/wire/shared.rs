@@ -39,11 +39,8 @@ async fn shared() -> Fixture {
         tls: false,
         annotations: [].into(),
     };
-    let config = KubernetesConfig {
-        connection: fixture.connection(),
-        ingress: Some(ingress),
-        ..KubernetesConfig::default()
-    };
+    let config =
+        KubernetesConfig { connection: fixture.connection(), ingress: Some(ingress), ..KubernetesConfig::default() };
     fixture.with_backend(config.build_with(None, SharedNamespace::new(SHARED)).unwrap())
 }
 
@@ -155,7 +152,8 @@ async fn what_somebody_labels_as_another_customers_is_not() {
     running(&fixture, &other).await;
     let pod = {
         let pods = fixture.server.world(|world| world.list("pods", Some(SHARED), ""));
-        let name = pods.iter().map(|pod| pod["metadata"]["name"].as_str().unwrap()).find(|name| name.starts_with("acme"));
+        let name =
+            pods.iter().map(|pod| pod["metadata"]["name"].as_str().unwrap()).find(|name| name.starts_with("acme"));
         key("pods", SHARED, name.unwrap())
     };
     for stolen in [pod, only(&fixture, &acme, "statefulsets"), only(&fixture, &acme, "services")] {
@@ -165,7 +163,7 @@ async fn what_somebody_labels_as_another_customers_is_not() {
             });
         });
     }
-    // It is not where it was, and no more the other's.
+    // Without them it does not run, and the other has no more than before.
     for _ in 0..500 {
         if fixture.observe(&acme).await.phase() != Some(Phase::Running) {
             break;
@@ -190,7 +188,8 @@ async fn a_home_that_somebody_took_away_alone_is_made_again_for_who_has_the_data
     let target = acme();
     running(&fixture, &target).await;
     let (home, claim) = (only(&fixture, &target, "configmaps"), only(&fixture, &target, "persistentvolumeclaims"));
-    let claimed = fixture.server.world(|world| world.get(&claim.0, &claim.1, &claim.2).unwrap()["metadata"]["uid"].clone());
+    let claimed =
+        fixture.server.world(|world| world.get(&claim.0, &claim.1, &claim.2).unwrap()["metadata"]["uid"].clone());
     // As `kubectl delete --cascade=orphan` does.
     fixture.server.world(|world| {
         let all: Vec<Key> = world.objects.keys().filter(|key| key.1 == SHARED && **key != home).cloned().collect();

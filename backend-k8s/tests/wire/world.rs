@@ -139,7 +139,9 @@ impl World {
         let uid = object["metadata"]["uid"].clone();
         self.take(key);
         let belongs = |object: &Value| {
-            object["metadata"]["ownerReferences"].as_array().is_some_and(|owners| owners.iter().any(|it| it["uid"] == uid))
+            object["metadata"]["ownerReferences"]
+                .as_array()
+                .is_some_and(|owners| owners.iter().any(|it| it["uid"] == uid))
         };
         let mut left: Vec<Key> =
             self.objects.iter().filter(|(_, object)| belongs(object)).map(|(key, _)| key.clone()).collect();
