@@ -19,18 +19,24 @@ pub(crate) fn note(part: &mut Part, generation: Generation) {
     annotate(part, names::APPLIED, said);
 }
 
-/// Notes on a stateful set or a claim the labels and annotations that it has, but for annotations that change without it.
-/// What else is changed of them the cluster counts, or refuses.
+/// Notes on a stateful set or a claim the labels and annotations that it has, but for annotations that change without it, and what
+/// it belongs to. What else is changed of them the cluster counts, or refuses.
 pub(crate) fn note_marks(meta: &mut ObjectMeta, changing: &[&str]) {
     let mut annotations = meta.annotations.clone().unwrap_or_default();
     annotations.retain(|key, _| key != names::APPLIED && !changing.contains(&key.as_str()));
-    let said = json!({"metadata": {"labels": meta.labels, "annotations": annotations}}).to_string();
+    let mut said = json!({"metadata": {"labels": meta.labels, "annotations": annotations}});
+    if let Some(owners) = &meta.owner_references {
+        said["metadata"]["ownerReferences"] = json!(owners);
+    }
+    let said = said.to_string();
     meta.annotations.get_or_insert_default().insert(names::APPLIED.to_owned(), said);
 }
 
-/// Whether a stateful set or a claim still has the labels and annotations that were noted.
+/// Whether a stateful set or a claim still has the labels and annotations that were noted, and belongs where it did.
 pub(crate) fn has_marks(meta: &ObjectMeta) -> bool {
-    is_intact(meta, &json!({"metadata": {"labels": meta.labels, "annotations": meta.annotations}}), Lists::Whole)
+    let marks =
+        json!({"labels": meta.labels, "annotations": meta.annotations, "ownerReferences": meta.owner_references});
+    is_intact(meta, &json!({"metadata": marks}), Lists::Whole)
 }
 
 /// Notes on a home the labels that stay as they are, whoever uses the data.
@@ -107,7 +113,11 @@ pub(crate) fn is_intact(meta: &ObjectMeta, object: &impl Serialize, lists: Lists
 fn covers(found: &Value, wanted: &Value, lists: Lists) -> bool {
     match (found, wanted) {
         (Value::Object(found), Value::Object(wanted)) => {
-            wanted.iter().all(|(key, wanted)| covers(found.get(key).unwrap_or(&Value::Null), wanted, lists))
+            wanted.iter().all(|(key, wanted)| {
+                // It may belong to others, too.
+                let lists = if key == "ownerReferences" { Lists::Shared } else { lists };
+                covers(found.get(key).unwrap_or(&Value::Null), wanted, lists)
+            })
         }
         (Value::Array(found), Value::Array(wanted)) if lists == Lists::Shared => {
             wanted.iter().all(|wanted| found.iter().any(|found| covers(found, wanted, lists)))
@@ -176,6 +186,15 @@ mod tests {
         assert!(covers(&ports(&[80, 9090]), &ports(&[80]), Lists::Shared));
         assert!(!covers(&ports(&[9090]), &ports(&[80]), Lists::Shared));
         assert!(!covers(&ports(&[80, 9090]), &ports(&[80]), Lists::Whole));
+    }
+
+    #[test]
+    fn who_else_an_object_belongs_to_is_not_looked_at() {
+        let owners =
+            |uids: &[&str]| json!({"ownerReferences": uids.iter().map(|uid| json!({"uid": uid})).collect::<Vec<_>>()});
+        assert!(covers(&owners(&["a", "b"]), &owners(&["b"]), Lists::Whole));
+        assert!(!covers(&owners(&["a"]), &owners(&["b"]), Lists::Whole));
+        assert!(!covers(&json!({}), &owners(&["b"]), Lists::Whole));
     }
 
     #[test]

@@ -214,7 +214,8 @@ impl KubernetesBackend {
 
     /// Where a making lives: by the watches, or by its data.
     fn home(&self, calls: &Calls<'_>, cache: &Cache, target: &Target) -> Home {
-        cache.home(target.incarnation).unwrap_or_else(|| self.home_of(calls.cx, target.data.id()))
+        let said = self.home_of(calls.cx, target.data.id());
+        cache.home(target.incarnation).filter(|lives| *lives != said).unwrap_or(said)
     }
 
     fn home_of(&self, cx: &OpContext, data: &DataId) -> Home {
@@ -297,7 +298,11 @@ impl Provisioner for KubernetesBackend {
         let calls = self.calls(cx, "identify", None);
         let uid = calls.cluster_uid().await.map_err(|failure| calls.reading(failure))?;
         let uid = uid.ok_or_else(|| calls.error(ErrorKind::Internal).with_message("there is no kube-system"))?;
-        Ok(format!("kubernetes {uid}"))
+        // In another namespace nothing of it would be seen.
+        Ok(match self.shared.namespaces.shared() {
+            None => format!("kubernetes {uid}"),
+            Some(namespace) => format!("kubernetes {uid} namespace {namespace}"),
+        })
     }
 
     async fn create(&self, cx: &OpContext, target: &Target) -> Result<Observed> {

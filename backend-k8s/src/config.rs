@@ -89,7 +89,8 @@ pub struct IngressConfig {
     /// The labels of the namespace that the controller runs in: traffic from there reaches instances. Clusters since 1.21
     /// label each namespace with its name, as `kubernetes.io/metadata.name`.
     pub controller_namespace: BTreeMap<String, String>,
-    /// Whether there is TLS, with a certificate in the secret `tls` of each namespace, as cert-manager makes it when the
+    /// Whether there is TLS, with a certificate in the secret `tls` of each namespace, or in one for each data set where they share
+    /// a namespace, as cert-manager makes it when the
     /// annotations name an issuer.
     #[serde(default)]
     pub tls: bool,

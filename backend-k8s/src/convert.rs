@@ -85,7 +85,10 @@ pub(crate) fn observed(space: Option<&Space>, incarnation: Incarnation) -> Obser
         if !space.has_any(incarnation) {
             return Observed::Absent;
         }
-        // It is the last to go, so it has lost its labels, or its watch is ahead of others.
+        // It is the last to go, so it has lost its labels, its watch is ahead of others, or somebody took it away alone.
+        if is_all_ending(space, incarnation) {
+            return Present::new(Phase::Destroying, Generation(0), incarnation).into();
+        }
         let present = Present::new(Phase::Provisioning, Generation(0), incarnation);
         return present
             .with_reason(Reason::new("home-missing", "what stands for its data is gone, or has lost its labels"))
@@ -124,6 +127,13 @@ pub(crate) fn observed(space: Option<&Space>, incarnation: Incarnation) -> Obser
         }
         None => Present::new(Phase::Provisioning, Generation(0), incarnation).into(),
     }
+}
+
+/// Whether nothing is left of a making but what is on its way out.
+fn is_all_ending(space: &Space, incarnation: Incarnation) -> bool {
+    space.parts(incarnation).next().is_none()
+        && space.set_of(incarnation).is_none_or(|set| set.is_ending)
+        && space.pods_of(incarnation).all(|pod| pod.is_ending)
 }
 
 /// Whether a making is the last one that used the data.

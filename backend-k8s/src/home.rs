@@ -7,11 +7,10 @@
 
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Namespace},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use kube::api::{ApiResource, DeleteParams, ListParams};
 use provisioner_core::types::{ControlPlaneId, DataId};
-use serde_json::{Value, json};
 
 use crate::{
     applied,
@@ -21,21 +20,29 @@ use crate::{
 };
 
 /// The home of one data set.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Home {
     name: String,
     /// The namespace that it shares with others.
     shared: Option<String>,
+    /// What it holds, where that is known.
+    data: Option<DataId>,
+}
+
+impl PartialEq for Home {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
 }
 
 impl Home {
     pub(crate) fn of(namespaces: &Namespaces, control_plane: &ControlPlaneId, data: &DataId) -> Self {
-        Self::named(namespaces, names::home(control_plane, data))
+        Self { data: Some(data.clone()), ..Self::named(namespaces, names::home(control_plane, data)) }
     }
 
     /// The one of this name, which is one of [`names::home`].
     pub(crate) fn named(namespaces: &Namespaces, name: String) -> Self {
-        Self { name, shared: namespaces.shared().map(str::to_owned) }
+        Self { name, shared: namespaces.shared().map(str::to_owned), data: None }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -101,28 +108,34 @@ impl Home {
         if self.is_shared() { DeleteParams::foreground() } else { DeleteParams::background() }
     }
 
-    /// What tells the objects of the home from others in its namespace: their data, as the home itself names them.
-    pub(crate) fn contents(&self, meta: &ObjectMeta) -> ListParams {
+    /// What tells the objects of the home from others in its namespace: their data, as they are known here or the home itself
+    /// names them. `None`: nothing does.
+    pub(crate) fn contents(&self, found: Option<&ObjectMeta>) -> Option<ListParams> {
         if !self.is_shared() {
-            return ListParams::default();
+            return Some(ListParams::default());
         }
-        let noted = applied::noted_labels(meta);
-        let data = noted.get(names::DATA).or_else(|| meta.labels.as_ref()?.get(names::DATA));
-        ListParams::default().labels(&format!("{}={}", names::DATA, data.map(String::as_str).unwrap_or_default()))
+        let said = found.and_then(|found| {
+            applied::noted_labels(found)
+                .remove(names::DATA)
+                .or_else(|| found.labels.as_ref()?.get(names::DATA).cloned())
+        });
+        let data = self.data.as_ref().map(ToString::to_string).or(said)?;
+        Some(ListParams::default().labels(&format!("{}={data}", names::DATA)))
     }
 
     /// What says of an object that it belongs to the home with this uid, where its namespace does not.
-    pub(crate) fn owners(&self, uid: &str) -> Option<Value> {
+    pub(crate) fn owners(&self, uid: &str) -> Option<Vec<OwnerReference>> {
         let resource = self.resource();
         self.is_shared().then(|| {
-            json!([{
-                "apiVersion": resource.api_version,
-                "kind": resource.kind,
-                "name": self.name,
-                "uid": uid,
+            vec![OwnerReference {
+                api_version: resource.api_version,
+                kind: resource.kind,
+                name: self.name.clone(),
+                uid: uid.to_owned(),
                 // It waits for this object.
-                "blockOwnerDeletion": true,
-            }])
+                block_owner_deletion: Some(true),
+                controller: None,
+            }]
         })
     }
 }

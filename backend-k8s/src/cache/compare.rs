@@ -13,18 +13,23 @@ use crate::{client::Calls, error::Failure, home::Home, render::Namespaces};
 pub(crate) async fn compare(calls: &Calls<'_>, cache: &Cache, home: &Home) -> Result<(), Failure> {
     let known = cache.space(home);
     let found = calls.home(home).await?;
-    let Some(found) = found else {
-        if let Some(known) = known.and_then(|space| space.home) {
-            cache.await_written(home, Awaited::HomeGone(known.uid));
-        }
-        return Ok(());
-    };
     // Of what lost its labels no watch tells.
     let is_told = |meta: &ObjectMeta| is_told(&calls.cx.control_plane, meta, home.name());
-    if HomeDigest::of(&found).is_some() && is_told(&found.metadata) {
-        cache.await_written(home, Awaited::Version(Kind::Home, version_of(&found.metadata)));
+    match &found {
+        None => {
+            if let Some(known) = known.as_ref().and_then(|space| space.home.as_ref()) {
+                cache.await_written(home, Awaited::HomeGone(known.uid.clone()));
+            }
+            if !home.is_shared() {
+                return Ok(());
+            }
+        }
+        Some(found) if HomeDigest::of(found).is_some() && is_told(&found.metadata) => {
+            cache.await_written(home, Awaited::Version(Kind::Home, version_of(&found.metadata)));
+        }
+        Some(_) => {}
     }
-    let in_home = home.contents(&found.metadata);
+    let Some(in_home) = home.contents(found.as_ref().map(|found| &found.metadata)) else { return Ok(()) };
     let sets = calls.list::<StatefulSet>(home.namespace(), &in_home).await?;
     let told = sets.iter().filter(|set| is_told(&set.metadata));
     let found: Vec<_> = told.filter_map(|set| Some((SetDigest::of(set)?, version_of(&set.metadata)))).collect();

@@ -3,7 +3,7 @@
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
-        core::v1::{NamespaceCondition, PersistentVolumeClaim, Pod},
+        core::v1::{ConfigMap, Namespace, NamespaceCondition, PersistentVolumeClaim, Pod},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -192,18 +192,26 @@ pub(super) fn held(meta: &ObjectMeta) -> Option<Box<str>> {
 impl HomeDigest {
     /// `None`: it is not one of ours, whatever its labels say.
     pub(crate) fn of(object: &DynamicObject) -> Option<Self> {
-        let conditions = serde_json::from_value(object.data["status"]["conditions"].clone());
-        Self::with(&object.metadata, conditions.unwrap_or_default())
+        let conditions: Vec<_> =
+            serde_json::from_value(object.data["status"]["conditions"].clone()).unwrap_or_default();
+        Self::with(&object.metadata, blocked_by(&conditions))
     }
 
-    /// The same of one that is a namespace, with its conditions.
-    pub(super) fn with(meta: &ObjectMeta, conditions: Vec<NamespaceCondition>) -> Option<Self> {
-        let tells = |it: &NamespaceCondition| it.status == "True" && !is_usual(it);
-        let blocked = conditions.into_iter().filter(tells).filter_map(|condition| {
-            let message = condition.message.filter(|message| !message.is_empty())?;
-            Some(format!("{}: {message}", condition.type_))
-        });
-        let blocked: Vec<_> = blocked.chain(held(meta).map(|by| format!("its finalizers: {by}"))).collect();
+    /// One that is a namespace.
+    pub(super) fn of_namespace(namespace: &Namespace) -> Option<Self> {
+        let conditions = namespace.status.as_ref().and_then(|status| status.conditions.as_deref());
+        Self::with(&namespace.metadata, blocked_by(conditions.unwrap_or_default()))
+    }
+
+    /// One that is a config map.
+    pub(super) fn of_config_map(map: &ConfigMap) -> Option<Self> {
+        Self::with(
+            &map.metadata,
+            held(&map.metadata).map(|by| format!("the finalizers of its config map: {by}").into()),
+        )
+    }
+
+    fn with(meta: &ObjectMeta, blocked: Option<Box<str>>) -> Option<Self> {
         Some(Self {
             uid: uid_of(meta),
             instance: label(meta, names::INSTANCE)?.parse().ok()?,
@@ -213,9 +221,20 @@ impl HomeDigest {
             is_foreign: !applied::is_intact(meta, &json!({"metadata": {"labels": meta.labels}}), Lists::Whole),
             released: annotation(meta, names::RELEASED).and_then(|text| text.parse().ok()),
             is_ending: meta.deletion_timestamp.is_some(),
-            blocked: (!blocked.is_empty()).then(|| blocked.join("; ").into()),
+            blocked,
         })
     }
+}
+
+/// What keeps a namespace from ending.
+fn blocked_by(conditions: &[NamespaceCondition]) -> Option<Box<str>> {
+    let tells = |it: &&NamespaceCondition| it.status == "True" && !is_usual(it);
+    let told = conditions.iter().filter(tells).filter_map(|condition| {
+        let message = condition.message.as_deref().filter(|message| !message.is_empty())?;
+        Some(format!("{}: {message}", condition.type_))
+    });
+    let told: Vec<_> = told.collect();
+    (!told.is_empty()).then(|| told.join("; ").into())
 }
 
 /// Whether it is so of every removal for a while: something is left, and its claim waits for its pod.

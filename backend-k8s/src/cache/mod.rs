@@ -1,7 +1,7 @@
 //! What is known of the cluster: digests of all that one control plane has there, kept current by watches.
 //!
-//! One watch for each kind, over all namespaces or the one that is shared, of what has the control plane's label; never of secrets. The client library
-//! starts a watch again after a disconnect, from where it was.
+//! One watch for each kind, over all namespaces or the one that is shared, of what has the control plane's label; never of
+//! secrets. The client library starts a watch again after a disconnect, from where it was.
 
 mod awaited;
 mod compare;
@@ -251,8 +251,20 @@ impl State {
 
     /// What is known of a home, if anything is, or may be soon.
     fn look(&self, home: &str) -> Option<Space> {
-        let (space, is_behind) = (self.spaces.get(home), self.told.is_behind(home));
-        (space.is_some() || is_behind).then(|| Space { is_behind, ..space.unwrap_or_default() })
+        let space = self.spaces.get(home);
+        let is_behind = self.told.is_behind(home);
+        (space.is_some() || is_behind).then(|| self.seen(home, space.unwrap_or_default()))
+    }
+
+    /// What is known of a home, as it is shown.
+    fn seen(&self, home: &str, mut space: Space) -> Space {
+        // Before its making was known a pod was believed by its label.
+        let number = names::number(home);
+        space.pods.retain(|pod| {
+            let lives = self.makings.get(&pod.incarnation.nonce());
+            lives.is_none_or(|lives| Some(*lives) == number)
+        });
+        Space { is_behind: self.told.is_behind(home), ..space }
     }
 }
 
@@ -327,8 +339,8 @@ impl Cache {
         let state = self.shared.state();
         let page = state.spaces.after(after).take(length);
         page.map(|(home, space)| {
-            let is_behind = state.told.is_behind(&home);
-            (home, Space { is_behind, ..space })
+            let space = state.seen(&home, space);
+            (home, space)
         })
         .collect()
     }
@@ -360,7 +372,8 @@ impl Cache {
 
     /// Waits until a home and its data are gone, or the deadline: `false`.
     pub(crate) async fn until_gone(&self, home: &Home, deadline: Instant) -> bool {
-        let is_gone = |space: Space| space.home.is_none() && space.claim.is_none();
+        // With a namespace everything is gone.
+        let is_gone = |space: Space| space.home.is_none() && (!home.is_shared() || space.claim.is_none());
         let is_gone = |state: &State| state.spaces.get(home.name()).is_none_or(is_gone);
         self.until(deadline, is_gone).await
     }

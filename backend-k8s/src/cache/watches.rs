@@ -4,12 +4,12 @@ use std::{collections::BTreeSet, fmt::Debug, pin::pin, sync::Arc, time::Duration
 
 use backon::ExponentialBuilder;
 use futures::StreamExt;
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ConfigMap, LimitRange, Namespace, PersistentVolumeClaim, Pod, ResourceQuota, Service, ServiceAccount},
     networking::v1::{Ingress, NetworkPolicy},
 };
+use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
     Api, Client, Resource,
     runtime::{utils::ResetTimerBackoff, watcher},
@@ -296,13 +296,11 @@ fn hear<K: Watched>(shared: &Shared, event: watcher::Event<K>, read: &mut Read) 
 /// is of a making that lives elsewhere, or it says nothing that can be believed.
 fn home_of<K: Watched>(state: &State, shared: &Shared, object: &K) -> Option<String> {
     let meta = object.meta();
-    let lives = incarnation_of(meta).and_then(|making| state.makings.get(&making.nonce()));
-    let lives = lives.copied().map(names::numbered);
-    let said = digest::data_of(meta).map(|data| names::home(&shared.control_plane, &data));
+    let said = || digest::data_of(meta).map(|data| names::home(&shared.control_plane, &data));
     let home = match K::KIND {
-        // The cluster made it, and nothing is noted on it: its making is believed first, by which it was chosen.
-        Kind::Pod | Kind::Slice => lives.or(said)?,
-        _ => said.filter(|said| !shared.namespaces.are_shared() || lives.is_none_or(|lives| lives == *said))?,
+        // Nothing is noted on what the cluster makes: its making is believed first, by which the cluster chose it.
+        Kind::Pod | Kind::Slice => lives(state, meta).or_else(said)?,
+        _ => said()?,
     };
     let home = Home::named(&shared.namespaces, home);
     let is_there = match K::KIND {
@@ -310,6 +308,12 @@ fn home_of<K: Watched>(state: &State, shared: &Shared, object: &K) -> Option<Str
         _ => meta.namespace.as_deref() == Some(home.namespace()),
     };
     (is_there && home.may_have(K::KIND, &object.key())).then(|| home.name().to_owned())
+}
+
+/// The home of the making that an object is of, where that is known.
+fn lives(state: &State, meta: &ObjectMeta) -> Option<String> {
+    let number = state.makings.get(&incarnation_of(meta)?.nonce())?;
+    Some(names::numbered(*number))
 }
 
 /// The homes that may know of an object, whatever has become of it.
@@ -323,8 +327,7 @@ fn homes_with<K: Watched>(state: &State, shared: &Shared, object: &K) -> BTreeSe
             let said =
                 [digest::data_of(meta), applied::noted_labels(meta).get(names::DATA).and_then(|it| it.parse().ok())];
             let said = said.into_iter().flatten().map(|data| names::home(&shared.control_plane, &data));
-            let lives = incarnation_of(meta).and_then(|making| state.makings.get(&making.nonce()).copied());
-            let homes: BTreeSet<_> = said.chain(lives.map(names::numbered)).collect();
+            let homes: BTreeSet<_> = said.chain(lives(state, meta)).collect();
             // Nothing is left on it that tells.
             if homes.is_empty() { of_all() } else { homes }
         }
@@ -348,19 +351,29 @@ fn put<K: Watched>(state: &mut State, home: &str, object: &K, changed: &mut BTre
         changed.extend(before);
         changed.extend(instance_in(space));
     });
-    if let Some(incarnation) = incarnation_of(object.meta())
-        && let Some(number) = names::number(home)
-    {
-        state.makings.entry(incarnation.nonce()).or_insert(number);
+    let (Some(incarnation), Some(number)) = (incarnation_of(object.meta()), names::number(home)) else { return };
+    match K::KIND {
+        Kind::Pod | Kind::Slice => {}
+        // Its making is not noted on it: another one may come.
+        Kind::Home | Kind::Claim => {
+            state.makings.entry(incarnation.nonce()).or_insert(number);
+        }
+        _ => {
+            state.makings.insert(incarnation.nonce(), number);
+        }
     }
 }
 
 fn take<K: Watched>(state: &mut State, shared: &Shared, object: &K, changed: &mut BTreeSet<InstanceId>) {
     for home in homes_with(state, shared, object) {
-        state.spaces.change(&home, |space| {
-            changed.extend(instance_in(space));
-            object.take(space);
-        });
+        let Some(before) = state.spaces.get(&home) else { continue };
+        let mut after = before.clone();
+        object.take(&mut after);
+        if before == after {
+            continue;
+        }
+        changed.extend(instance_in(&before));
+        state.spaces.change(&home, |space| *space = after);
         forget_makings(state, &home);
     }
 }
@@ -420,8 +433,7 @@ impl Watched for Namespace {
     const KIND: Kind = Kind::Home;
 
     fn put(&self, space: &mut Space) {
-        let conditions = self.status.as_ref().and_then(|status| status.conditions.clone());
-        space.home = HomeDigest::with(&self.metadata, conditions.unwrap_or_default());
+        space.home = HomeDigest::of_namespace(self);
     }
 
     fn take(&self, space: &mut Space) {
@@ -437,7 +449,7 @@ impl Watched for ConfigMap {
     const KIND: Kind = Kind::Home;
 
     fn put(&self, space: &mut Space) {
-        space.home = HomeDigest::with(&self.metadata, Vec::new());
+        space.home = HomeDigest::of_config_map(self);
     }
 
     fn take(&self, space: &mut Space) {

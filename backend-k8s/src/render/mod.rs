@@ -37,10 +37,6 @@ pub enum Namespaces {
 }
 
 impl Namespaces {
-    pub(crate) fn are_shared(&self) -> bool {
-        self.shared().is_some()
-    }
-
     /// The one that they share.
     pub(crate) fn shared(&self) -> Option<&str> {
         match self {
@@ -110,16 +106,15 @@ impl Part {
 
 /// Decides which objects an instance is made of.
 pub trait Layout: fmt::Debug + Send + Sync + 'static {
-    /// Where data sets live. The same at every call. Who changes that for what is there already has it lie where it is, unseen.
-    fn namespaces(&self) -> Namespaces {
-        Namespaces::Each
-    }
+    /// Where data sets live: the same at every call, and part of the cell's identity. A layout that wraps another says the same.
+    fn namespaces(&self) -> Namespaces;
 
     /// The objects of an instance. The same for the same subject, whatever is there already.
     ///
     /// Also asked for what is to be removed and whose spec is forgotten ([`InstanceSpec::forgotten`]): kinds and names are the
     /// same for every spec of a making then, but for kinds that this crate makes itself, which are watched. Each object gets the
-    /// labels of its making, and only that making removes it: a name may be the same in each. Of kinds that are not watched that
+    /// labels of its making, and only that making removes it: a name may be the same in each, but not for two data sets in
+    /// one namespace. Of kinds that are not watched that
     /// is read first, so that the control plane needs the right to `get` them, too.
     ///
     /// [`InstanceSpec::forgotten`]: provisioner_core::types::InstanceSpec::forgotten

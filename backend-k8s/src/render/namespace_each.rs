@@ -7,7 +7,7 @@ use k8s_openapi::{
 use kube::api::ApiResource;
 use provisioner_core::types::{ControlPlaneId, Target};
 
-use super::{Layout, Objects, Part, Subject, objects};
+use super::{Layout, Namespaces, Objects, Part, Subject, objects};
 use crate::names;
 
 /// A namespace for each data set, with everything that one customer has in it: bounds, policies, account, claim, stateful set,
@@ -16,13 +16,17 @@ use crate::names;
 pub struct NamespaceEach;
 
 impl Layout for NamespaceEach {
+    fn namespaces(&self) -> Namespaces {
+        Namespaces::Each
+    }
+
     fn objects(&self, subject: &Subject<'_>) -> Objects {
         Objects {
             home: home(subject),
             before: vec![
                 Part::of(&objects::quota(subject)),
                 Part::of(&objects::limits(subject)),
-                Part::of(&objects::policy(subject, LabelSelector::default())),
+                Part::of(&objects::policy(subject, LabelSelector::default(), subject.config.beside.pods == 0)),
                 Part::of(&objects::account(subject)),
             ],
             claim: objects::claim(subject),

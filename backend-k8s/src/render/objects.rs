@@ -205,7 +205,8 @@ pub(super) fn limits(subject: &Subject<'_>) -> LimitRange {
     LimitRange { metadata: meta(subject), spec: Some(LimitRangeSpec { limits: vec![each] }) }
 }
 
-pub(super) fn policy(subject: &Subject<'_>, pods: LabelSelector) -> NetworkPolicy {
+/// Who may reach these pods, of the product's alone or at any port, and whom they may.
+pub(super) fn policy(subject: &Subject<'_>, pods: LabelSelector, is_alone: bool) -> NetworkPolicy {
     let to_port = |port: u16, protocol: &str| NetworkPolicyPort {
         port: Some(IntOrString::Int(port.into())),
         protocol: Some(protocol.into()),
@@ -215,7 +216,7 @@ pub(super) fn policy(subject: &Subject<'_>, pods: LabelSelector) -> NetworkPolic
     let controller = config.ingress.iter().map(|ingress| Peer::Namespace(ingress.controller_namespace.clone()));
     let from: Vec<_> = controller.chain(config.admitted.iter().cloned()).map(peer).collect();
     // What may run beside the product, such as a solver of cert-manager, listens where it wants.
-    let to_product = (config.beside.pods == 0).then(|| vec![to_port(port(subject), "TCP")]);
+    let to_product = is_alone.then(|| vec![to_port(port(subject), "TCP")]);
     // A rule without peers would let everybody in.
     let ingress = (!from.is_empty()).then_some(NetworkPolicyIngressRule { from: Some(from), ports: to_product });
     let peers =

@@ -33,7 +33,7 @@ impl Layout for SharedNamespace {
         let pods = LabelSelector { match_labels: Some(objects::selector(subject)), match_expressions: None };
         Objects {
             home: ObjectMeta { labels: Some(subject.labels()), ..ObjectMeta::default() },
-            before: vec![Part::of(&objects::policy(subject, pods)), Part::of(&objects::account(subject))],
+            before: vec![Part::of(&objects::policy(subject, pods, true)), Part::of(&objects::account(subject))],
             ..NamespaceEach.objects(subject)
         }
     }

@@ -9,7 +9,7 @@ use provisioner_core::types::{
 };
 use serde_json::Value;
 
-use super::{Layout, NamespaceEach, Objects, Part, SharedNamespace, Subject};
+use super::{Layout, NamespaceEach, Namespaces, Objects, Part, SharedNamespace, Subject};
 use crate::{
     config::{Beside, IngressConfig, KubernetesConfig, Peer, Toleration},
     home::Home,
@@ -169,6 +169,10 @@ fn another_layout_adds_what_it_wants() {
     #[derive(Debug)]
     struct WithNote;
     impl Layout for WithNote {
+        fn namespaces(&self) -> Namespaces {
+            NamespaceEach.namespaces()
+        }
+
         fn objects(&self, subject: &Subject<'_>) -> Objects {
             let mut objects = NamespaceEach.objects(subject);
             let mut note = objects.before[0].clone();

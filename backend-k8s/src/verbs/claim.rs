@@ -2,11 +2,13 @@
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use provisioner_core::{Error, ErrorKind, Result};
+use serde_json::json;
 
-use super::Work;
+use super::{Work, resource};
 use crate::{
     applied,
-    cache::{Kind, incarnation_of},
+    cache::{HomeDigest, Kind, incarnation_of},
+    client::operation,
     error::Failure,
     names,
     render::{self, Objects, Part},
@@ -76,7 +78,13 @@ impl Work<'_> {
                 spec.resources = found.and_then(|found| found.resources.clone());
             }
         }
-        Some(self.part_of(&claim))
+        let mut part = Part::of(&claim);
+        if let Some(found) = found.filter(|_| self.home.is_shared()) {
+            // Whatever has happened since, it must not be said to belong to a home that is gone: the cluster would remove it.
+            part.body["metadata"]["uid"] = json!(found.metadata.uid);
+            part.body["metadata"]["resourceVersion"] = json!(found.metadata.resource_version);
+        }
+        Some(part)
     }
 
     pub(super) async fn apply_claim(
@@ -85,14 +93,42 @@ impl Work<'_> {
         found: Option<&PersistentVolumeClaim>,
         is_new_making: bool,
     ) -> Result<()> {
+        let there = match found {
+            // A call before may have come to it.
+            None if self.home.is_shared() => {
+                let there = self.calls.get(Some(self.home.namespace()), self.home.claim()).await;
+                there.map_err(|failure| self.calls.reading(failure))?
+            }
+            _ => None,
+        };
+        let found = found.or(there.as_ref());
         let Some(claim) = self.claim(objects, found, is_new_making) else { return Ok(()) };
-        let done = self.calls.apply(&claim.resource, Some(self.home.namespace()), &claim.name, &claim.body).await;
+        let namespace = Some(self.home.namespace());
+        let done = match found {
+            None if self.home.is_shared() => self.calls.create(namespace, &claim).await,
+            _ => self.calls.apply(&claim.resource, namespace, &claim.name, &claim.body).await,
+        };
         let object = done.map_err(|failure| self.claim_refused(failure))?;
         self.note(Kind::Claim, &object);
         Ok(())
     }
 
+    /// Has the claim go with the home, where somebody made it independent.
+    pub(super) async fn own_claim(&self, home: &HomeDigest) -> Result<()> {
+        self.know_home(Some(&home.uid));
+        let Some(owners) = self.owners() else { return Ok(()) };
+        let patch = json!([operation("add", "/metadata/ownerReferences", json!(owners))]);
+        let claim = resource::<PersistentVolumeClaim>();
+        match self.calls.patch(&claim, Some(self.home.namespace()), self.home.claim(), patch).await {
+            Err(failure) if failure.is_not_found() => Ok(()),
+            done => done.map(drop).map_err(|failure| self.written(failure)),
+        }
+    }
+
     pub(super) fn claim_refused(&self, failure: Failure) -> Error {
+        if failure.is_already_there() || (self.home.is_shared() && failure.is_overtaken()) {
+            return self.overtaken();
+        }
         // A class that does not grow volumes refuses that as if rights were missing.
         let cannot_grow = failure.says("can be resized");
         let error = self.calls.writing(failure);

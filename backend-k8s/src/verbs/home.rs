@@ -27,8 +27,7 @@ impl Work<'_> {
         {
             return Ok(());
         }
-        let found = self.calls.home(self.home).await;
-        let Some(found) = found.map_err(|failure| self.calls.reading(failure))? else { return Ok(()) };
+        let Some(found) = self.found_home().await? else { return Ok(()) };
         if found.metadata.deletion_timestamp.is_some() {
             return Ok(());
         }
@@ -60,20 +59,25 @@ impl Work<'_> {
 
     /// Whether a home of our name holds the data of this tenant, by its labels, by what was noted of them, or by its claim.
     async fn is_own(&self, has: &BTreeMap<String, String>, noted: &BTreeMap<String, String>) -> Result<bool> {
-        let tenant = self.subject.target.tenant.digest();
-        let is_tenant = |labels: &BTreeMap<String, String>| labels.get(names::TENANT).map(|found| *found == tenant);
-        let is_data = |labels: &BTreeMap<String, String>| {
-            labels.get(names::DATA).is_some_and(|data| *data == self.subject.target.data.id().as_str())
-        };
-        if (is_data(has) || is_data(noted))
-            && let Some(is_tenant) = is_tenant(noted).or(is_tenant(has))
-        {
-            return Ok(is_tenant);
+        if let Some(is_own) = self.is_tenants(has, noted) {
+            return Ok(is_own);
         }
         let claim = self.calls.get::<PersistentVolumeClaim>(Some(self.home.namespace()), self.home.claim()).await;
         let claim = claim.map_err(|failure| self.calls.reading(failure))?;
-        let labels = claim.and_then(|claim| claim.metadata.labels).unwrap_or_default();
-        Ok(is_data(&labels) && is_tenant(&labels) == Some(true))
+        Ok(claim.is_some_and(|claim| self.is_own_claim(&claim)))
+    }
+
+    fn is_own_claim(&self, claim: &PersistentVolumeClaim) -> bool {
+        let has = claim.metadata.labels.clone().unwrap_or_default();
+        self.is_tenants(&has, &applied::noted_labels(&claim.metadata)) == Some(true)
+    }
+
+    /// Whether labels are those of this data and tenant, as they are or as they were noted. `None`: they do not say.
+    fn is_tenants(&self, has: &BTreeMap<String, String>, noted: &BTreeMap<String, String>) -> Option<bool> {
+        let (tenant, data) = (self.subject.target.tenant.digest(), self.subject.target.data.id().as_str());
+        let is_data = |labels: &BTreeMap<String, String>| labels.get(names::DATA).is_some_and(|found| *found == *data);
+        let is_tenant = |labels: &BTreeMap<String, String>| labels.get(names::TENANT).map(|found| *found == tenant);
+        if is_data(has) || is_data(noted) { is_tenant(noted).or(is_tenant(has)) } else { None }
     }
 
     pub(super) async fn make_home(&self) -> Result<()> {
@@ -88,10 +92,23 @@ impl Work<'_> {
         }
     }
 
-    /// Somebody took the home away and left what belonged to it: what is done next begins with another look. The data must be this
-    /// tenant's.
+    /// Whether somebody took the home away alone, and the making or its data are still there.
+    pub(super) fn is_orphaned(&self, space: &Space) -> bool {
+        let is_left = space.claim.is_some() || space.has_any(self.incarnation());
+        self.home.is_shared() && space.home.is_none() && is_left
+    }
+
+    /// Makes a home again that was taken away alone, for whoever has the data. What is done next begins with another look.
     pub(super) async fn make_home_again(&self) -> Result<()> {
-        if !self.is_own(&BTreeMap::new(), &BTreeMap::new()).await? {
+        let claim = self.calls.get::<PersistentVolumeClaim>(Some(self.home.namespace()), self.home.claim()).await;
+        let claim = claim.map_err(|failure| self.calls.reading(failure))?;
+        // Gone, going, or about to be: it belongs to the home that it had.
+        let stays = |claim: &PersistentVolumeClaim| {
+            claim.metadata.deletion_timestamp.is_none()
+                && claim.metadata.owner_references.iter().flatten().all(|owner| owner.name != self.home.name())
+        };
+        let Some(claim) = claim.filter(stays) else { return Err(self.overtaken()) };
+        if !self.is_own_claim(&claim) {
             return Err(self.conflict("data", "it is another tenant's"));
         }
         self.make_home().await?;
@@ -100,14 +117,15 @@ impl Work<'_> {
 
     /// Somebody made it before: this making, by a call that was cut, or another one.
     pub(super) async fn expect_own_home(&self) -> Result<()> {
-        let found = self.calls.home(self.home).await;
-        let found = found.map_err(|failure| self.calls.reading(failure))?;
+        let found = self.found_home().await?;
         let found = found.as_ref().and_then(HomeDigest::of);
         match found {
             Some(found) if found.is_ending => Err(self.overtaken()),
             Some(found) if found.incarnation == self.incarnation() && found.released.is_none() => {
                 self.know_home(Some(&found.uid));
-                Ok(())
+                // Somebody took away the one that was seen: what is made must belong to this one.
+                let is_known = self.home_uid.get().is_some_and(|known| *known == found.uid);
+                if is_known { Ok(()) } else { Err(self.overtaken()) }
             }
             Some(_) => Err(self.overtaken()),
             None => {
@@ -115,6 +133,11 @@ impl Work<'_> {
                 Err(self.conflict("data", problem))
             }
         }
+    }
+
+    /// What the cluster has under the home's name.
+    pub(super) async fn found_home(&self) -> Result<Option<DynamicObject>> {
+        self.calls.home(self.home).await.map_err(|failure| self.calls.reading(failure))
     }
 
     /// What is made from now on belongs to the home with this uid.
@@ -148,8 +171,7 @@ impl Work<'_> {
     /// Says first that the making is on its way out: what is left half-way is known for that.
     pub(super) async fn release(&self) -> Result<()> {
         let mut patch = vec![operation("test", &path_of("labels", names::INCARNATION), self.incarnation().to_string())];
-        let found = self.calls.home(self.home).await;
-        let found = found.map_err(|failure| self.calls.reading(failure))?;
+        let found = self.found_home().await?;
         if found.is_some_and(|found| found.metadata.annotations.is_none()) {
             patch.push(operation("add", "/metadata/annotations", json!({})));
         }

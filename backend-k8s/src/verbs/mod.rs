@@ -10,7 +10,10 @@ mod set;
 
 use std::sync::OnceLock;
 
-use k8s_openapi::api::core::v1::{Service, ServiceAccount};
+use k8s_openapi::{
+    api::core::v1::{Service, ServiceAccount},
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
+};
 use kube::{
     Resource,
     api::{ApiResource, DynamicObject},
@@ -20,8 +23,7 @@ use provisioner_core::{
     secret::SecretString,
     types::{Generation, Incarnation, VariableName},
 };
-use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub(crate) use self::remove::delete_data;
 use crate::{
@@ -80,6 +82,9 @@ impl Work<'_> {
                 applied::note(part, generation);
             }
         }
+        let owners = self.owners();
+        objects.set.metadata.owner_references.clone_from(&owners);
+        objects.claim.metadata.owner_references = owners;
         let watched = |parts: &[Part]| parts.iter().filter(|part| Kind::of(&part.resource).is_some()).count();
         let parts = watched(&objects.before) + watched(&objects.after);
         let routes = watched(&objects.routes);
@@ -96,18 +101,15 @@ impl Work<'_> {
         objects
     }
 
-    /// Has an object belong to the home, where its namespace does not say that.
-    fn own(&self, part: &mut Part) {
-        if let Some(owners) = self.home_uid.get().and_then(|uid| self.home.owners(uid)) {
-            part.body["metadata"]["ownerReferences"] = owners;
-        }
+    fn owners(&self) -> Option<Vec<OwnerReference>> {
+        self.home_uid.get().and_then(|uid| self.home.owners(uid))
     }
 
-    /// An object of which the kind is known here, as it is sent.
-    fn part_of<K: Resource<DynamicType = ()> + Serialize>(&self, object: &K) -> Part {
-        let mut part = Part::of(object);
-        self.own(&mut part);
-        part
+    /// Has an object belong to the home, where its namespace does not say that.
+    fn own(&self, part: &mut Part) {
+        if let Some(owners) = self.owners() {
+            part.body["metadata"]["ownerReferences"] = json!(owners);
+        }
     }
 
     fn conflict(&self, field: &str, message: impl Into<String>) -> Error {

@@ -61,7 +61,8 @@ impl Work<'_> {
     }
 
     pub(super) async fn apply_environment(&self, secrets: &Secrets) -> Result<()> {
-        let secret = self.part_of(&render::environment(&self.subject, secrets));
+        let mut secret = Part::of(&render::environment(&self.subject, secrets));
+        self.own(&mut secret);
         let done = self.calls.apply(&secret.resource, Some(self.home.namespace()), &secret.name, &secret.body).await;
         done.map(drop).map_err(|failure| self.calls.writing(failure))
     }
@@ -82,12 +83,18 @@ impl Work<'_> {
         done.map_err(|failure| self.calls.writing(failure))
     }
 
+    /// What selects the objects of the making.
+    pub(super) fn of_making(&self) -> String {
+        let (owner, making) = (self.subject.control_plane, self.incarnation());
+        format!("{}={owner},{}={making}", names::CONTROL_PLANE, names::INCARNATION)
+    }
+
     /// Removes the environments of other generations, also those that a call before did not come to.
     pub(super) async fn drop_environments(&self) -> Result<()> {
         let generation = self.subject.target.generation.0;
-        let (making, generations) = (names::INCARNATION, names::GENERATION);
+        let generations = names::GENERATION;
         // Of the secrets of a making, environments alone have a generation.
-        let labels = format!("{making}={},{generations},{generations}!={generation}", self.incarnation());
+        let labels = format!("{},{generations},{generations}!={generation}", self.of_making());
         let done = self.calls.delete_all::<Secret>(self.home.namespace(), &labels).await;
         done.map_err(|failure| self.calls.writing(failure))
     }

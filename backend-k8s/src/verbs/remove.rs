@@ -6,7 +6,10 @@ use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{PersistentVolumeClaim, Pod, Secret},
 };
-use kube::{ResourceExt, api::ApiResource};
+use kube::{
+    ResourceExt,
+    api::{ApiResource, ListParams},
+};
 use provisioner_core::{Effect, ErrorKind, Result, Retry, types::DataDisposition};
 use tokio::time::Instant;
 
@@ -15,7 +18,6 @@ use crate::{
     cache::{Awaited, Cache, HomeDigest, Kind, Space, compare, incarnation_of, is_told},
     client::Calls,
     home::Home,
-    names,
     render::Objects,
 };
 
@@ -30,7 +32,8 @@ impl Work<'_> {
         }
         let Some(home) = &space.home else { return self.remove_remains(&space, data).await };
         if home.is_ending {
-            return remove_claim(&self.calls, self.home).await;
+            let is_whole = home.incarnation == self.incarnation() && data == DataDisposition::Delete;
+            return if is_whole { self.remove_independent(&space).await } else { Ok(()) };
         }
         let is_user = home.incarnation == self.incarnation();
         // Asked at the cluster: what is not seen may be there all the same, without its labels or a moment ahead of its watch.
@@ -38,45 +41,47 @@ impl Work<'_> {
         let is_used = is_to_run || space.pods_of(self.incarnation()).next().is_some();
         let keeps_data = data == DataDisposition::Retain && self.expect_lasting_data(is_used).await?;
         if is_user && !keeps_data && space.sets.iter().all(|set| set.incarnation == self.incarnation()) {
-            if self.home.is_shared() {
-                // What somebody made independent of the home does not go with it.
-                self.release_seen(home).await?;
-                self.remove_making(&space).await?;
-                self.drop_others(&space).await?;
+            if space.claim.as_ref().is_some_and(|claim| claim.is_foreign) {
+                self.own_claim(home).await?;
             }
-            return remove_all(&self.calls, self.cache, self.home, home, &space).await;
+            remove_all(&self.calls, self.cache, self.home, home, &space).await?;
+            return self.remove_independent(&space).await;
         }
-        if is_user {
-            self.release_seen(home).await?;
+        if is_user && home.released.is_none() {
+            self.release().await?;
         }
         self.remove_making(&space).await?;
         if is_user { self.remove_what_came_between().await } else { Ok(()) }
     }
 
-    async fn release_seen(&self, home: &HomeDigest) -> Result<()> {
-        if home.released.is_none() { self.release().await } else { Ok(()) }
+    /// The home is on its way out, and nobody comes back for it. From a namespace everything goes with it; what shares one with
+    /// others may have been made independent.
+    async fn remove_independent(&self, space: &Space) -> Result<()> {
+        if !self.home.is_shared() {
+            return Ok(());
+        }
+        self.remove_making(space).await?;
+        self.drop_others(space).await?;
+        remove_claim(&self.calls, self.home).await
     }
 
-    /// The home is gone. From a namespace everything went with it; what shared one with others may have been made independent.
+    /// The home is gone, or not seen.
     async fn remove_remains(&self, space: &Space, data: DataDisposition) -> Result<()> {
-        if !self.home.is_shared() {
+        if !self.home.is_shared() || self.found_home().await?.is_some() {
             return Ok(());
         }
         if space.has_any(self.incarnation()) {
             self.remove_making(space).await?;
         }
-        match data {
-            DataDisposition::Retain => Ok(()),
-            _ => remove_claim(&self.calls, self.home).await,
-        }
+        let is_used = space.makings().iter().any(|making| *making != self.incarnation());
+        if is_used || data == DataDisposition::Retain { Ok(()) } else { remove_claim(&self.calls, self.home).await }
     }
 
     /// A call of the same moment may have taken the home back, and made again what was being removed, or some of it: what
     /// nobody comes back for would be neither there nor gone.
     async fn remove_what_came_between(&self) -> Result<()> {
         for _ in 0..OVERTAKEN_MAX {
-            let there = self.calls.home(self.home).await;
-            let there = there.map_err(|failure| self.calls.reading(failure))?;
+            let there = self.found_home().await?;
             let taken_back = there.as_ref().and_then(HomeDigest::of).is_some_and(|there| {
                 there.incarnation == self.incarnation() && there.released.is_none() && !there.is_ending
             });
@@ -100,8 +105,7 @@ impl Work<'_> {
         };
         // First what nobody watches, as nobody comes back for it once the rest is gone: the environment, and what another layout
         // may have made.
-        let of_making = format!("{}={}", names::INCARNATION, self.incarnation());
-        let done = self.calls.delete_all::<Secret>(self.home.namespace(), &of_making).await;
+        let done = self.calls.delete_all::<Secret>(self.home.namespace(), &self.of_making()).await;
         done.map_err(|failure| self.calls.writing(failure))?;
         let Objects { before, after, .. } = self.objects();
         let is_last_user = space.home.as_ref().is_some_and(|it| it.incarnation == self.incarnation());
@@ -179,6 +183,21 @@ impl Work<'_> {
     }
 }
 
+/// That nobody uses the data. Asked at the cluster: what lost its labels uses it all the same, and no watch shows it.
+async fn expect_unused(calls: &Calls<'_>, home: &Home) -> Result<()> {
+    let sets = calls.list::<StatefulSet>(home.namespace(), &ListParams::default()).await;
+    let sets = sets.map_err(|failure| calls.reading(failure))?;
+    let Some(set) = sets.iter().find(|set| !home.is_shared() || mounts(set, home.claim())) else { return Ok(()) };
+    let message = format!("the stateful set {} uses it", set.name_any());
+    Err(calls.error(ErrorKind::Conflict).with_field("data").with_message(message))
+}
+
+fn mounts(set: &StatefulSet, claim: &str) -> bool {
+    let pod = set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+    let volumes = pod.into_iter().flat_map(|pod| pod.volumes.iter().flatten());
+    volumes.filter_map(|volume| volume.persistent_volume_claim.as_ref()).any(|it| it.claim_name == claim)
+}
+
 /// Removes a home with all that is in it, as long as nobody else has taken it over.
 async fn remove_all(calls: &Calls<'_>, cache: &Cache, home: &Home, found: &HomeDigest, space: &Space) -> Result<()> {
     let there = calls.home(home).await.map_err(|failure| calls.reading(failure))?;
@@ -192,7 +211,6 @@ async fn remove_all(calls: &Calls<'_>, cache: &Cache, home: &Home, found: &HomeD
     if done.map_err(|failure| calls.writing(failure))? {
         cache.await_written(home, Awaited::HomeGone(found.uid.clone()));
         hasten(calls, home, space).await;
-        remove_claim(calls, home).await?;
     }
     Ok(())
 }
@@ -241,29 +259,26 @@ pub(crate) async fn delete_data(calls: &Calls<'_>, cache: &Cache, home: &Home) -
     let there = calls.home(home).await.map_err(|failure| calls.reading(failure))?;
     match (&space.home, &there) {
         (Some(found), _) if found.is_ending => {}
-        (Some(found), Some(there)) => {
-            // Asked at the cluster: one that lost its labels uses it all the same, and no watch shows it.
-            let sets = calls.list::<StatefulSet>(home.namespace(), &home.contents(&there.metadata)).await;
-            let sets = sets.map_err(|failure| calls.reading(failure))?;
-            if let Some(set) = sets.first() {
-                let message = format!("the stateful set {} uses it", set.name_any());
-                return Err(calls.error(ErrorKind::Conflict).with_field("data").with_message(message));
-            }
+        (Some(found), Some(_)) => {
+            expect_unused(calls, home).await?;
             remove_all(calls, cache, home, found, &space).await?;
+            remove_claim(calls, home).await?;
         }
-        (Some(_), None) => return Err(too_late()),
-        (None, None) => remove_claim(calls, home).await?,
-        // Not seen is not gone.
-        (None, Some(there))
-            if is_told(&calls.cx.control_plane, &there.metadata, home.name()) && HomeDigest::of(there).is_some() =>
-        {
-            return Err(too_late());
-        }
-        (None, Some(_)) => {
+        (None, Some(there)) => {
+            // Not seen is not gone.
+            let is_told = is_told(&calls.cx.control_plane, &there.metadata, home.name());
+            if is_told && HomeDigest::of(there).is_some() {
+                return Err(too_late());
+            }
             let message = format!("the {} {} holds it, and has lost its labels", home.word(), home.name());
             let error = calls.error(ErrorKind::Conflict).with_field("data").with_retry(Retry::Backoff);
             return Err(error.with_message(message));
         }
+        (_, None) if home.is_shared() => {
+            expect_unused(calls, home).await?;
+            remove_claim(calls, home).await?;
+        }
+        (_, None) => {}
     }
     if cache.until_gone(home, deadline).await {
         return Ok(());

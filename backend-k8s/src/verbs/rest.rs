@@ -13,7 +13,7 @@ use crate::{
     cache::{Intended, Kind, SetDigest, Space},
     client::{operation, path_of},
     convert, names,
-    render::Objects,
+    render::{Objects, Part},
 };
 
 impl Work<'_> {
@@ -21,6 +21,9 @@ impl Work<'_> {
         let Some(space) = space else { return Ok(()) };
         if space.home.is_none() {
             self.keep_home(Some(&space), false).await?;
+            if self.is_orphaned(&space) {
+                return self.make_home_again().await;
+            }
         }
         let Some(home) = &space.home else { return Ok(()) };
         self.know_home(Some(&home.uid));
@@ -139,7 +142,7 @@ impl Work<'_> {
         set.spec.get_or_insert_default().replicas = Some(0);
         let annotations = set.metadata.annotations.get_or_insert_default();
         annotations.insert(names::INTENDED.to_owned(), intended.as_str().to_owned());
-        match self.calls.create(Some(self.home.namespace()), &self.part_of(&set)).await {
+        match self.calls.create(Some(self.home.namespace()), &Part::of(&set)).await {
             Ok(object) => {
                 self.note(Kind::Set, &object);
                 Ok(())
@@ -171,13 +174,14 @@ impl Work<'_> {
         annotations.insert(names::INTENDED.to_owned(), Intended::Zero.as_str().to_owned());
         annotations.insert(names::WRITTEN.to_owned(), "0".to_owned());
         let version = meta.resource_version.as_deref().unwrap_or_default();
-        let patch = json!([
+        let mut patch = vec![
             operation("test", "/metadata/resourceVersion", version),
             operation("add", "/metadata/labels", json!(labels)),
             operation("add", "/metadata/annotations", json!(annotations)),
             operation("replace", "/spec/replicas", 0),
-        ]);
-        self.patch_set(patch).await?;
+        ];
+        patch.extend(self.belonging());
+        self.patch_set(Value::Array(patch)).await?;
         Err(self.overtaken().with_message("its stateful set had lost its labels, and has them again"))
     }
 }

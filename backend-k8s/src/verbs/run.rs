@@ -25,11 +25,11 @@ impl Work<'_> {
             left => (None, left),
         };
         let Some(space) = space else {
+            if left.is_some_and(|left| self.is_orphaned(&left)) {
+                return self.make_home_again().await;
+            }
             if !make {
                 return Ok(());
-            }
-            if self.home.is_shared() && left.is_some_and(|left| left.claim.is_some()) {
-                return self.make_home_again().await;
             }
             if existing {
                 return Err(self.data_missing(&format!("its {} is not there", self.home.word())));

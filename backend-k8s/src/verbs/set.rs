@@ -11,7 +11,7 @@ use crate::{
     client::{operation, path_of},
     error::Failure,
     names,
-    render::Objects,
+    render::{Objects, Part},
 };
 
 impl Work<'_> {
@@ -35,7 +35,7 @@ impl Work<'_> {
 
     /// Made, not applied: a call that comes late must not change what a newer one has made meanwhile.
     pub(super) async fn make_set(&self, objects: &Objects) -> Result<()> {
-        match self.calls.create(Some(self.home.namespace()), &self.part_of(&objects.set)).await {
+        match self.calls.create(Some(self.home.namespace()), &Part::of(&objects.set)).await {
             Ok(object) => {
                 self.note(Kind::Set, &object);
                 Ok(())
@@ -68,13 +68,19 @@ impl Work<'_> {
         let edits = found.metadata.generation.unwrap_or_default() + 1;
         body["metadata"]["annotations"][names::WRITTEN] = Value::String(edits.to_string());
         let version = found.metadata.resource_version.as_deref().unwrap_or_default();
-        self.patch_set(json!([
+        let mut patch = vec![
             operation("test", "/metadata/resourceVersion", version),
             operation("add", "/metadata/annotations", body["metadata"]["annotations"].clone()),
             operation("add", "/metadata/labels", body["metadata"]["labels"].clone()),
             operation("replace", "/spec", body["spec"].clone()),
-        ]))
-        .await
+        ];
+        patch.extend(self.belonging());
+        self.patch_set(Value::Array(patch)).await
+    }
+
+    /// Has the set belong to the home again. Only where what was seen of it did not, or nobody knows.
+    pub(super) fn belonging(&self) -> Option<Value> {
+        self.owners().map(|owners| operation("add", "/metadata/ownerReferences", json!(owners)))
     }
 
     /// Replaces whatever is there, unless it is newer. Each time that somebody else was faster, it is newer than it was.

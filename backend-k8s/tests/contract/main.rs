@@ -30,14 +30,25 @@ fn main() -> ExitCode {
         Ok(cluster) => {
             runtime.spawn(cluster.clone().make_volumes());
             let runtime = Arc::new(runtime);
-            let with = |suite: Suite, kind| {
-                suite.with(Kubernetes { kind, cluster: cluster.clone(), runtime: Arc::clone(&runtime) })
+            let of = |kind| Kubernetes { kind, cluster: cluster.clone(), runtime: Arc::clone(&runtime) };
+            let suite = Suite::new().with(of(Rights::Cluster));
+            let suite = match has_all_lives() {
+                true => suite.with(of(Rights::Shared)),
+                false => suite.with_sections(of(Rights::Shared), &WHERE_IT_LIVES, "it is the same in any namespace"),
             };
-            KINDS.into_iter().fold(Suite::new(), with).main()
+            suite.main()
         }
         Err(reason) if test_peers::kubernetes::is_required() => Suite::new().failed("k8s", &reason).main(),
         Err(reason) => KINDS.into_iter().fold(Suite::new(), |suite, kind| suite.without(name(kind), &reason)).main(),
     }
+}
+
+/// The sections of which the rules depend on where data sets live.
+const WHERE_IT_LIVES: [u8; 7] = [2, 3, 4, 5, 6, 7, 8];
+
+/// Each life is one of real pods, and there are hundreds: only then are all of them had.
+fn has_all_lives() -> bool {
+    std::env::var_os("CONTRACT_LIVES").is_some_and(|lives| lives == "all")
 }
 
 /// Each layout is tried with the rights that it needs.
@@ -103,9 +114,11 @@ impl Setup for Kubernetes {
         profile.deadline = Duration::from_secs(300);
         // More than a page of what is listed.
         profile.many = 40;
-        // Each life is one of real pods, and there are hundreds: CONTRACT_LIVES=all has all of them.
-        if std::env::var_os("CONTRACT_LIVES").is_none_or(|lives| lives != "all") {
-            (profile.cuts_apart, profile.pairs_apart) = (24, 5);
+        if !has_all_lives() {
+            (profile.cuts_apart, profile.pairs_apart) = match self.kind {
+                Rights::Cluster => (24, 5),
+                Rights::Shared => (72, 15),
+            };
         }
         profile.slow = Some((with("READY_AFTER_MS", &SLOW.as_millis().to_string()), SLOW));
         profile.broken = Some(with("EXIT_AT_ONCE", "1"));

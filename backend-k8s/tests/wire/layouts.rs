@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use backend_k8s::{
     KubernetesConfig,
-    render::{Layout, NamespaceEach, Objects, Part, Subject},
+    render::{Layout, NamespaceEach, Namespaces, Objects, Part, Subject},
 };
 use kube::api::{ApiResource, GroupVersionKind};
 use provisioner_core::{
@@ -49,6 +49,10 @@ fn part(resource: ApiResource, name: &str, spec: serde_json::Value) -> Part {
 }
 
 impl Layout for GatewayRoutes {
+    fn namespaces(&self) -> Namespaces {
+        NamespaceEach.namespaces()
+    }
+
     fn objects(&self, subject: &Subject<'_>) -> Objects {
         let mut objects = NamespaceEach.objects(subject);
         let name = objects.set.metadata.name.clone().expect("a name");

@@ -9,10 +9,10 @@ use provisioner_core::{
 use serde_json::{Value, json};
 
 use crate::{
-    fixture::{Fixture, cx, target},
+    fixture::{Fixture, cx, cx_after_a_call, target},
     removal::until_absent,
-    repairs::create,
-    server::until,
+    repairs::{create, until_done},
+    server::{Answer, until},
     world::{Key, key},
 };
 
@@ -190,21 +190,7 @@ async fn a_home_that_somebody_took_away_alone_is_made_again_for_who_has_the_data
     let (home, claim) = (only(&fixture, &target, "configmaps"), only(&fixture, &target, "persistentvolumeclaims"));
     let claimed =
         fixture.server.world(|world| world.get(&claim.0, &claim.1, &claim.2).unwrap()["metadata"]["uid"].clone());
-    // As `kubectl delete --cascade=orphan` does.
-    fixture.server.world(|world| {
-        let all: Vec<Key> = world.objects.keys().filter(|key| key.1 == SHARED && **key != home).cloned().collect();
-        world.orphan(&home);
-        for key in all {
-            world.change(&key, |it| drop(it["metadata"].as_object_mut().unwrap().remove("ownerReferences")));
-        }
-    });
-    for _ in 0..500 {
-        let seen = fixture.observe(&target).await;
-        if seen.present().is_some_and(|it| it.reason.as_ref().is_some_and(|it| it.code == "home-missing")) {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    take_home(&fixture, &target).await;
     let data = DataSource::Existing(target.data.id().clone());
     let target = Target { data, ..target };
     create(&fixture, &target).await;
@@ -222,25 +208,141 @@ async fn a_home_that_somebody_took_away_alone_is_made_again_for_who_has_the_data
 }
 
 #[tokio::test]
-async fn an_object_that_was_made_independent_is_taken_back() {
+async fn what_was_made_independent_belongs_to_the_home_again() {
     let fixture = shared().await;
     let target = acme();
     running(&fixture, &target).await;
-    let service = only(&fixture, &target, "services");
+    for plural in ["services", "statefulsets", "persistentvolumeclaims"] {
+        let lost = only(&fixture, &target, plural);
+        disown(&fixture, &lost);
+        until_foreign(&fixture, &target).await;
+        create(&fixture, &target).await;
+        let object = || fixture.server.world(|world| world.get(&lost.0, &lost.1, &lost.2).unwrap().clone());
+        until("it belongs to its home again", || object()["metadata"]["ownerReferences"].is_array()).await;
+        fixture.until(&target, Phase::Running).await;
+        assert_eq!(
+            fixture.observe(&target).await.present().map(|it| it.generation),
+            Some(target.generation),
+            "{plural}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn who_else_something_belongs_to_is_no_change() {
+    let fixture = shared().await;
+    let target = acme();
+    running(&fixture, &target).await;
+    for plural in ["networkpolicies", "statefulsets", "persistentvolumeclaims"] {
+        let also = only(&fixture, &target, plural);
+        let tool = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "tool", "uid": "tool"});
+        fixture.server.world(|world| {
+            world.change(&also, |it| it["metadata"]["ownerReferences"].as_array_mut().unwrap().push(tool));
+        });
+    }
+    // Seen with whatever was changed before it.
+    let last = only(&fixture, &target, "ingresses");
+    fixture.server.world(|world| world.change(&last, |it| it["metadata"]["labels"]["seen"] = json!("yes")));
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert_eq!(fixture.observe(&target).await.present().map(|it| it.generation), Some(target.generation));
+}
+
+#[tokio::test]
+async fn a_removal_that_is_cut_goes_on_and_takes_what_was_made_independent() {
+    let fixture = shared().await;
+    let target = acme();
+    running(&fixture, &target).await;
+    for plural in ["persistentvolumeclaims", "services", "secrets"] {
+        disown(&fixture, &only(&fixture, &target, plural));
+    }
+    until_foreign(&fixture, &target).await;
+    fixture.server.answer("delete", "configmaps", 1, Answer::refusal(500, "InternalError", "a webhook"));
+    fixture.backend.destroy(&cx(), &target, DataDisposition::Delete).await.unwrap_err();
+    // Nothing is told to be gone as long as the data is there.
+    for _ in 0..20 {
+        assert_ne!(fixture.observe(&target).await, Observed::Absent);
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    fixture.server.answer("delete", "secrets", 1, Answer::Cut);
+    fixture.backend.destroy(&cx(), &target, DataDisposition::Delete).await.unwrap_err();
+    fixture.backend.destroy(&cx(), &target, DataDisposition::Delete).await.unwrap();
+    until_absent(&fixture, &target).await;
+    let left: Vec<_> = objects(&fixture, &target).into_iter().map(|(key, _)| key.0).collect();
+    assert_eq!(left, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn data_that_runs_is_not_deleted_whatever_its_labels_say() {
+    let fixture = shared().await;
+    let target = acme();
+    running(&fixture, &target).await;
+    let set = only(&fixture, &target, "statefulsets");
     fixture.server.world(|world| {
-        world.change(&service, |it| drop(it["metadata"].as_object_mut().unwrap().remove("ownerReferences")));
+        world.change(&set, |it| {
+            drop(it["metadata"]["labels"].as_object_mut().unwrap().remove("provisioner.internal/data"))
+        });
     });
+    until_foreign(&fixture, &target).await;
+    let error = fixture.backend.delete_data(&cx(), target.data.id()).await.unwrap_err();
+    assert_eq!((error.kind(), error.field()), (ErrorKind::Conflict, Some("data")));
+    assert_eq!(objects(&fixture, &target).len(), KINDS.len() - 1);
+}
+
+#[tokio::test]
+async fn one_whose_home_was_taken_away_alone_can_be_suspended() {
+    let fixture = shared().await;
+    let target = acme();
+    running(&fixture, &target).await;
+    take_home(&fixture, &target).await;
+    until_done(async || fixture.backend.suspend(&cx_after_a_call(), &target).await).await;
+    fixture.until(&target, Phase::Suspended).await;
+}
+
+#[tokio::test]
+async fn the_namespace_is_part_of_the_identity() {
+    let fixture = shared().await;
+    let shared = fixture.backend.identity(&cx()).await.unwrap();
+    let each = fixture.another_backend().identity(&cx()).await.unwrap();
+    assert_eq!(shared, format!("{each} namespace {SHARED}"));
+}
+
+fn disown(fixture: &Fixture, key: &Key) {
+    fixture.server.world(|world| {
+        world.change(key, |it| drop(it["metadata"].as_object_mut().unwrap().remove("ownerReferences")));
+    });
+}
+
+/// As `kubectl delete --cascade=orphan` does, until it is seen.
+async fn take_home(fixture: &Fixture, target: &Target) {
+    let home = only(fixture, target, "configmaps");
+    fixture.server.world(|world| {
+        let all: Vec<Key> = world.objects.keys().filter(|key| key.1 == SHARED && **key != home).cloned().collect();
+        world.orphan(&home);
+        for key in all {
+            world.change(&key, |it| drop(it["metadata"].as_object_mut().unwrap().remove("ownerReferences")));
+        }
+    });
+    let is_told = |seen: &Observed| {
+        seen.present().is_some_and(|it| it.reason.as_ref().is_some_and(|reason| reason.code == "home-missing"))
+    };
     for _ in 0..500 {
-        if fixture.observe(&target).await.present().is_some_and(|it| it.generation != target.generation) {
-            break;
+        if is_told(&fixture.observe(target).await) {
+            return;
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    create(&fixture, &target).await;
-    let owned = || fixture.server.world(|world| world.get(&service.0, &service.1, &service.2).unwrap().clone());
-    until("it belongs to its home again", || owned()["metadata"]["ownerReferences"].is_array()).await;
-    fixture.until(&target, Phase::Running).await;
-    assert_eq!(fixture.observe(&target).await.present().map(|it| it.generation), Some(target.generation));
+    panic!("it is not told");
+}
+
+/// Waits until what somebody changed is seen.
+async fn until_foreign(fixture: &Fixture, target: &Target) {
+    for _ in 0..500 {
+        if fixture.observe(target).await.present().is_some_and(|it| it.generation != target.generation) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("it is not seen");
 }
 
 #[tokio::test]

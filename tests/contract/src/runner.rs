@@ -50,13 +50,26 @@ impl Suite {
     pub fn with(self, setup: impl Setup) -> Self {
         let setup = Arc::new(setup);
         let name = setup.name();
-        self.rules(&name, move || setup.profile())
+        self.rules(&name, RULES, move || setup.profile())
+    }
+
+    /// The same and this backend, of which the rules of these sections alone are tried: the others are ignored, for this reason.
+    #[must_use]
+    pub fn with_sections(self, setup: impl Setup, sections: &[u8], reason: &str) -> Self {
+        let setup = Arc::new(setup);
+        let name = setup.name();
+        let (tried, left): (Vec<_>, Vec<_>) = RULES.iter().partition(|rule| sections.contains(&rule.section));
+        self.ignored(&name, left, reason).rules(&name, tried, move || setup.profile())
     }
 
     /// The same and a backend of this name that cannot be tried: each rule is ignored, for this reason.
     #[must_use]
-    pub fn without(mut self, name: &str, reason: &str) -> Self {
-        self.trials.extend(RULES.iter().map(|rule| {
+    pub fn without(self, name: &str, reason: &str) -> Self {
+        self.ignored(name, RULES, reason)
+    }
+
+    fn ignored(mut self, name: &str, rules: impl IntoIterator<Item = &'static Rule>, reason: &str) -> Self {
+        self.trials.extend(rules.into_iter().map(|rule| {
             let reason = reason.to_owned();
             Trial::ignorable_test(trial_name(name, rule), move || Ok(Completion::ignored_with(reason)))
         }));
@@ -78,10 +91,10 @@ impl Suite {
         let setup = Arc::new(setup);
         let name = setup.name();
         let own = Arc::clone(&setup);
-        let plain = self.rules(&name, move || own.profile());
+        let plain = self.rules(&name, RULES, move || own.profile());
         LAYERS.iter().fold(plain, |suite, (layer, wrap)| {
             let setup = Arc::clone(&setup);
-            suite.rules(&format!("{name}-{layer}"), move || {
+            suite.rules(&format!("{name}-{layer}"), RULES, move || {
                 let mut profile = setup.profile();
                 profile.backend = wrap(profile.backend);
                 if let Some(reopen) = profile.reopen.take() {
@@ -92,9 +105,14 @@ impl Suite {
         })
     }
 
-    fn rules(mut self, name: &str, profile: impl Fn() -> Profile + Send + Sync + 'static) -> Self {
+    fn rules(
+        mut self,
+        name: &str,
+        rules: impl IntoIterator<Item = &'static Rule>,
+        profile: impl Fn() -> Profile + Send + Sync + 'static,
+    ) -> Self {
         let profile = Arc::new(profile);
-        self.trials.extend(RULES.iter().map(|rule| {
+        self.trials.extend(rules.into_iter().map(|rule| {
             let (profile, failed) = (Arc::clone(&profile), name.to_owned());
             Trial::ignorable_test(trial_name(name, rule), move || {
                 // Dropped here, where what the profile keeps may block.
