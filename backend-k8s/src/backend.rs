@@ -214,6 +214,7 @@ impl KubernetesBackend {
 
     /// Where a making lives: by the watches, or by its data.
     fn home(&self, calls: &Calls<'_>, cache: &Cache, target: &Target) -> Home {
+        // Where both are the same, this one knows its data.
         let said = self.home_of(calls.cx, target.data.id());
         cache.home(target.incarnation).filter(|lives| *lives != said).unwrap_or(said)
     }

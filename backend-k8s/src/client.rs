@@ -146,10 +146,26 @@ impl<'a> Calls<'a> {
         namespace: &str,
         parameters: &ListParams,
     ) -> Result<Vec<K>, Failure> {
-        let resource = ApiResource::erase::<K>(&());
-        let request = builder(&resource, Some(namespace)).list(parameters).map_err(unbuilt)?;
-        let list: ObjectList<K> = self.send(request, || format!("list {}", full_name(&resource))).await?;
-        Ok(list.items)
+        self.pages(&ApiResource::erase::<K>(&()), Some(namespace), parameters).await
+    }
+
+    async fn pages<K: DeserializeOwned + Clone>(
+        &self,
+        resource: &ApiResource,
+        namespace: Option<&str>,
+        parameters: &ListParams,
+    ) -> Result<Vec<K>, Failure> {
+        let mut parameters = parameters.clone().limit(PAGE);
+        let mut items = Vec::new();
+        loop {
+            let request = builder(resource, namespace).list(&parameters).map_err(unbuilt)?;
+            let page: ObjectList<K> = self.send(request, || format!("list {}", full_name(resource))).await?;
+            items.extend(page.items);
+            match page.metadata.continue_.filter(|next| !next.is_empty()) {
+                Some(next) => parameters = parameters.continue_token(&next),
+                None => return Ok(items),
+            }
+        }
     }
 
     /// Removes all objects of a kind in a namespace that have these labels, without reading them.
@@ -172,20 +188,8 @@ impl<'a> Calls<'a> {
 
     /// Reads everything that stands for a data set of the control plane.
     pub(crate) async fn homes(&self, namespaces: &Namespaces) -> Result<Vec<DynamicObject>, Failure> {
-        let resource = namespaces.home_kind();
         let labels = format!("{}={}", names::CONTROL_PLANE, self.cx.control_plane);
-        let mut parameters = ListParams::default().labels(&labels).limit(PAGE);
-        let mut items = Vec::new();
-        loop {
-            let request = builder(&resource, namespaces.shared()).list(&parameters).map_err(unbuilt)?;
-            let page: ObjectList<DynamicObject> =
-                self.send(request, || format!("list {}", full_name(&resource))).await?;
-            items.extend(page.items);
-            match page.metadata.continue_.filter(|next| !next.is_empty()) {
-                Some(next) => parameters = parameters.continue_token(&next),
-                None => return Ok(items),
-            }
-        }
+        self.pages(&namespaces.home_kind(), namespaces.shared(), &ListParams::default().labels(&labels)).await
     }
 
     /// Removes an object, if it is still the one with this uid. `false`: it is not there.

@@ -90,8 +90,7 @@ pub struct IngressConfig {
     /// label each namespace with its name, as `kubernetes.io/metadata.name`.
     pub controller_namespace: BTreeMap<String, String>,
     /// Whether there is TLS, with a certificate in the secret `tls` of each namespace, or in one for each data set where they share
-    /// a namespace, as cert-manager makes it when the
-    /// annotations name an issuer.
+    /// a namespace, as cert-manager makes it when the annotations name an issuer.
     #[serde(default)]
     pub tls: bool,
     /// Annotations of every ingress.

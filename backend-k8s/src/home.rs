@@ -29,6 +29,7 @@ pub(crate) struct Home {
     data: Option<DataId>,
 }
 
+/// By its name alone, whether its data is known or not.
 impl PartialEq for Home {
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name
@@ -50,7 +51,7 @@ impl Home {
     }
 
     /// Whether an object of this kind may be the home's, by its name: of some kinds it has one alone.
-    pub(crate) fn may_have(&self, kind: Kind, name: &str) -> bool {
+    pub(crate) fn could_hold(&self, kind: Kind, name: &str) -> bool {
         match kind {
             Kind::Home => name == self.name,
             Kind::Claim => name == self.claim(),
@@ -110,7 +111,7 @@ impl Home {
 
     /// What tells the objects of the home from others in its namespace: their data, as they are known here or the home itself
     /// names them. `None`: nothing does.
-    pub(crate) fn contents(&self, found: Option<&ObjectMeta>) -> Option<ListParams> {
+    pub(crate) fn selector(&self, found: Option<&ObjectMeta>) -> Option<ListParams> {
         if !self.is_shared() {
             return Some(ListParams::default());
         }

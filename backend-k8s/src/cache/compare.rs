@@ -29,7 +29,7 @@ pub(crate) async fn compare(calls: &Calls<'_>, cache: &Cache, home: &Home) -> Re
         }
         Some(_) => {}
     }
-    let Some(in_home) = home.contents(found.as_ref().map(|found| &found.metadata)) else { return Ok(()) };
+    let Some(in_home) = home.selector(found.as_ref().map(|found| &found.metadata)) else { return Ok(()) };
     let sets = calls.list::<StatefulSet>(home.namespace(), &in_home).await?;
     let told = sets.iter().filter(|set| is_told(&set.metadata));
     let found: Vec<_> = told.filter_map(|set| Some((SetDigest::of(set)?, version_of(&set.metadata)))).collect();

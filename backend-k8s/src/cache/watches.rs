@@ -307,7 +307,7 @@ fn home_of<K: Watched>(state: &State, shared: &Shared, object: &K) -> Option<Str
         Kind::Home => meta.namespace.as_deref() == home.scope(),
         _ => meta.namespace.as_deref() == Some(home.namespace()),
     };
-    (is_there && home.may_have(K::KIND, &object.key())).then(|| home.name().to_owned())
+    (is_there && home.could_hold(K::KIND, &object.key())).then(|| home.name().to_owned())
 }
 
 /// The home of the making that an object is of, where that is known.
@@ -333,7 +333,7 @@ fn homes_with<K: Watched>(state: &State, shared: &Shared, object: &K) -> BTreeSe
         }
     };
     let may_have = |home: &String| {
-        Home::named(&shared.namespaces, home.clone()).may_have(K::KIND, &object.key())
+        Home::named(&shared.namespaces, home.clone()).could_hold(K::KIND, &object.key())
             && state.spaces.get(home).is_some()
     };
     homes.into_iter().filter(may_have).collect()

@@ -63,13 +63,14 @@ pub struct Subject<'a> {
 /// The objects of one instance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Objects {
-    /// The labels and annotations of what stands for the data: of its namespace, or of its config map in a shared one.
+    /// The labels and annotations of what stands for the data: of its namespace, or of its config map in a shared one. Those of
+    /// [`Subject::labels`] must be among the former. Its name is not heeded.
     pub home: ObjectMeta,
     /// What is there before anything runs: bounds, policies, accounts. Applied in this order.
     pub before: Vec<Part>,
-    /// Where the data is.
+    /// Where the data is: called [`Subject::claim`], with [`Subject::labels`].
     pub claim: PersistentVolumeClaim,
-    /// What runs.
+    /// What runs: called [`Subject::name`], with [`Subject::labels`], which its pods have, too. It mounts the claim.
     pub set: StatefulSet,
     /// What leads there inside the cluster.
     pub after: Vec<Part>,
@@ -106,16 +107,19 @@ impl Part {
 
 /// Decides which objects an instance is made of.
 pub trait Layout: fmt::Debug + Send + Sync + 'static {
-    /// Where data sets live: the same at every call, and part of the cell's identity. A layout that wraps another says the same.
+    /// Where data sets live: the same at every call. A layout that wraps another says the same as that. It is part of the cell's
+    /// identity: with another answer the cell is another one, and its instances are not looked for there.
     fn namespaces(&self) -> Namespaces;
 
     /// The objects of an instance. The same for the same subject, whatever is there already.
     ///
-    /// Also asked for what is to be removed and whose spec is forgotten ([`InstanceSpec::forgotten`]): kinds and names are the
-    /// same for every spec of a making then, but for kinds that this crate makes itself, which are watched. Each object gets the
-    /// labels of its making, and only that making removes it: a name may be the same in each, but not for two data sets in
-    /// one namespace. Of kinds that are not watched that
-    /// is read first, so that the control plane needs the right to `get` them, too.
+    /// All of them are in [`Subject::namespace`]. Each gets the labels of its making, and only that making removes it: a name may be
+    /// the same for each making of the data, and in a shared namespace for no other data. Selectors must name the making there, as
+    /// other customers' pods are beside its own. What an object belongs to (`ownerReferences`) is for the crate to say.
+    ///
+    /// Also asked for what is to be removed and whose spec is forgotten ([`InstanceSpec::forgotten`]). Objects of kinds that
+    /// [`NamespaceEach`] makes are watched, and found whatever the spec was; of other kinds no name may depend on the spec. Those
+    /// are read before they are removed, so that the control plane needs the right to `get` them, too.
     ///
     /// [`InstanceSpec::forgotten`]: provisioner_core::types::InstanceSpec::forgotten
     fn objects(&self, subject: &Subject<'_>) -> Objects;

@@ -113,16 +113,23 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Has the claim go with the home, where somebody made it independent.
-    pub(super) async fn own_claim(&self, home: &HomeDigest) -> Result<()> {
+    /// Has the claim go with the home, where somebody made it independent. Nothing is written unless the home is the one that was seen.
+    pub(super) async fn attach_claim(&self, home: &HomeDigest) -> Result<()> {
+        let claim = self.calls.get::<PersistentVolumeClaim>(Some(self.home.namespace()), self.home.claim()).await;
+        let Some(claim) = claim.map_err(|failure| self.calls.reading(failure))? else { return Ok(()) };
         self.know_home(Some(&home.uid));
-        let Some(owners) = self.owners() else { return Ok(()) };
-        let patch = json!([operation("add", "/metadata/ownerReferences", json!(owners))]);
-        let claim = resource::<PersistentVolumeClaim>();
-        match self.calls.patch(&claim, Some(self.home.namespace()), self.home.claim(), patch).await {
-            Err(failure) if failure.is_not_found() => Ok(()),
-            done => done.map(drop).map_err(|failure| self.written(failure)),
-        }
+        let there = self.found_home().await?;
+        let is_known = there.is_some_and(|there| {
+            there.metadata.uid.as_deref() == Some(&*home.uid) && there.metadata.deletion_timestamp.is_none()
+        });
+        let Some(owners) = self.owner_references().filter(|_| is_known) else { return Err(self.overtaken()) };
+        let patch = json!([
+            operation("test", "/metadata/resourceVersion", claim.metadata.resource_version.unwrap_or_default()),
+            operation("add", "/metadata/ownerReferences", json!(owners)),
+        ]);
+        let kind = resource::<PersistentVolumeClaim>();
+        let done = self.calls.patch(&kind, Some(self.home.namespace()), self.home.claim(), patch).await;
+        done.map(drop).map_err(|failure| self.written(failure))
     }
 
     pub(super) fn claim_refused(&self, failure: Failure) -> Error {

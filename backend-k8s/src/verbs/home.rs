@@ -13,6 +13,7 @@ use crate::{
     cache::{HomeDigest, Kind, Space},
     client::{operation, path_of},
     error::Failure,
+    home::Home,
     names,
 };
 
@@ -92,24 +93,36 @@ impl Work<'_> {
         }
     }
 
-    /// Whether somebody took the home away alone, and the making or its data are still there.
-    pub(super) fn is_orphaned(&self, space: &Space) -> bool {
-        let is_left = space.claim.is_some() || space.has_any(self.incarnation());
+    /// Whether somebody took the home away alone, and the making is still there, or for one that is to be made the data.
+    pub(super) fn is_orphaned(&self, space: &Space, make: bool) -> bool {
+        let is_left = space.has_any(self.incarnation()) || (make && space.claim.is_some());
         self.home.is_shared() && space.home.is_none() && is_left
     }
 
     /// Makes a home again that was taken away alone, for whoever has the data. What is done next begins with another look.
-    pub(super) async fn make_home_again(&self) -> Result<()> {
+    pub(super) async fn make_home_again(&self, left: &Space) -> Result<()> {
+        if self.found_home().await?.is_some_and(|found| found.metadata.deletion_timestamp.is_none()) {
+            self.expect_own_home().await?;
+            return Err(self.overtaken());
+        }
+        let makings = left.sets.iter().map(|set| set.incarnation).chain(left.pods.iter().map(|pod| pod.incarnation));
+        if makings.into_iter().any(|making| making != self.incarnation()) {
+            return Err(self
+                .overtaken()
+                .with_message("what stands for the data is gone, and another making still ends"));
+        }
         let claim = self.calls.get::<PersistentVolumeClaim>(Some(self.home.namespace()), self.home.claim()).await;
-        let claim = claim.map_err(|failure| self.calls.reading(failure))?;
-        // Gone, going, or about to be: it belongs to the home that it had.
-        let stays = |claim: &PersistentVolumeClaim| {
-            claim.metadata.deletion_timestamp.is_none()
-                && claim.metadata.owner_references.iter().flatten().all(|owner| owner.name != self.home.name())
-        };
-        let Some(claim) = claim.filter(stays) else { return Err(self.overtaken()) };
-        if !self.is_own_claim(&claim) {
-            return Err(self.conflict("data", "it is another tenant's"));
+        match claim.map_err(|failure| self.calls.reading(failure))? {
+            None if left.set_of(self.incarnation()).is_some() || self.wants_existing() => {
+                return Err(self.data_missing("its claim is not there"));
+            }
+            None => {}
+            // On its way out, or about to be: it belongs to the home that it had.
+            Some(claim) if claim.metadata.deletion_timestamp.is_some() || belongs_to(&claim, self.home) => {
+                return Err(self.overtaken());
+            }
+            Some(claim) if !self.is_own_claim(&claim) => return Err(self.conflict("data", "it is another tenant's")),
+            Some(_) => {}
         }
         self.make_home().await?;
         Err(self.overtaken().with_message(format!("its {} was gone, and is there again", self.home.word())))
@@ -182,4 +195,8 @@ impl Work<'_> {
         self.note(Kind::Home, &object);
         Ok(())
     }
+}
+
+fn belongs_to(claim: &PersistentVolumeClaim, home: &Home) -> bool {
+    claim.metadata.owner_references.iter().flatten().any(|owner| owner.name == home.name())
 }

@@ -47,7 +47,7 @@ pub(crate) struct Work<'a> {
     pub(crate) calls: Calls<'a>,
     pub(crate) cache: &'a Cache,
     pub(crate) home: &'a Home,
-    /// The uid of the home, once it is known.
+    /// The uid of the home, once it is known. Before that nothing is rendered as belonging to it, and nothing may be written.
     pub(crate) home_uid: OnceLock<Box<str>>,
     pub(crate) subject: Subject<'a>,
     pub(crate) layout: &'a dyn Layout,
@@ -77,12 +77,12 @@ impl Work<'_> {
             for (key, value) in &labels {
                 part.body["metadata"]["labels"][key] = Value::String(value.clone());
             }
-            self.own(part);
+            self.attach(part);
             if Kind::of(&part.resource).is_some() {
                 applied::note(part, generation);
             }
         }
-        let owners = self.owners();
+        let owners = self.owner_references();
         objects.set.metadata.owner_references.clone_from(&owners);
         objects.claim.metadata.owner_references = owners;
         let watched = |parts: &[Part]| parts.iter().filter(|part| Kind::of(&part.resource).is_some()).count();
@@ -101,13 +101,13 @@ impl Work<'_> {
         objects
     }
 
-    fn owners(&self) -> Option<Vec<OwnerReference>> {
+    fn owner_references(&self) -> Option<Vec<OwnerReference>> {
         self.home_uid.get().and_then(|uid| self.home.owners(uid))
     }
 
     /// Has an object belong to the home, where its namespace does not say that.
-    fn own(&self, part: &mut Part) {
-        if let Some(owners) = self.owners() {
+    fn attach(&self, part: &mut Part) {
+        if let Some(owners) = self.owner_references() {
             part.body["metadata"]["ownerReferences"] = json!(owners);
         }
     }

@@ -62,7 +62,7 @@ impl Work<'_> {
 
     pub(super) async fn apply_environment(&self, secrets: &Secrets) -> Result<()> {
         let mut secret = Part::of(&render::environment(&self.subject, secrets));
-        self.own(&mut secret);
+        self.attach(&mut secret);
         let done = self.calls.apply(&secret.resource, Some(self.home.namespace()), &secret.name, &secret.body).await;
         done.map(drop).map_err(|failure| self.calls.writing(failure))
     }

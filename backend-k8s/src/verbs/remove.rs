@@ -41,8 +41,11 @@ impl Work<'_> {
         let is_used = is_to_run || space.pods_of(self.incarnation()).next().is_some();
         let keeps_data = data == DataDisposition::Retain && self.expect_lasting_data(is_used).await?;
         if is_user && !keeps_data && space.sets.iter().all(|set| set.incarnation == self.incarnation()) {
-            if space.claim.as_ref().is_some_and(|claim| claim.is_foreign) {
-                self.own_claim(home).await?;
+            if self.home.is_shared() {
+                if space.claim.as_ref().is_some_and(|claim| claim.is_foreign) {
+                    self.attach_claim(home).await?;
+                }
+                self.remove_unwatched(&space).await?;
             }
             remove_all(&self.calls, self.cache, self.home, home, &space).await?;
             return self.remove_independent(&space).await;
@@ -73,8 +76,14 @@ impl Work<'_> {
         if space.has_any(self.incarnation()) {
             self.remove_making(space).await?;
         }
-        let is_used = space.makings().iter().any(|making| *making != self.incarnation());
-        if is_used || data == DataDisposition::Retain { Ok(()) } else { remove_claim(&self.calls, self.home).await }
+        let claim = self.calls.get::<PersistentVolumeClaim>(Some(self.home.namespace()), self.home.claim()).await;
+        let claim = claim.map_err(|failure| self.calls.reading(failure))?;
+        let is_own = |claim: &PersistentVolumeClaim| incarnation_of(&claim.metadata) == Some(self.incarnation());
+        let Some(claim) = claim.filter(|claim| data == DataDisposition::Delete && is_own(claim)) else { return Ok(()) };
+        let kind = resource::<PersistentVolumeClaim>();
+        let (namespace, name) = (Some(self.home.namespace()), self.home.claim());
+        let done = self.calls.delete_as_seen(&kind, namespace, name, &claim.metadata).await;
+        done.map(drop).map_err(|failure| self.written(failure))
     }
 
     /// A call of the same moment may have taken the home back, and made again what was being removed, or some of it: what
@@ -99,32 +108,10 @@ impl Work<'_> {
 
     /// Everything but home and claim.
     pub(super) async fn remove_making(&self, space: &Space) -> Result<()> {
-        let remove = async |resource: &ApiResource, name: &str| {
-            let done = self.calls.delete(resource, Some(self.home.namespace()), name, None).await;
-            done.map_err(|failure| self.calls.writing(failure))
-        };
-        // First what nobody watches, as nobody comes back for it once the rest is gone: the environment, and what another layout
-        // may have made.
-        let done = self.calls.delete_all::<Secret>(self.home.namespace(), &self.of_making()).await;
-        done.map_err(|failure| self.calls.writing(failure))?;
+        let remove = async |resource: &ApiResource, name: &str| self.remove(resource, name).await;
+        // First, as nobody comes back for it once the rest is gone.
+        self.remove_unwatched(space).await?;
         let Objects { before, after, .. } = self.objects();
-        let is_last_user = space.home.as_ref().is_some_and(|it| it.incarnation == self.incarnation());
-        for part in before.iter().chain(&after).filter(|part| Kind::of(&part.resource).is_none()) {
-            self.remove_own(&part.resource, &part.name, is_last_user).await?;
-        }
-        for (resource, name) in self.layout.routes(self.subject.control_plane, self.subject.target) {
-            match Kind::of(&resource).map(|kind| space.maker_of(kind, &name)) {
-                Some(maker) if maker.is_none_or(|maker| maker == self.incarnation()) => {
-                    remove(&resource, &name).await?;
-                }
-                Some(_) => {}
-                None => self.remove_own(&resource, &name, is_last_user).await?,
-            }
-        }
-        if is_last_user && self.subject.config.ingress.as_ref().is_some_and(|ingress| ingress.tls) {
-            // Made for a route, by whoever issues certificates.
-            remove(&resource::<Secret>(), &self.home.certificate()).await?;
-        }
         match space.set_of(self.incarnation()) {
             Some(set) if set.is_ending => {}
             Some(set) => {
@@ -148,6 +135,37 @@ impl Work<'_> {
             }
         }
         remove(&resource::<Pod>(), &format!("{}-0", self.name())).await?;
+        Ok(())
+    }
+
+    async fn remove(&self, resource: &ApiResource, name: &str) -> Result<bool> {
+        let done = self.calls.delete(resource, Some(self.home.namespace()), name, None).await;
+        done.map_err(|failure| self.calls.writing(failure))
+    }
+
+    /// What nobody watches: environments, and what another layout may have made. With the routes, for which a certificate may have
+    /// been issued.
+    async fn remove_unwatched(&self, space: &Space) -> Result<()> {
+        let done = self.calls.delete_all::<Secret>(self.home.namespace(), &self.of_making()).await;
+        done.map_err(|failure| self.calls.writing(failure))?;
+        let Objects { before, after, .. } = self.objects();
+        let is_last_user = space.home.as_ref().is_some_and(|it| it.incarnation == self.incarnation());
+        for part in before.iter().chain(&after).filter(|part| Kind::of(&part.resource).is_none()) {
+            self.remove_own(&part.resource, &part.name, is_last_user).await?;
+        }
+        for (resource, name) in self.layout.routes(self.subject.control_plane, self.subject.target) {
+            match Kind::of(&resource).map(|kind| space.maker_of(kind, &name)) {
+                Some(maker) if maker.is_none_or(|maker| maker == self.incarnation()) => {
+                    self.remove(&resource, &name).await?;
+                }
+                Some(_) => {}
+                None => self.remove_own(&resource, &name, is_last_user).await?,
+            }
+        }
+        if is_last_user && self.subject.config.ingress.as_ref().is_some_and(|ingress| ingress.tls) {
+            // Made for a route, by whoever issues certificates.
+            self.remove(&resource::<Secret>(), &self.home.certificate()).await?;
+        }
         Ok(())
     }
 

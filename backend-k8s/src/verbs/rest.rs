@@ -21,8 +21,8 @@ impl Work<'_> {
         let Some(space) = space else { return Ok(()) };
         if space.home.is_none() {
             self.keep_home(Some(&space), false).await?;
-            if self.is_orphaned(&space) {
-                return self.make_home_again().await;
+            if self.is_orphaned(&space, false) {
+                return self.make_home_again(&space).await;
             }
         }
         let Some(home) = &space.home else { return Ok(()) };
@@ -180,7 +180,7 @@ impl Work<'_> {
             operation("add", "/metadata/annotations", json!(annotations)),
             operation("replace", "/spec/replicas", 0),
         ];
-        patch.extend(self.belonging());
+        patch.extend(self.attachment());
         self.patch_set(Value::Array(patch)).await?;
         Err(self.overtaken().with_message("its stateful set had lost its labels, and has them again"))
     }

@@ -18,15 +18,15 @@ use crate::{
 impl Work<'_> {
     /// `create`, and `resume` without the making.
     pub(crate) async fn run(&self, space: Option<Space>, make: bool) -> Result<()> {
-        let existing = matches!(self.subject.target.data, DataSource::Existing(_));
+        let existing = self.wants_existing();
         self.keep_home(space.as_ref(), existing).await?;
         let (space, left) = match space {
             Some(space) if space.home.is_some() => (Some(space), None),
             left => (None, left),
         };
         let Some(space) = space else {
-            if left.is_some_and(|left| self.is_orphaned(&left)) {
-                return self.make_home_again().await;
+            if let Some(left) = left.filter(|left| self.is_orphaned(left, make)) {
+                return self.make_home_again(&left).await;
             }
             if !make {
                 return Ok(());
@@ -81,15 +81,23 @@ impl Work<'_> {
         if !is_user {
             self.take_over(home).await?;
         }
+        if set.is_none() || (self.home.is_shared() && !is_up_to_date) {
+            // Read after the claim: what is written now must not belong to a home that is gone, with which it would go.
+            self.expect_own_home().await?;
+        }
         if set.is_none() {
             // Also what a taking over that was cut did not come to.
-            self.expect_own_home().await?;
             self.drop_others(&space).await?;
         }
         match set {
             Some(set) if is_up_to_date => self.wake(set, &space, &objects, &secrets).await,
             set => self.converge(set, claim.as_ref(), Some(&space), &objects, &secrets).await,
         }
+    }
+
+    /// Whether it is to run on data that are there.
+    pub(super) fn wants_existing(&self) -> bool {
+        matches!(self.subject.target.data, DataSource::Existing(_))
     }
 
     /// Resolved before anything is written: without them nothing is made.

@@ -74,13 +74,13 @@ impl Work<'_> {
             operation("add", "/metadata/labels", body["metadata"]["labels"].clone()),
             operation("replace", "/spec", body["spec"].clone()),
         ];
-        patch.extend(self.belonging());
+        patch.extend(self.attachment());
         self.patch_set(Value::Array(patch)).await
     }
 
     /// Has the set belong to the home again. Only where what was seen of it did not, or nobody knows.
-    pub(super) fn belonging(&self) -> Option<Value> {
-        self.owners().map(|owners| operation("add", "/metadata/ownerReferences", json!(owners)))
+    pub(super) fn attachment(&self) -> Option<Value> {
+        self.owner_references().map(|owners| operation("add", "/metadata/ownerReferences", json!(owners)))
     }
 
     /// Replaces whatever is there, unless it is newer. Each time that somebody else was faster, it is newer than it was.

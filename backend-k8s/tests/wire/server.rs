@@ -357,6 +357,8 @@ fn act(world: &mut World, asked: &Asked, body: &Value) -> Result<Value, Refusal>
             Ok(json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
         }
         _ => {
+            // With another policy it would not stay until all that belongs to it is gone.
+            assert!(plural != "configmaps" || body["propagationPolicy"] == "Foreground", "{body}");
             let wanted = &body["preconditions"];
             world.expect_version(&key, wanted["resourceVersion"].as_str())?;
             world.delete(&key, wanted["uid"].as_str())?;

@@ -3,7 +3,7 @@
 use backend_k8s::{IngressConfig, KubernetesConfig, render::SharedNamespace};
 use futures::StreamExt;
 use provisioner_core::{
-    ErrorKind, Provisioner,
+    ErrorKind, Provisioner, Retry,
     types::{DataDisposition, DataId, DataSource, Incarnation, InstanceId, Observed, OwnedKind, Phase, Target},
 };
 use serde_json::{Value, json};
@@ -197,11 +197,10 @@ async fn a_home_that_somebody_took_away_alone_is_made_again_for_who_has_the_data
     fixture.until(&target, Phase::Running).await;
     let found = fixture.server.world(|world| world.get(&claim.0, &claim.1, &claim.2).unwrap().clone());
     assert_eq!(found["metadata"]["uid"], claimed);
-    // Small objects belong to the new one again. What is not goes all the same.
-    let policy = only(&fixture, &target, "networkpolicies");
-    let policy = fixture.server.world(|world| world.get(&policy.0, &policy.1, &policy.2).unwrap().clone());
     let home = fixture.server.world(|world| world.get(&home.0, &home.1, &home.2).unwrap()["metadata"]["uid"].clone());
-    assert_eq!(policy["metadata"]["ownerReferences"][0]["uid"], home);
+    for (key, object) in objects(&fixture, &target).iter().filter(|(key, _)| key.0 != "configmaps") {
+        assert_eq!(object["metadata"]["ownerReferences"][0]["uid"], home, "{key:?}");
+    }
     fixture.backend.destroy(&cx(), &target, DataDisposition::Delete).await.unwrap();
     until_absent(&fixture, &target).await;
     assert_eq!(objects(&fixture, &target), []);
@@ -231,44 +230,103 @@ async fn what_was_made_independent_belongs_to_the_home_again() {
 #[tokio::test]
 async fn who_else_something_belongs_to_is_no_change() {
     let fixture = shared().await;
-    let target = acme();
-    running(&fixture, &target).await;
+    let (acme, other) = (acme(), other());
+    running(&fixture, &acme).await;
     for plural in ["networkpolicies", "statefulsets", "persistentvolumeclaims"] {
-        let also = only(&fixture, &target, plural);
+        running(&fixture, &other).await;
+        let also = only(&fixture, &acme, plural);
         let tool = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "tool", "uid": "tool"});
         fixture.server.world(|world| {
             world.change(&also, |it| it["metadata"]["ownerReferences"].as_array_mut().unwrap().push(tool));
         });
+        // The same watch tells of this one afterwards.
+        disown(&fixture, &only(&fixture, &other, plural));
+        until_foreign(&fixture, &other).await;
+        assert_eq!(fixture.observe(&acme).await.present().map(|it| it.generation), Some(acme.generation), "{plural}");
+        create(&fixture, &other).await;
     }
-    // Seen with whatever was changed before it.
-    let last = only(&fixture, &target, "ingresses");
-    fixture.server.world(|world| world.change(&last, |it| it["metadata"]["labels"]["seen"] = json!("yes")));
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-    assert_eq!(fixture.observe(&target).await.present().map(|it| it.generation), Some(target.generation));
 }
 
 #[tokio::test]
-async fn a_removal_that_is_cut_goes_on_and_takes_what_was_made_independent() {
+async fn a_removal_that_is_cut_goes_on_and_leaves_nothing() {
     let fixture = shared().await;
     let target = acme();
     running(&fixture, &target).await;
-    for plural in ["persistentvolumeclaims", "services", "secrets"] {
+    for plural in ["persistentvolumeclaims", "secrets"] {
         disown(&fixture, &only(&fixture, &target, plural));
     }
     until_foreign(&fixture, &target).await;
     fixture.server.answer("delete", "configmaps", 1, Answer::refusal(500, "InternalError", "a webhook"));
     fixture.backend.destroy(&cx(), &target, DataDisposition::Delete).await.unwrap_err();
-    // Nothing is told to be gone as long as the data is there.
-    for _ in 0..20 {
-        assert_ne!(fixture.observe(&target).await, Observed::Absent);
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
-    fixture.server.answer("delete", "secrets", 1, Answer::Cut);
+    assert_ne!(fixture.observe(&target).await, Observed::Absent);
+    // The next one is cut as soon as the home is gone: nobody has to come back for what nobody sees, or for the data.
+    fixture.server.answer("delete", "statefulsets", 1, Answer::Cut);
     fixture.backend.destroy(&cx(), &target, DataDisposition::Delete).await.unwrap_err();
-    fixture.backend.destroy(&cx(), &target, DataDisposition::Delete).await.unwrap();
     until_absent(&fixture, &target).await;
     let left: Vec<_> = objects(&fixture, &target).into_iter().map(|(key, _)| key.0).collect();
     assert_eq!(left, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_was_made_independent_is_removed_when_its_home_is_gone() {
+    let fixture = shared().await;
+    let target = acme();
+    running(&fixture, &target).await;
+    take_home(&fixture, &target).await;
+    // Of a making that never had the data, and never made anything.
+    let (incarnation, data) = (Incarnation::new(2, 8), DataSource::Existing(target.data.id().clone()));
+    let heir = Target { incarnation, data, ..target.clone() };
+    fixture.backend.destroy(&cx(), &heir, DataDisposition::Delete).await.unwrap();
+    assert_eq!(objects(&fixture, &target).len(), KINDS.len() - 1);
+    fixture.backend.resume(&cx(), &heir).await.unwrap();
+    assert_eq!(objects(&fixture, &target).len(), KINDS.len() - 1, "what is absent is made by nobody but create");
+    fixture.backend.destroy(&cx(), &target, DataDisposition::Delete).await.unwrap();
+    until_absent(&fixture, &target).await;
+    assert_eq!(objects(&fixture, &target), []);
+}
+
+#[tokio::test]
+async fn data_goes_with_a_home_that_somebody_deleted() {
+    let fixture = shared().await;
+    let target = acme();
+    running(&fixture, &target).await;
+    let home = only(&fixture, &target, "configmaps");
+    fixture.server.world(|world| world.delete(&home, None).unwrap());
+    until_absent(&fixture, &target).await;
+    let data = DataSource::Existing(target.data.id().clone());
+    let error = fixture.backend.create(&cx(), &Target { data, ..target.clone() }).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DataMissing);
+    assert_eq!(objects(&fixture, &target), []);
+}
+
+#[tokio::test]
+async fn a_home_is_not_made_again_for_another_tenant() {
+    let fixture = shared().await;
+    let target = acme();
+    running(&fixture, &target).await;
+    fixture.backend.destroy(&cx(), &target, DataDisposition::Retain).await.unwrap();
+    until_absent(&fixture, &target).await;
+    let (home, claim) = (only(&fixture, &target, "configmaps"), only(&fixture, &target, "persistentvolumeclaims"));
+    disown(&fixture, &claim);
+    fixture.server.world(|world| world.orphan(&home));
+    let thief = Target {
+        tenant: "somebody-else".parse().unwrap(),
+        incarnation: Incarnation::new(2, 8),
+        data: DataSource::Existing(target.data.id().clone()),
+        ..target.clone()
+    };
+    let mut refused = None;
+    for _ in 0..100 {
+        let error = fixture.backend.create(&cx_after_a_call(), &thief).await.unwrap_err();
+        if error.retry() == Retry::Never {
+            refused = Some(error);
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let refused = refused.expect("it is refused for good");
+    assert!(refused.to_string().contains("another tenant"), "{refused}");
+    assert_eq!(objects(&fixture, &target).len(), 1);
 }
 
 #[tokio::test]
@@ -317,10 +375,10 @@ async fn take_home(fixture: &Fixture, target: &Target) {
     let home = only(fixture, target, "configmaps");
     fixture.server.world(|world| {
         let all: Vec<Key> = world.objects.keys().filter(|key| key.1 == SHARED && **key != home).cloned().collect();
-        world.orphan(&home);
         for key in all {
             world.change(&key, |it| drop(it["metadata"].as_object_mut().unwrap().remove("ownerReferences")));
         }
+        world.orphan(&home);
     });
     let is_told = |seen: &Observed| {
         seen.present().is_some_and(|it| it.reason.as_ref().is_some_and(|reason| reason.code == "home-missing"))

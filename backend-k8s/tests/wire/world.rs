@@ -83,6 +83,9 @@ impl World {
     pub(crate) fn apply(&mut self, key: &Key, object: Value) -> Result<Value, Refusal> {
         let version = &object["metadata"]["resourceVersion"];
         match self.objects.get(key) {
+            None if object["metadata"]["uid"].is_string() => {
+                Err((409, "Conflict", "uid mismatch: no existing object was found".to_owned()))
+            }
             // As most kinds do, also where a version was named.
             None => self.create(key, object),
             Some(before) if version.is_string() && *version != before["metadata"]["resourceVersion"] => {
@@ -133,18 +136,13 @@ impl World {
         Ok(())
     }
 
-    /// As the cluster's own collector does it: what belongs to an object goes with it.
+    /// As the cluster's own collector does it: what belongs to an object goes with it, unless it belongs to another one, too.
     fn take_with_all(&mut self, key: &Key) {
-        let Some(object) = self.objects.get(key) else { return };
-        let uid = object["metadata"]["uid"].clone();
+        if !self.objects.contains_key(key) {
+            return;
+        }
         self.take(key);
-        let belongs = |object: &Value| {
-            object["metadata"]["ownerReferences"]
-                .as_array()
-                .is_some_and(|owners| owners.iter().any(|it| it["uid"] == uid))
-        };
-        let mut left: Vec<Key> =
-            self.objects.iter().filter(|(_, object)| belongs(object)).map(|(key, _)| key.clone()).collect();
+        let mut left = self.disowned();
         match key.0.as_str() {
             "namespaces" => left.extend(self.objects.keys().filter(|(_, home, _)| *home == key.2).cloned()),
             "statefulsets" => left.push(pod_of(key)),
@@ -154,6 +152,15 @@ impl World {
         for key in left {
             self.take_with_all(&key);
         }
+    }
+
+    /// What belongs to nothing that is there any more.
+    fn disowned(&self) -> Vec<Key> {
+        let lives = |owner: &Value| self.objects.values().any(|object| object["metadata"]["uid"] == owner["uid"]);
+        let is_left = |object: &Value| {
+            object["metadata"]["ownerReferences"].as_array().is_some_and(|owners| !owners.iter().any(lives))
+        };
+        self.objects.iter().filter(|(_, object)| is_left(object)).map(|(key, _)| key.clone()).collect()
     }
 
     /// Takes an object away, and leaves what belongs to it.
@@ -224,6 +231,9 @@ impl World {
 
     /// What the controllers, the scheduler and the kubelet would do by and by.
     fn control(&mut self) {
+        for key in self.disowned() {
+            self.take_with_all(&key);
+        }
         let claims = self.objects.keys().filter(|key| key.0 == "persistentvolumeclaims").cloned();
         for claim in claims.collect::<Vec<_>>() {
             let mut object = self.objects[&claim].clone();
