@@ -47,8 +47,8 @@ const SLO_SAMPLES: usize = 10_000;
 /// [`Conflict`](ErrorKind::Conflict) for what contradicts the instance's state or the expected revision,
 /// [`InvalidSpec`](ErrorKind::InvalidSpec) naming the field, [`CellMissing`](ErrorKind::CellMissing) when the instance's
 /// cell is not configured, and [`StoreFull`](ErrorKind::StoreFull) when the store has no room: then nothing was accepted.
-/// [`Unavailable`](ErrorKind::Unavailable) when the store failed or did not answer: with the effect `None` nothing was accepted; with
-/// `Unknown` the request may have been accepted all the same, and asking again with the same key tells.
+/// [`Unavailable`](ErrorKind::Unavailable) when the store failed or did not answer: with the effect `None` nothing was accepted by this
+/// call; with `Unknown` the request may have been accepted all the same, and asking again with the same key tells.
 ///
 /// # Cancellation
 /// A verb whose future is dropped was accepted or was not; with an idempotency key, asking again tells.
@@ -178,7 +178,7 @@ impl ControlPlane {
     /// taken up, is decided in the transaction.
     async fn must_exist(&self, data: Option<&DataId>) -> Result<bool> {
         let Some(id) = data else { return Ok(false) };
-        let row = self.engine.store.data_set(id).await.map_err(|error| error.into_error("create"))?;
+        let row = self.engine.store.data_set(id).await.map_err(|error| error.read_error("create"))?;
         Ok(row.is_none_or(|row| row.state != DataState::Unseen))
     }
 
@@ -189,7 +189,7 @@ impl ControlPlane {
     async fn ask_as(&self, id: &InstanceId, ask: Ask, request: Request, origin: Origin) -> Result<OperationHandle> {
         let verb = ask.verb().as_str();
         let engine = &self.engine;
-        let read = |error: StoreError| error.into_error(verb).with_instance(id);
+        let read = |error: StoreError| error.read_error(verb).with_instance(id);
         for _ in 0..TRIES {
             if let Some(used) = self.operation_of(&request, verb, &origin).await? {
                 return self.repeated(used, &ask.fingerprint(id));
@@ -273,7 +273,7 @@ impl ControlPlane {
     /// The operation that a request's key belongs to, while it is kept. The request of the inbox that is being judged has its own.
     async fn operation_of(&self, request: &Request, verb: &'static str, origin: &Origin) -> Result<Option<Operation>> {
         let Some(key) = &request.key else { return Ok(None) };
-        let used = self.engine.store.operation_of_key(key).await.map_err(|error| error.into_error(verb))?;
+        let used = self.engine.store.operation_of_key(key).await.map_err(|error| error.read_error(verb))?;
         let now = self.engine.now();
         let of_another = |used: &Operation| Some(&used.id) != origin.operation.as_ref();
         Ok(used.filter(|used| of_another(used) && now.since(used.accepted_at) < crate::store::KEY_KEPT))
@@ -296,7 +296,7 @@ impl ControlPlane {
 
     /// The answer to the creation of what exists: the operation that made it, if it was asked for in the same words.
     async fn existing(&self, new: &NewInstance, fingerprint: &str) -> Result<OperationHandle> {
-        let read = |error: StoreError| error.into_error("create").with_instance(&new.id);
+        let read = |error: StoreError| error.read_error("create").with_instance(&new.id);
         let taken = || accept::refused(StoreError::Exists, "create", &new.id);
         let record = self.engine.store.instance(&new.id).await.map_err(read)?.ok_or_else(taken)?;
         if record.row.intent.gone.is_some() {
@@ -313,7 +313,7 @@ impl ControlPlane {
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) when there is none, or no more.
     pub async fn get(&self, id: &InstanceId) -> Result<Instance> {
-        let record = self.engine.store.instance(id).await.map_err(|error| error.into_error("get"))?;
+        let record = self.engine.store.instance(id).await.map_err(|error| error.read_error("get"))?;
         record.map(|record| self.view(&record)).ok_or_else(|| not_found("get", id))
     }
 
@@ -338,7 +338,7 @@ impl ControlPlane {
     /// # Errors
     /// What the store answers.
     pub async fn cells(&self) -> Result<Vec<CellStatus>> {
-        let read = |error: StoreError| error.into_error("list cells");
+        let read = |error: StoreError| error.read_error("list cells");
         let mut all = Vec::new();
         for (name, handle) in &self.engine.cells {
             all.push(CellStatus {
@@ -364,7 +364,7 @@ impl ControlPlane {
     ) -> Result<Page<Instance>> {
         let limit = limit.clamp(1, PAGE_MAX);
         let records =
-            self.engine.store.instances(filter, after, limit + 1).await.map_err(|error| error.into_error("list"))?;
+            self.engine.store.instances(filter, after, limit + 1).await.map_err(|error| error.read_error("list"))?;
         Ok(Page::cut(records.iter().map(|record| self.view(record)).collect(), limit))
     }
 
@@ -379,7 +379,7 @@ impl ControlPlane {
             .store
             .events(instance, after, limit + 1)
             .await
-            .map_err(|error| error.into_error("list events"))?;
+            .map_err(|error| error.read_error("list events"))?;
         Ok(Page::cut(events, limit))
     }
 
@@ -401,7 +401,7 @@ impl ControlPlane {
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) when there is none, or no more.
     pub async fn operation(&self, id: &OperationId) -> Result<OperationHandle> {
-        let operation = self.engine.store.operation(id).await.map_err(|error| error.into_error("get operation"))?;
+        let operation = self.engine.store.operation(id).await.map_err(|error| error.read_error("get operation"))?;
         let missing = || Error::new(ErrorKind::NotFound, "get operation").with_message(format!("no operation {id}"));
         operation.map(|operation| self.handle(operation)).ok_or_else(missing)
     }
@@ -413,7 +413,7 @@ impl ControlPlane {
     pub async fn data(&self, tenant: Option<&TenantId>, after: Option<&DataId>, limit: usize) -> Result<Page<DataRow>> {
         let limit = limit.clamp(1, PAGE_MAX);
         let rows =
-            self.engine.store.data(tenant, after, limit + 1).await.map_err(|error| error.into_error("list data"))?;
+            self.engine.store.data(tenant, after, limit + 1).await.map_err(|error| error.read_error("list data"))?;
         Ok(Page::cut(rows, limit))
     }
 
@@ -422,7 +422,7 @@ impl ControlPlane {
     /// # Errors
     /// What the store answers.
     pub async fn counts(&self) -> Result<FleetCounts> {
-        let counts = self.engine.store.counts().await.map_err(|error| error.into_error("count"))?;
+        let counts = self.engine.store.counts().await.map_err(|error| error.read_error("count"))?;
         let mut fleet = FleetCounts::default();
         for (cell, phase, count) in counts {
             *fleet.by_cell.entry(cell).or_default().entry(phase).or_default() += count;
@@ -437,7 +437,7 @@ impl ControlPlane {
     pub async fn slo(&self, window: Duration) -> Result<ProvisioningSlo> {
         let since = self.engine.now().before(window);
         let times = self.engine.store.provisioning_times(since, SLO_SAMPLES).await;
-        Ok(ProvisioningSlo::of(times.map_err(|error| error.into_error("measure"))?))
+        Ok(ProvisioningSlo::of(times.map_err(|error| error.read_error("measure"))?))
     }
 
     /// Stops new work, waits for calls in flight and their records, closes the session. What is not done yet goes on at

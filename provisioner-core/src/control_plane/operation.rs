@@ -64,7 +64,7 @@ impl OperationHandle {
     }
 
     async fn read(&self) -> Result<Operation> {
-        let read = self.engine.store.operation(&self.operation.id).await.map_err(|error| error.into_error("wait"))?;
+        let read = self.engine.store.operation(&self.operation.id).await.map_err(|error| error.read_error("wait"))?;
         read.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "wait").with_message("the operation is older than what is kept")
         })
@@ -118,7 +118,7 @@ impl Progress {
             // Asked before the events are read: when it has ended, and no more events come, they were pruned already.
             let ended = self.handle.read().await.map_or(true, |operation| operation.state.is_ended());
             let events = engine.store.events(Some(&operation.instance), self.after, PAGE).await;
-            self.read.extend(events.map_err(|error| error.into_error("follow events"))?);
+            self.read.extend(events.map_err(|error| error.read_error("follow events"))?);
             if self.read.is_empty() {
                 if ended {
                     break;
@@ -164,7 +164,7 @@ pub(super) fn follow(
                     news = sharing::news(&follower.engine, &mut follower.positions) => news?,
                 },
                 Ok(events) => follower.read.extend(events),
-                Err(error) => return Some((Err(error.into_error("follow events")), follower)),
+                Err(error) => return Some((Err(error.read_error("follow events")), follower)),
             }
         }
     })

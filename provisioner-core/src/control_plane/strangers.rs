@@ -19,7 +19,7 @@ impl ControlPlane {
     /// # Errors
     /// What the store answers.
     pub async fn strangers(&self) -> Result<Vec<Stranger>> {
-        self.engine.store.strangers().await.map_err(|error| error.into_error("list strangers"))
+        self.engine.store.strangers().await.map_err(|error| error.read_error("list strangers"))
     }
 
     async fn stranger(&self, incarnation: Incarnation, operation: &'static str) -> Result<Stranger> {
@@ -55,7 +55,7 @@ impl ControlPlane {
         let known_data = found.data.clone().or_else(|| named.clone());
         let made = known_data.is_some();
         let data = known_data.unwrap_or_else(|| engine.seams.random.data_id());
-        let recorded = engine.store.data_set(&data).await.map_err(|error| error.into_error("adopt"))?;
+        let recorded = engine.store.data_set(&data).await.map_err(|error| error.read_error("adopt"))?;
         let mut row = accept::new_row(&new, cell, data, id.clone(), now);
         // Above what it was made with, so that it is brought to the spec.
         row.wanted = generation.next();
@@ -148,7 +148,7 @@ impl ControlPlane {
     pub async fn confirm_drift(&self, cell: &CellName, request: Request) -> Result<()> {
         let handle = self.cell(cell, "confirm drift")?;
         let turn = handle.guard.turn().await;
-        let rows = self.engine.store.cells().await.map_err(|error| error.into_error("confirm drift"))?;
+        let rows = self.engine.store.cells().await.map_err(|error| error.read_error("confirm drift"))?;
         let what = EventKind::DriftConfirmed { cell: cell.clone() };
         let thawed = rows.into_iter().filter(|row| row.name == *cell);
         let cells = thawed.map(|row| CellRow { drift_frozen: None, ..row }).collect();

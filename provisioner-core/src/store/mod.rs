@@ -116,6 +116,12 @@ impl StoreError {
         let effect = if matches!(self, Self::Failed(_)) { Effect::Unknown } else { Effect::None };
         Error::new(kind, operation).with_effect(effect).with_source(self)
     }
+
+    /// The same of a read that failed: it changed nothing, whether its answer came or not.
+    #[must_use]
+    pub(crate) fn read_error(self, operation: &'static str) -> Error {
+        self.into_error(operation).with_effect(Effect::None)
+    }
 }
 
 /// What becomes of an instance's row.

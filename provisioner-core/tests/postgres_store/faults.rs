@@ -6,7 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use provisioner_core::{error::Chain, seams::Random, store::*, types::*};
+use provisioner_core::{
+    Cell, ControlPlane, Effect, ErrorKind,
+    control_plane::Request,
+    error::Chain,
+    memory::{MemoryConfig, MemoryProvisioner},
+    seams::Random,
+    store::*,
+    types::*,
+};
 
 use crate::{
     fixture::*,
@@ -23,6 +31,7 @@ tests! { TESTS:
     a_lock_that_somebody_holds_is_an_error_in_time,
     a_change_that_cannot_be_written_fails_alone,
     a_row_that_cannot_be_read_is_an_error,
+    a_read_that_fails_had_no_effect,
     what_is_due_and_cannot_be_read_is_left_to_who_can,
     a_database_that_takes_no_writes_is_an_error_until_it_does,
 }
@@ -241,6 +250,28 @@ async fn a_row_that_cannot_be_read_is_an_error(schema: &TestSchema) {
     }
     store.commit(update(row("a"), 1)).await.expect("what is not looked at does no harm");
     assert!(store.instance(&id("a")).await.unwrap().is_some());
+}
+
+async fn a_read_that_fails_had_no_effect(schema: &TestSchema) {
+    let store = PostgresStore::open(schema.config(), control_plane()).await.unwrap();
+    store.commit(sign_up("a")).await.unwrap();
+    let provisioner = Arc::new(MemoryProvisioner::new(MemoryConfig::default()));
+    let builder = ControlPlane::builder(Arc::clone(&store) as Arc<dyn Store>);
+    let plane = builder.cell(Cell::new(cell("one"), provisioner)).start().await.unwrap();
+    let broken = "UPDATE instances SET body = '{}'; UPDATE events SET body = '{}'";
+    schema.client().await.batch_execute(broken).await.unwrap();
+    let by = Request::by(Actor::new("somebody").unwrap());
+    let errors = [
+        plane.get(&id("a")).await.map(drop).unwrap_err(),
+        plane.list(&InstanceFilter::default(), None, 9).await.map(drop).unwrap_err(),
+        plane.events(None, 0, 9).await.map(drop).unwrap_err(),
+        // A verb reads before it writes.
+        plane.sleep(&id("a"), by).await.map(drop).unwrap_err(),
+    ];
+    for error in errors {
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::None), "{}", Chain(&error));
+    }
+    plane.shutdown().await.unwrap();
 }
 
 async fn what_is_due_and_cannot_be_read_is_left_to_who_can(schema: &TestSchema) {
