@@ -3,11 +3,15 @@
 //! They are judged like any other request, here instead of when they are made: one that is refused becomes an operation that
 //! failed, so that whoever holds its id learns why.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures::FutureExt;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::{ControlPlane, NewInstance, Request, accept::Ask, origin::Origin};
@@ -21,6 +25,12 @@ use crate::{
 const PAGE: usize = 64;
 /// How long to wait before what failed for reasons outside the request is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How many requests that failed are remembered: each is read again with every page.
+const LATER_MAX: usize = 1024;
+
+/// Requests that could be neither accepted nor refused, by number, and when each is tried again. Without it, a page of them would be
+/// read again and again, and nobody behind them would ever be answered.
+type Later = BTreeMap<u64, Instant>;
 
 /// Takes requests in as they come, until the engine is cancelled. A store of one process has no inbox.
 pub(super) async fn serve(plane: ControlPlane) {
@@ -28,12 +38,13 @@ pub(super) async fn serve(plane: ControlPlane) {
     if engine.tenure.lapses_after().is_none() {
         return;
     }
+    let mut later = Later::new();
     while !engine.cancel.is_cancelled() {
-        let again = match take_in(&plane).await {
+        let again = match take_in(&plane, &mut later).await {
             Ok(taken) if taken > 0 => continue,
-            Ok(_) => None,
+            Ok(_) => (!later.is_empty()).then_some(PAUSE),
             Err(error) => {
-                warn!(error = %Chain(&error), "could not take in all requests of the inbox; trying again");
+                warn!(error = %Chain(&error), "could not read the inbox; trying again");
                 Some(PAUSE)
             }
         };
@@ -52,34 +63,60 @@ pub(super) async fn serve(plane: ControlPlane) {
     }
 }
 
-/// Takes a page of requests in, and tells how many there were.
-async fn take_in(plane: &ControlPlane) -> Result<usize> {
+/// Takes a page of requests in, and tells how many were answered. Those that failed come after all others, and not before their time.
+async fn take_in(plane: &ControlPlane, later: &mut Later) -> Result<usize> {
     let engine = &plane.engine;
     let epoch = engine.tenure.epoch();
     if epoch == 0 {
         // Told again once there is a session.
         return Ok(0);
     }
-    let requests = engine.store.inbox(epoch, PAGE).await.map_err(|error| {
+    let requests = engine.store.inbox(epoch, PAGE + later.len()).await.map_err(|error| {
         engine.store_error(&error, epoch);
         error.into_error("take in")
     })?;
-    let count = requests.len();
     // Each is of another instance, and none waits for another one's sake.
-    let answers = requests.into_iter().map(|request| {
-        let instance = request.instance.clone();
+    let answers = choose(requests, later).into_iter().map(|request| {
+        let (number, instance) = (request.number, request.instance.clone());
         let answer = std::panic::AssertUnwindSafe(answer(plane, request)).catch_unwind();
         async move {
-            answer.await.unwrap_or_else(|_| {
+            let answered = answer.await.unwrap_or_else(|_| {
                 error!(%instance, "taking in a request of the inbox ended with a panic");
                 Err(Error::new(ErrorKind::Internal, "take in").with_instance(&instance).with_message("it panicked"))
-            })
+            });
+            (number, answered)
         }
     });
-    for answered in futures::future::join_all(answers).await {
-        answered?;
+    let mut taken = 0;
+    for (number, answered) in futures::future::join_all(answers).await {
+        match answered {
+            Ok(()) => {
+                taken += 1;
+                later.remove(&number);
+            }
+            Err(error) => {
+                if later.insert(number, Instant::now() + PAUSE).is_none() {
+                    warn!(error = %Chain(&error), "could not take in a request of the inbox; trying again");
+                }
+            }
+        }
     }
-    Ok(count)
+    while later.len() > LATER_MAX {
+        later.pop_last();
+    }
+    Ok(taken)
+}
+
+/// Those of the oldest requests that are to be tried now: a page of them, those that have not failed yet first.
+fn choose(mut requests: Vec<Submitted>, later: &mut Later) -> Vec<Submitted> {
+    // What others have answered is forgotten.
+    let there: BTreeSet<u64> = requests.iter().map(|request| request.number).collect();
+    later.retain(|number, _| there.contains(number));
+    let now = Instant::now();
+    requests.retain(|request| later.get(&request.number).is_none_or(|at| *at <= now));
+    requests.sort_by_key(|request| later.get(&request.number).copied());
+    requests.truncate(PAGE);
+    requests
 }
 
 /// Accepts or refuses one request. An error: neither, for a reason outside of it.

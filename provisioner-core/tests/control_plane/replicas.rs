@@ -1,14 +1,21 @@
 //! Several control planes over one store.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use provisioner_core::{
-    Cell, ControlPlane, ErrorKind,
-    control_plane::Request,
+    Cell, ControlPlane, Error, ErrorKind,
+    control_plane::{NewInstance, Request},
     memory::{Fault, MemoryConfig, MemoryProvisioner},
+    placement::{NamedOrOnly, Placement},
     seams::{Random, Seams, TokioClock},
     store::{Ask, EventKind, MemoryStore, OperationState, Store, Submitted, Verb},
-    types::{Actor, DataDisposition, IdempotencyKey, OperationId, Phase, Timestamp},
+    types::{Actor, CellName, DataDisposition, IdempotencyKey, OperationId, Phase, Timestamp},
 };
 use serde_json::{Value, json};
 
@@ -22,13 +29,19 @@ struct Replicas {
     provider: MemoryProvisioner,
     planes: Vec<ControlPlane>,
     clock: TokioClock,
+    placement: Arc<dyn Placement>,
 }
 
 impl Replicas {
     async fn new(count: usize, provider: MemoryConfig) -> Self {
         let clock = TokioClock::starting_at(START);
-        let store = MemoryStore::shared(plane_id(), Arc::new(clock), LAPSES_AFTER);
-        let mut replicas = Self { store, provider: MemoryProvisioner::new(provider), planes: Vec::new(), clock };
+        let mut replicas = Self {
+            store: MemoryStore::shared(plane_id(), Arc::new(clock), LAPSES_AFTER),
+            provider: MemoryProvisioner::new(provider),
+            planes: Vec::new(),
+            clock,
+            placement: Arc::new(NamedOrOnly),
+        };
         for _ in 0..count {
             replicas.start().await;
         }
@@ -40,7 +53,7 @@ impl Replicas {
         let seams = Seams { clock: Arc::new(self.clock), random: Random::from_os(), ..Seams::default() };
         let cell = Cell::new(cell(), Arc::new(self.provider.clone())).with_calls_max(8);
         let builder = ControlPlane::builder(store).cell(cell).seams(seams).config(config());
-        self.planes.push(builder.start().await.unwrap());
+        self.planes.push(builder.placement(Arc::clone(&self.placement)).start().await.unwrap());
     }
 
     async fn phase(&self, name: &str) -> Option<Phase> {
@@ -266,4 +279,37 @@ async fn a_request_of_the_inbox_that_is_refused_is_an_operation_that_failed() {
     let (state, failure) = replicas.end_of(&second).await;
     assert!(state == OperationState::Failed && failure.unwrap_or_default().contains("key"));
     assert_eq!(replicas.provider.things(&plane_id()).len(), 1);
+}
+
+/// Finds no place for some until it can ask somebody.
+#[derive(Debug, Default)]
+struct Asking {
+    is_answered: AtomicBool,
+}
+
+impl Placement for Asking {
+    fn choose(&self, new: &NewInstance, cells: &[&Cell]) -> provisioner_core::Result<CellName> {
+        if new.id.as_str().starts_with("stuck") && !self.is_answered.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Unavailable, "place"));
+        }
+        NamedOrOnly.choose(new, cells)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_of_the_inbox_that_cannot_be_judged_keep_nobody_else_up() {
+    let mut replicas = Replicas::new(0, MemoryConfig::default()).await;
+    let asking = Arc::new(Asking::default());
+    replicas.placement = Arc::clone(&asking) as Arc<dyn Placement>;
+    replicas.start().await;
+    let parameters = json!({"tenant": "Acme Inc.", "spec": spec("1.0")});
+    let create = |name: &str| replicas.submit(name, Verb::Create, parameters.clone(), None);
+    let stuck: Vec<_> = (0..200).map(|number| create(&format!("stuck-{number}"))).collect();
+    let other = create("acme");
+    assert_eq!(replicas.end_of(&other).await, (OperationState::Done, None));
+    // They are not forgotten.
+    asking.is_answered.store(true, Ordering::SeqCst);
+    for operation in &stuck {
+        assert_eq!(replicas.end_of(operation).await, (OperationState::Done, None));
+    }
 }
