@@ -13,7 +13,7 @@ use provisioner_core::{
     control_plane::{NewInstance, Request},
     memory::{Fault, MemoryConfig, MemoryProvisioner},
     placement::{NamedOrOnly, Placement},
-    seams::{Random, Seams, TokioClock},
+    seams::{Clock, Random, Seams, SettableClock, TokioClock},
     store::{Ask, EventKind, MemoryStore, OperationState, Store, Submitted, Verb},
     types::{Actor, CellName, DataDisposition, IdempotencyKey, OperationId, Phase, Timestamp},
 };
@@ -28,15 +28,19 @@ struct Replicas {
     store: Arc<MemoryStore>,
     provider: MemoryProvisioner,
     planes: Vec<ControlPlane>,
-    clock: TokioClock,
+    clock: Arc<dyn Clock>,
     placement: Arc<dyn Placement>,
 }
 
 impl Replicas {
     async fn new(count: usize, provider: MemoryConfig) -> Self {
-        let clock = TokioClock::starting_at(START);
+        Self::by(Arc::new(TokioClock::starting_at(START)), count, provider).await
+    }
+
+    /// They go by this clock, which is the store's.
+    async fn by(clock: Arc<dyn Clock>, count: usize, provider: MemoryConfig) -> Self {
         let mut replicas = Self {
-            store: MemoryStore::shared(plane_id(), Arc::new(clock), LAPSES_AFTER),
+            store: MemoryStore::shared(plane_id(), Arc::clone(&clock), LAPSES_AFTER),
             provider: MemoryProvisioner::new(provider),
             planes: Vec::new(),
             clock,
@@ -48,9 +52,25 @@ impl Replicas {
         replicas
     }
 
+    /// Two with an instance, of which the second one is ahead of the first: the store's clock was corrected just before it started.
+    async fn with_one_ahead(provider: MemoryConfig) -> Self {
+        let clock = Arc::new(SettableClock::starting_at(START));
+        let mut replicas = Self::by(Arc::clone(&clock) as Arc<dyn Clock>, 1, provider).await;
+        done(&replicas.planes[0].create(new("acme"), by()).await.unwrap()).await;
+        // Long enough for the provider to miss it once more.
+        tokio::time::sleep(Duration::from_secs(7200)).await;
+        // Its time is asked for: what has passed since it was asked last bounds how fast it catches up.
+        replicas.planes[0].slo(Duration::ZERO).await.unwrap();
+        clock.set_forward(Duration::from_secs(4));
+        replicas.start().await;
+        // The first one's time gets to where the second one's began.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        replicas
+    }
+
     async fn start(&mut self) {
         let store: Arc<dyn Store> = Arc::clone(&self.store) as Arc<dyn Store>;
-        let seams = Seams { clock: Arc::new(self.clock), random: Random::from_os(), ..Seams::default() };
+        let seams = Seams { clock: Arc::clone(&self.clock), random: Random::from_os(), ..Seams::default() };
         let cell = Cell::new(cell(), Arc::new(self.provider.clone())).with_calls_max(8);
         let builder = ControlPlane::builder(store).cell(cell).seams(seams).config(config());
         self.planes.push(builder.placement(Arc::clone(&self.placement)).start().await.unwrap());
@@ -312,4 +332,19 @@ async fn requests_of_the_inbox_that_cannot_be_judged_keep_nobody_else_up() {
     for operation in &stuck {
         assert_eq!(replicas.end_of(operation).await, (OperationState::Done, None));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_that_is_ahead_accepts_is_called_for_once() {
+    let slow = MemoryConfig { start: Duration::from_secs(10), ..MemoryConfig::default() };
+    let replicas = Replicas::with_one_ahead(slow).await;
+    let [one, two] = &replicas.planes[..] else { panic!("two") };
+    // The first one works on it while the second one accepts more.
+    replicas.provider.script("create", Fault::Late { after_ms: 2000 });
+    one.update(&id("acme"), spec("2.0"), by()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    done(&two.update(&id("acme"), spec("3.0"), by()).await.unwrap()).await;
+    let events = replicas.store.events(Some(&id("acme")), 0, 999).await.unwrap();
+    let newer = events.iter().filter(|event| matches!(event.event.what, EventKind::NewerFound { .. })).count();
+    assert_eq!(newer, 0, "{events:#?}");
 }

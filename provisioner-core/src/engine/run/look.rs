@@ -84,7 +84,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Whether the spec in force was accepted by this process and no call was made since: the provider cannot have it.
+    /// Whether the spec in force was accepted by this process, or while it was at work, and no call was made since: the provider cannot
+    /// have it. Who accepted it may have been ahead of who called, so that a call after it looks like one before.
     fn was_never_called_for(&self) -> bool {
         let row = &self.draft.row;
         let last_call = row.live.as_ref().and_then(|live| live.last_call);
@@ -93,7 +94,7 @@ impl Run<'_> {
         is_new
             && row.taken_over_at.is_none()
             && self.called.is_none()
-            && accepted_here.is_some_and(|since| last_call.is_none_or(|at| at < since))
+            && accepted_here.is_some_and(|since| last_call.is_none_or(|at| at.after(self.engine.tenure.skew()) < since))
     }
 
     /// Believes an absence of what was once there only after two looks, the second asked for a settling time after the answer
