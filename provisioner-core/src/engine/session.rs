@@ -212,3 +212,58 @@ async fn keep_once(engine: &Arc<Engine>, others: &mut Option<BTreeSet<u64>>) -> 
     *others = Some(now);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{engine::time::Time, seams::SettableClock};
+
+    const START: Timestamp = Timestamp::from_unix_ms(1_750_000_000_000);
+    /// What a clock may be corrected by without anybody being told: `TOLERANCE` of `Time`.
+    const CORRECTION: Duration = Duration::from_secs(5);
+
+    fn tenure(now: Option<Timestamp>) -> Tenure {
+        let lapses_after = now.map(|_| Duration::from_secs(15));
+        Tenure::new(Session { epoch: 1, lapses_after, now }, Instant::now())
+    }
+
+    /// The time of a process that starts now. The store's answer takes so long on the way there and on the way back.
+    async fn time(store: &SettableClock, there: Duration, back: Duration) -> Time {
+        let asked_at = Instant::now();
+        tokio::time::sleep(there).await;
+        let told = store.now();
+        tokio::time::sleep(back).await;
+        let clock = SharedClock::starting(told, asked_at);
+        assert!(clock.error() <= CLOCK_ERROR_MAX, "{:?}", clock.error());
+        Time::starting(Arc::new(clock), None)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_times_of_two_processes_differ_by_no_more_than_is_allowed_for() {
+        // The slowest answer that a process begins to work with, but for what rounding adds.
+        let (slow, quick) = (2 * CLOCK_ERROR_MAX - Duration::from_millis(2), Duration::ZERO);
+        for forward in [true, false] {
+            let store = SettableClock::starting_at(START);
+            let (old, new);
+            if forward {
+                old = time(&store, quick, slow).await;
+                store.set_forward(CORRECTION);
+                new = time(&store, slow, quick).await;
+            } else {
+                old = time(&store, slow, quick).await;
+                store.set_back(CORRECTION);
+                new = time(&store, quick, slow).await;
+            }
+            // The old one learns of it with its next renewal.
+            let (old, new) = (old.now(), new.now());
+            let apart = old.since(new).max(new.since(old));
+            assert!(apart <= tenure(Some(START)).skew(), "{apart:?}");
+            assert!(apart > CORRECTION, "{apart:?}: no less than this is allowed for");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_the_store_alone_allows_for_nothing() {
+        assert_eq!(tenure(None).skew(), Duration::ZERO);
+    }
+}

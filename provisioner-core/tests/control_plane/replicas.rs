@@ -335,6 +335,29 @@ async fn requests_of_the_inbox_that_cannot_be_judged_keep_nobody_else_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_look_of_one_that_is_ahead_is_no_second_look() {
+    let lagging = MemoryConfig { lag: Duration::from_secs(2), blink_percent: 100, ..MemoryConfig::default() };
+    let replicas = Replicas::with_one_ahead(lagging).await;
+    let [one, two] = &replicas.planes[..] else { panic!("two") };
+    let made = one.get(&id("acme")).await.unwrap().incarnation;
+    one.sleep(&id("acme"), by()).await.unwrap();
+    let is_missed = async || {
+        let record = replicas.store.instance(&id("acme")).await.unwrap().unwrap();
+        record.row.live.as_ref().is_some_and(|live| live.absent_since.is_some())
+    };
+    let missed = async {
+        while !is_missed().await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(1), missed).await.expect("the first one misses it");
+    // By its own time the second one looks three seconds later, and by the provider's at the same moment.
+    done(&two.wake(&id("acme"), by()).await.unwrap()).await;
+    assert_eq!(two.get(&id("acme")).await.unwrap().incarnation, made, "it was there all the time");
+    assert_eq!(replicas.provider.things(&plane_id()).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_one_that_is_ahead_accepts_is_called_for_once() {
     let slow = MemoryConfig { start: Duration::from_secs(10), ..MemoryConfig::default() };
     let replicas = Replicas::with_one_ahead(slow).await;
