@@ -197,7 +197,7 @@ async fn a_database_that_hangs_is_an_error_in_time(schema: &TestSchema) {
     eventually(async || store.instance(&id("b")).await.is_ok_and(|found| found.is_some())).await;
 }
 
-async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !holds().await {
         assert!(Instant::now() < deadline, "it does not come to itself");

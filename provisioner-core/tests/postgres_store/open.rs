@@ -1,13 +1,19 @@
 //! Opening: schemas that are made, brought forward, or refused untouched.
 
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
 use provisioner_core::{store::*, types::*};
 
-use crate::{fixture::*, postgres::TestSchema, tests};
+use crate::{faults::eventually, fixture::*, postgres::TestSchema, tests};
 
 tests! { TESTS:
     eight_that_open_at_once_make_one_schema,
     what_was_written_is_there_after_a_restart,
     a_schema_of_a_newer_release_is_refused_untouched,
+    a_newer_release_brings_the_schema_forward_while_this_one_is_at_work,
     a_schema_of_another_control_plane_is_refused_untouched,
     a_schema_of_another_application_is_refused_untouched,
     an_empty_schema_is_taken,
@@ -69,6 +75,74 @@ async fn a_schema_of_a_newer_release_is_refused_untouched(schema: &TestSchema) {
     let why = refused(schema, control_plane()).await;
     assert!(why.contains("newer release: found schema version 99, expected up to"), "{why}");
     assert_eq!(content(schema).await, before);
+}
+
+/// What a later release may add.
+const LATER: &[&[&str]] = &[&[
+    "ALTER TABLE instances ADD COLUMN region text COLLATE \"C\" NOT NULL DEFAULT 'here';
+     CREATE INDEX instances_by_region ON instances (region, id);
+     CREATE TABLE regions (name text COLLATE \"C\" PRIMARY KEY)",
+    // So long that the other one comes meanwhile.
+    "SELECT pg_sleep(1)",
+]];
+
+/// Writes an instance, claims it, and writes it as who works on it does.
+async fn work(store: &PostgresStore, epoch: u64, name: &str) {
+    let due = InstanceRow { due_at: Some(at(1)), ..row(name) };
+    let made = Change {
+        epoch: Some(epoch),
+        specs: vec![(Generation::FIRST, spec("1"))],
+        reservation: Some(reservation(&[])),
+        events: vec![happened(name, at(0))],
+        ..insert(due)
+    };
+    let made = store.commit(made).await.unwrap();
+    let taken = store.claim_instance(epoch, &id(name)).await.unwrap();
+    assert!(matches!(&taken, Taken::Here(record) if record.version == made.version), "{taken:?}");
+    let last = Change { epoch: Some(epoch), claiming: Claiming::Release, ..update(row(name), made.version) };
+    store.commit(last).await.unwrap();
+    store.renew_session(epoch).await.unwrap();
+}
+
+async fn a_newer_release_brings_the_schema_forward_while_this_one_is_at_work(schema: &TestSchema) {
+    // No session lapses on a busy machine.
+    let config = schema.config().with_lapses_after(Duration::from_secs(600)).unwrap();
+    let old = PostgresStore::open(config.clone(), control_plane()).await.unwrap();
+    let epoch = old.open_session("old", at(0)).await.unwrap().epoch;
+    let is_forward = AtomicBool::new(false);
+    let newer = || PostgresStore::open(config.clone().with_later_steps(LATER), control_plane());
+    let forward = async {
+        let both = futures::join!(newer(), newer());
+        is_forward.store(true, Ordering::SeqCst);
+        both
+    };
+    let at_work = async {
+        let mut number = 0;
+        while !is_forward.load(Ordering::SeqCst) {
+            work(&old, epoch, &format!("during-{number}")).await;
+            number += 1;
+        }
+    };
+    let ((one, two), ()) = futures::join!(forward, at_work);
+    let (one, _two) = (one.unwrap(), two.expect("the step is made once"));
+    // What one writes the others read.
+    let newer_epoch = one.open_session("new", at(0)).await.unwrap().epoch;
+    work(&one, newer_epoch, "of-the-newer").await;
+    work(&old, epoch, "of-the-older").await;
+    assert!(old.instance(&id("of-the-newer")).await.unwrap().is_some());
+    assert!(one.instance(&id("of-the-older")).await.unwrap().is_some());
+    assert_eq!(old.renew_session(epoch).await.unwrap().in_force, [epoch, newer_epoch]);
+    // Another copy of this release does not start, and changes nothing.
+    let before = content(schema).await;
+    let why = refused(schema, control_plane()).await;
+    assert!(why.contains("written by a newer release: found schema version"), "{why}");
+    assert_eq!(content(schema).await, before);
+    // Also over connections that are made from now on, the one at work goes on.
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1";
+    schema.client().await.query(cut, &[&schema.name()]).await.unwrap();
+    eventually(async || old.commit(with_event(happened("a", at(0)))).await.is_ok()).await;
+    eventually(async || old.claim_instance(epoch, &id("of-the-newer")).await.is_ok()).await;
+    eventually(async || old.renew_session(epoch).await.is_ok()).await;
 }
 
 async fn a_schema_of_another_control_plane_is_refused_untouched(schema: &TestSchema) {

@@ -25,6 +25,7 @@ pub struct PostgresConfig {
     pub(super) lapses_after: Duration,
     pub(super) timeout: Duration,
     pub(super) connect_timeout: Duration,
+    pub(super) later_steps: &'static [&'static [&'static str]],
 }
 
 impl PostgresConfig {
@@ -83,6 +84,7 @@ impl PostgresConfig {
             lapses_after: Duration::from_secs(15),
             timeout: Duration::from_secs(10),
             connect_timeout,
+            later_steps: &[],
         };
         own.schema.map_or(Ok(config.clone()), |schema| config.with_schema(schema))
     }
@@ -134,6 +136,14 @@ impl PostgresConfig {
     pub fn with_connect_timeout(self, timeout: Duration) -> Result<Self, StoreError> {
         within("a connect timeout of", timeout, Duration::from_millis(100), Duration::from_secs(600))?;
         Ok(Self { connect_timeout: timeout, ..self })
+    }
+
+    /// The same as a later release has it: with these steps of the schema behind those of this one, each some texts of SQL. For tests of
+    /// upgrades: from then on the schema is that release's.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_later_steps(self, later_steps: &'static [&'static [&'static str]]) -> Self {
+        Self { later_steps, ..self }
     }
 
     /// What connections to each host are made with.

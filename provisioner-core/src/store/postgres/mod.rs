@@ -158,7 +158,7 @@ async fn migrate(
 ) -> Result<(), StoreError> {
     let mut client = connector.connect().await?;
     let transaction = client.transaction().await.map_err(fault::refused)?;
-    schema::migrate(&transaction, &config.schema, control_plane).await?;
+    schema::migrate(&transaction, &config.schema, control_plane, config.later_steps).await?;
     transaction.commit().await.map_err(fault::refused)
 }
 

@@ -5,11 +5,10 @@ use deadpool_postgres::Transaction;
 use super::{super::StoreError, config::Schema, fault};
 use crate::types::ControlPlaneId;
 
-/// Numbered steps forward: after step n, the schema's version is n. A step that was released is never changed.
+/// Numbered steps forward: after step n, the schema's version is n. A step that was released is never changed. Copies of the release
+/// before are at work while it is made: it adds, and takes nothing away that they name; it is quick, and alters one table, or those of a
+/// batch in its order.
 const MIGRATIONS: [&[&str]; 1] = [&[include_str!("tables.sql"), include_str!("submit.sql")]];
-
-/// The schema that this release writes.
-const SCHEMA_VERSION: usize = MIGRATIONS.len();
 
 /// The oldest server: `pg_current_xact_id`, `gen_random_uuid`.
 const SERVER_MIN: i32 = 130_000;
@@ -29,7 +28,9 @@ pub(super) async fn migrate(
     transaction: &Transaction<'_>,
     schema: &Schema,
     control_plane: &ControlPlaneId,
+    later: &[&[&str]],
 ) -> Result<(), StoreError> {
+    let steps: Vec<&[&str]> = MIGRATIONS.iter().chain(later).copied().collect();
     check_server(transaction).await?;
     transaction.batch_execute(MIGRATION_TIMEOUT).await.map_err(fault::refused)?;
     let lock = format!("provisioner:{schema}");
@@ -37,7 +38,7 @@ pub(super) async fn migrate(
         .execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", &[&lock])
         .await
         .map_err(fault::refused)?;
-    let done = match find(transaction, schema).await? {
+    let done = match find(transaction, schema, steps.len()).await? {
         Found::Nothing => {
             transaction.batch_execute(&format!("CREATE SCHEMA {}", schema.quoted())).await.map_err(fault::refused)?;
             0
@@ -48,7 +49,7 @@ pub(super) async fn migrate(
             version
         }
     };
-    for step in &MIGRATIONS[done..] {
+    for step in &steps[done..] {
         for part in *step {
             let text = part.replace("{schema}", &schema.quoted()).replace("{channel}", schema.as_str());
             transaction.batch_execute(&text).await.map_err(fault::refused)?;
@@ -58,10 +59,10 @@ pub(super) async fn migrate(
         let query = "INSERT INTO meta (key, value) VALUES ('control_plane', $1), ('frozen', 'false')";
         transaction.execute(query, &[&control_plane.as_str()]).await.map_err(fault::refused)?;
     }
-    if done < SCHEMA_VERSION {
+    if done < steps.len() {
         let query = "INSERT INTO meta (key, value) VALUES ('schema_version', $1)
              ON CONFLICT (key) DO UPDATE SET value = excluded.value";
-        transaction.execute(query, &[&SCHEMA_VERSION.to_string()]).await.map_err(fault::refused)?;
+        transaction.execute(query, &[&steps.len().to_string()]).await.map_err(fault::refused)?;
     }
     Ok(())
 }
@@ -80,7 +81,7 @@ async fn check_server(transaction: &Transaction<'_>) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn find(transaction: &Transaction<'_>, schema: &Schema) -> Result<Found, StoreError> {
+async fn find(transaction: &Transaction<'_>, schema: &Schema, newest: usize) -> Result<Found, StoreError> {
     let query = "SELECT n.oid IS NOT NULL, EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid),
              EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = 'meta'
                  AND EXISTS (SELECT FROM pg_class o WHERE o.relnamespace = n.oid AND o.relname = 'counters'))
@@ -98,9 +99,9 @@ async fn find(transaction: &Transaction<'_>, schema: &Schema) -> Result<Found, S
     }
     let version = meta(transaction, "schema_version").await?;
     match version.as_deref().map(str::parse) {
-        Some(Ok(version)) if version <= SCHEMA_VERSION => Ok(Found::Version(version)),
+        Some(Ok(version)) if version <= newest => Ok(Found::Version(version)),
         _ => Err(StoreError::Refused(format!(
-            "the schema {schema} was written by a newer release: found schema version {}, expected up to {SCHEMA_VERSION}",
+            "the schema {schema} was written by a newer release: found schema version {}, expected up to {newest}",
             version.as_deref().unwrap_or("none")
         ))),
     }
