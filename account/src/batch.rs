@@ -6,7 +6,10 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -33,7 +36,26 @@ pub enum GivenUp {
 type Answers<K, V, E> = Arc<BTreeMap<K, Result<V, E>>>;
 type Running<K, V, E> = Pin<Box<dyn Future<Output = BTreeMap<K, Result<V, E>>> + Send>>;
 /// Asks for all of these at once.
-type Ask<K, V, E> = Arc<dyn Fn(BTreeSet<K>, Priority) -> Running<K, V, E> + Send + Sync>;
+type Ask<K, V, E> = Arc<dyn Fn(BTreeSet<K>, Many) -> Running<K, V, E> + Send + Sync>;
+
+/// Those on whose behalf a request is sent: what all of them have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Many {
+    /// Whether people wait for it.
+    pub priority: Priority,
+    /// How many processes share what the account allows, as the last of them told it.
+    pub replicas: u32,
+}
+
+impl Many {
+    /// The context of who asks on their behalf and is none of them: without their deadlines, its calls end within this time.
+    #[must_use]
+    pub fn context(self, within: Duration) -> OpContext {
+        let mut cx = OpContext::new(ControlPlaneId::new("many").expect("a DNS label")).with_timeout(within);
+        (cx.priority, cx.replicas) = (self.priority, self.replicas);
+        cx
+    }
+}
 
 /// Those who wait for one request that was not sent yet.
 struct Open<K, V, E> {
@@ -52,6 +74,8 @@ pub struct Batches<K, V, E> {
     /// One request of a kind and priority is under way at a time. More of them would tell nothing sooner: those who come meanwhile
     /// share the next one.
     turns: Arc<BTreeMap<Priority, Semaphore>>,
+    /// As the last caller told it.
+    replicas: Arc<AtomicU32>,
     tasks: TaskTracker,
 }
 
@@ -75,14 +99,15 @@ where
     pub fn new<F>(
         keys_max: usize,
         tasks: &TaskTracker,
-        ask: impl Fn(BTreeSet<K>, Priority) -> F + Send + Sync + 'static,
+        ask: impl Fn(BTreeSet<K>, Many) -> F + Send + Sync + 'static,
     ) -> Self
     where
         F: Future<Output = BTreeMap<K, Result<V, E>>> + Send + 'static,
     {
-        let ask: Ask<K, V, E> = Arc::new(move |keys, priority| Box::pin(ask(keys, priority)));
+        let ask: Ask<K, V, E> = Arc::new(move |keys, many| Box::pin(ask(keys, many)));
         let turns = [Priority::Interactive, Priority::Background].map(|priority| (priority, Semaphore::new(1))).into();
-        Self { open: Arc::default(), ask, keys_max, turns: Arc::new(turns), tasks: tasks.clone() }
+        let (turns, replicas) = (Arc::new(turns), Arc::new(AtomicU32::new(1)));
+        Self { open: Arc::default(), ask, keys_max, turns, replicas, tasks: tasks.clone() }
     }
 
     /// The answer for one key. People and background never share a request, as they do not wait for the same turn.
@@ -93,6 +118,7 @@ where
     pub async fn get(&self, key: K, cx: &OpContext) -> Result<V, E> {
         // Held as long as somebody waits: what nobody waits for any more is not asked for.
         let waits = Arc::new(());
+        self.replicas.store(cx.replicas, Ordering::Relaxed);
         let mut answers = self.join(key.clone(), cx.priority, &waits);
         tokio::select! {
             answered = answers.wait_for(Option::is_some) => {
@@ -124,7 +150,7 @@ where
             all.insert(priority, Open { keys: Arc::clone(&keys), answers: answers.clone() });
         }
         let (all, ask) = (Arc::clone(&self.open), Arc::clone(&self.ask));
-        let turns = Arc::clone(&self.turns);
+        let (turns, replicas) = (Arc::clone(&self.turns), Arc::clone(&self.replicas));
         self.tasks.spawn(async move {
             tokio::time::sleep(WINDOW).await;
             // Never closed. Until it is this one's turn, others can join.
@@ -143,20 +169,12 @@ where
             if keys.is_empty() {
                 return;
             }
-            let answered = ask(keys, priority).await;
+            let answered = ask(keys, Many { priority, replicas: replicas.load(Ordering::Relaxed) }).await;
             // Everybody may have given up.
             let _ = sender.send(Some(Arc::new(answered)));
         });
         answers
     }
-}
-
-/// Whoever asks on behalf of many is none of them: a context without their deadlines, whose calls end within this time.
-#[must_use]
-pub fn on_behalf_of_many(priority: Priority, within: Duration) -> OpContext {
-    let mut cx = OpContext::new(ControlPlaneId::new("many").expect("a DNS label")).with_timeout(within);
-    cx.priority = priority;
-    cx
 }
 
 #[cfg(test)]
@@ -203,6 +221,23 @@ mod tests {
         let both = tokio::join!(batches.get(1, &people), batches.get(2, &background));
         assert!(both.0.is_ok() && both.1.is_ok());
         assert_eq!(asked.lock().unwrap().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_for_many_takes_the_share_of_one_process_too() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&told);
+        let batches =
+            Batches::<u32, u32, GivenUp>::new(100, &TaskTracker::new(), move |keys: BTreeSet<u32>, many: Many| {
+                noted.lock().unwrap().push(many.context(Duration::from_secs(1)).replicas);
+                async move { keys.into_iter().map(|key| (key, Ok(key))).collect() }
+            });
+        let mut cx = cx(Priority::Background);
+        for replicas in [1, 4, 2] {
+            cx.replicas = replicas;
+            batches.get(1, &cx).await.unwrap();
+        }
+        assert_eq!(*told.lock().unwrap(), [1, 4, 2]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@ mod turns;
 mod writes;
 
 pub use crate::{
-    batch::{Batches, GivenUp, on_behalf_of_many},
+    batch::{Batches, GivenUp, Many},
     failure::{During, Failure},
     pace::{Bucket, NotSent, Pace, until},
     pages::{Page, pages},

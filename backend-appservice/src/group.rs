@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use provisioner_account::{Batches, Failure, GivenUp, Page, on_behalf_of_many, until};
+use provisioner_account::{Batches, Failure, GivenUp, Many, Page, until};
 use provisioner_azure::{
     Arm, Calls, Scope,
     storage::{self, Keys},
@@ -57,10 +57,10 @@ impl Group {
         let (of_all, its) = (arm.clone(), scope.clone());
         let count = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&count);
-        let sites = Batches::new(SITES_MAX, tasks, move |names: BTreeSet<Box<str>>, priority| {
+        let sites = Batches::new(SITES_MAX, tasks, move |names: BTreeSet<Box<str>>, many: Many| {
             let (arm, scope, count) = (of_all.clone(), its.clone(), Arc::clone(&counted));
             async move {
-                let cx = on_behalf_of_many(priority, READ_MAX);
+                let cx = many.context(READ_MAX);
                 sites(&arm.during(&cx), &scope, names, &count).await
             }
         });

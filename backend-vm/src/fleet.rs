@@ -9,9 +9,9 @@ use std::{
 
 use aws_sdk_ec2::types::{EventCode, Filter, InstanceStatus, InstanceStatusSummary, SummaryStatus};
 use futures::{FutureExt, future::BoxFuture};
-use provisioner_account::{Batches, on_behalf_of_many};
+use provisioner_account::{Batches, Many};
 use provisioner_core::{
-    ErrorKind, OpContext, Priority,
+    ErrorKind, OpContext,
     types::{DataId, Incarnation, Reason},
 };
 use tokio_util::task::TaskTracker;
@@ -30,7 +30,7 @@ const IDS_MAX: usize = 100;
 /// The longest that requests for many may take which change something: all of them, when they are asked for in halves.
 const WRITE_MAX: Duration = Duration::from_secs(30);
 /// The same for a read: all who ask meanwhile wait for it.
-const READ_MAX: Duration = Duration::from_secs(10);
+pub(crate) const READ_MAX: Duration = Duration::from_secs(10);
 
 /// What the service says of a machine that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,11 +132,6 @@ impl Fleet {
     }
 }
 
-/// Who asks on behalf of many is none of them.
-pub(crate) fn reading(priority: Priority) -> OpContext {
-    on_behalf_of_many(priority, READ_MAX)
-}
-
 type Read<T> = fn(Arc<Account>, OpContext, Filter) -> BoxFuture<'static, Result<Vec<T>, Failure>>;
 
 fn machines(account: Arc<Account>, cx: OpContext, filter: Filter) -> BoxFuture<'static, Result<Vec<Machine>, Failure>> {
@@ -160,8 +155,9 @@ where
     T: Send + Sync + 'static,
 {
     let account = Arc::clone(account);
-    Batches::new(FILTER_MAX, tasks, move |keys: BTreeSet<K>, priority| {
-        let read = read(Arc::clone(&account), reading(priority), by_tag(tag, keys.iter().map(ToString::to_string)));
+    Batches::new(FILTER_MAX, tasks, move |keys: BTreeSet<K>, many: Many| {
+        let filter = by_tag(tag, keys.iter().map(ToString::to_string));
+        let read = read(Arc::clone(&account), many.context(READ_MAX), filter);
         async move {
             let found = match read.await {
                 Ok(found) => found,
@@ -184,7 +180,7 @@ type Ask<T> = fn(Arc<Account>, OpContext, Vec<String>) -> BoxFuture<'static, Res
 /// Asks for all at once. One bad machine fails a request: then for each half of them, until it is alone.
 async fn ask_all<T>(
     account: Arc<Account>,
-    priority: Priority,
+    many: Many,
     ids: &BTreeSet<Id>,
     ask: Ask<T>,
 ) -> BTreeMap<Id, Result<T, Failure>>
@@ -192,7 +188,7 @@ where
     T: Clone,
 {
     // One deadline for all of them.
-    let cx = on_behalf_of_many(priority, WRITE_MAX);
+    let cx = many.context(WRITE_MAX);
     let mut answers = BTreeMap::new();
     let mut parts = vec![ids.iter().cloned().collect::<Vec<_>>()];
     while let Some(mut part) = parts.pop() {
@@ -209,12 +205,12 @@ where
 
 fn checks(account: &Arc<Account>, tasks: &TaskTracker) -> Batches<Id, Checks, Failure> {
     let account = Arc::clone(account);
-    Batches::new(IDS_MAX, tasks, move |ids: BTreeSet<Id>, priority| {
+    Batches::new(IDS_MAX, tasks, move |ids: BTreeSet<Id>, many: Many| {
         let account = Arc::clone(&account);
         async move {
             let ask: Ask<Vec<InstanceStatus>> =
                 |account, cx, ids| async move { account.during(&cx).statuses(ids).await }.boxed();
-            let answers = ask_all(account, priority, &ids, ask).await;
+            let answers = ask_all(account, many, &ids, ask).await;
             let unknown = || Checks { state: CheckState::Pending, ends: None };
             let checked = answers.into_iter().map(|(id, answer)| {
                 let told = match answer {
@@ -234,9 +230,9 @@ fn checks(account: &Arc<Account>, tasks: &TaskTracker) -> Batches<Id, Checks, Fa
 
 fn writes(account: &Arc<Account>, tasks: &TaskTracker, ask: Ask<()>) -> Batches<Id, (), Failure> {
     let account = Arc::clone(account);
-    Batches::new(IDS_MAX, tasks, move |ids: BTreeSet<Id>, priority| {
+    Batches::new(IDS_MAX, tasks, move |ids: BTreeSet<Id>, many: Many| {
         let account = Arc::clone(&account);
-        async move { ask_all(account, priority, &ids, ask).await }
+        async move { ask_all(account, many, &ids, ask).await }
     })
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use provisioner_account::Batches;
+use provisioner_account::{Batches, Many};
 use provisioner_core::{
     ErrorKind, OpContext,
     types::{InstanceSpec, InvalidSpec},
@@ -81,10 +81,10 @@ impl Images {
     pub(crate) fn new(account: &Arc<Account>, tasks: &TaskTracker) -> Self {
         let (account, known) = (Arc::clone(account), Arc::new(Known::default()));
         let kept = Arc::clone(&known);
-        let asked = Batches::new(NAMES_MAX, tasks, move |names: BTreeSet<String>, priority| {
+        let asked = Batches::new(NAMES_MAX, tasks, move |names: BTreeSet<String>, many: Many| {
             let (account, kept) = (Arc::clone(&account), Arc::clone(&kept));
             async move {
-                let cx = fleet::reading(priority);
+                let cx = many.context(fleet::READ_MAX);
                 let mut answers = BTreeMap::new();
                 for name in names {
                     let image = match known_image(&kept, &name) {

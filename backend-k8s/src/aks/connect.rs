@@ -7,7 +7,7 @@ use std::{
 };
 
 use kube::Client;
-use provisioner_account::{Failure as AccountFailure, on_behalf_of_many};
+use provisioner_account::{Failure as AccountFailure, Many};
 use provisioner_azure::{
     Arm, ArmOptions, Https, Scope, TokenCredential,
     containers::{Credentials, PROVIDER, VERSION},
@@ -97,7 +97,7 @@ impl Azure {
         let scope = Scope { subscription: subscription.clone(), resource_group: resource_group.clone() };
         let path = scope.path(PROVIDER, &format!("managedClusters/{name}/listClusterUserCredential"));
         // Whoever came first asks for all who wait.
-        let cx = on_behalf_of_many(Priority::Interactive, ANSWERED_WITHIN);
+        let cx = Many { priority: Priority::Interactive, replicas: 1 }.context(ANSWERED_WITHIN);
         let answer = self.arm.during(&cx).post(&path, VERSION, None).await.map_err(|failure| self.told(failure))?;
         let credentials = serde_json::from_value::<Credentials>(answer).ok();
         credentials.and_then(|credentials| credentials.kubeconfig()).ok_or_else(|| {
