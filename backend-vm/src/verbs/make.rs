@@ -43,7 +43,7 @@ impl Work<'_> {
             let Some(zone) = zone.filter(|_| config.types_for(target.spec.size).next().is_some()) else {
                 return Err(self.no_kind());
             };
-            return Err(self.conflict("data", format!("its volume is in {zone}, where this cell has no place")));
+            return Err(self.no_place(zone));
         };
         if let Some(volume) = &volume {
             self.take_up(volume).await?;

@@ -77,6 +77,10 @@ impl Work<'_> {
         if self.acted.load(Ordering::Relaxed) { error.with_effect(Effect::Unknown) } else { error }
     }
 
+    fn no_place(&self, zone: &str) -> Error {
+        self.conflict("data", format!("its volume is in {zone}, where this cell has no place"))
+    }
+
     fn reading(&self, failure: Failure) -> Error {
         self.acted_too(failure.during(self.during(), false))
     }

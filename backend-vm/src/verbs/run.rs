@@ -51,7 +51,7 @@ impl Work<'_> {
         }
         let is_newer = machine.generation < target.generation;
         if is_newer && *machine.image != *launch::image_digest(&target.spec) {
-            self.expect_another().await?;
+            self.expect_another(seen).await?;
             // Its data is kept. What takes its place is another incarnation, made when this one is seen to be gone.
             return self.end(seen, machine).await;
         }
@@ -88,8 +88,13 @@ impl Work<'_> {
     }
 
     /// Before a machine is ended for another one: that can be made, as far as that can be known.
-    async fn expect_another(&self) -> Result<()> {
+    async fn expect_another(&self, seen: &Seen) -> Result<()> {
         let spec = &self.target.spec;
+        let zones = seen.volumes.iter().filter(|volume| volume.is_data).map(|volume| &*volume.zone);
+        let has_place = |zone: &str| self.shared.config.places.iter().any(|place| place.zone == *zone);
+        if let Some(zone) = zones.into_iter().find(|zone| !has_place(zone)) {
+            return Err(self.no_place(zone));
+        }
         self.user_data(None)?;
         self.shared.config.types_for(spec.size).next().ok_or_else(|| self.no_kind())?;
         let named = spec.workload.vm_image.as_deref().unwrap_or_default();
@@ -107,7 +112,10 @@ impl Work<'_> {
         let health = self.shared.health(self.cx, seen).await.map_err(|failure| self.reading(failure))?;
         match health {
             // Its data is kept, and another machine takes its place.
-            Some(Health::Unfit(_)) => self.end(seen, machine).await,
+            Some(Health::Unfit(_)) => {
+                self.expect_another(seen).await?;
+                self.end(seen, machine).await
+            }
             Some(Health::Silent(_)) if machine.intended == Intended::Running => {
                 let done = self.shared.fleet.during(self.cx).reboot(&machine.id).await;
                 done.map_err(|failure| self.writing(failure))?;
