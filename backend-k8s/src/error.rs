@@ -165,6 +165,11 @@ fn is_webhook(status: &Status) -> bool {
     status.message.contains("failed calling webhook")
 }
 
+/// Whether it is a webhook's word on what was to be written, and not one on who may write it.
+fn is_policy(status: &Status) -> bool {
+    status.message.contains("denied the request")
+}
+
 /// By status code and reason; see
 /// <https://github.com/kubernetes/community/blob/master/contributors/devel/sig-architecture/api-conventions.md#response-status-kind>.
 fn refused(refusal: Refusal, during: During<'_>, maybe: Effect) -> Error {
@@ -174,6 +179,7 @@ fn refused(refusal: Refusal, during: During<'_>, maybe: Effect) -> Error {
         StatusCode::UNAUTHORIZED => (ErrorKind::Unauthorized, None, Effect::None),
         StatusCode::FORBIDDEN if is_quota => (ErrorKind::QuotaExceeded, None, Effect::None),
         StatusCode::FORBIDDEN if is_terminating(&status) => (ErrorKind::Conflict, Some(Retry::Backoff), Effect::None),
+        StatusCode::FORBIDDEN if is_policy(&status) => (ErrorKind::InvalidSpec, None, Effect::None),
         StatusCode::FORBIDDEN => (ErrorKind::Unauthorized, None, Effect::None),
         StatusCode::NOT_FOUND if status.reason == "NotFound" => {
             (ErrorKind::NotFound, Some(Retry::Backoff), Effect::None)
@@ -245,6 +251,7 @@ mod tests {
     fn refusals_by_meaning() {
         let quota = r#"{"message":"pods \"a\" is forbidden: exceeded quota: q","reason":"Forbidden"}"#;
         let rights = r#"{"message":"User \"x\" cannot patch resource","reason":"Forbidden"}"#;
+        let policy = r#"{"message":"admission webhook \"p\" denied the request: no latest","reason":"Forbidden"}"#;
         let terminating = r#"{"message":"unable to create","reason":"Forbidden",
             "details":{"causes":[{"reason":"NamespaceTerminating","message":"","field":"metadata.namespace"}]}}"#;
         let webhook = r#"{"message":"Internal error occurred: failed calling webhook \"w\": timeout"}"#;
@@ -253,6 +260,7 @@ mod tests {
         for (code, body, kind, retry, effect) in [
             (401, plain, ErrorKind::Unauthorized, Retry::Never, Effect::None),
             (403, rights, ErrorKind::Unauthorized, Retry::Never, Effect::None),
+            (403, policy, ErrorKind::InvalidSpec, Retry::Never, Effect::None),
             (403, quota, ErrorKind::QuotaExceeded, Retry::Backoff, Effect::None),
             (403, terminating, ErrorKind::Conflict, Retry::Backoff, Effect::None),
             (404, not_found, ErrorKind::NotFound, Retry::Backoff, Effect::None),

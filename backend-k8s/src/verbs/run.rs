@@ -139,7 +139,12 @@ impl Work<'_> {
 
     /// What failed to start is tried from the beginning: the cluster's own next try may be minutes away.
     pub(super) async fn try_again(&self, space: &Space) -> Result<()> {
-        let failed = |pod: &&PodDigest| pod.trouble.as_ref().is_some_and(|trouble| trouble.is_failure);
+        let revision = space.set_of(self.incarnation()).map(|set| &set.revision);
+        // One of an older spec that is not ready: some releases let it use up what may be unavailable, and never replace it; see
+        // <https://github.com/kubernetes/kubernetes/issues/137409>.
+        let is_stuck = |pod: &PodDigest| !pod.is_ready && revision.is_some_and(|revision| *revision != pod.revision);
+        let is_failed = |pod: &PodDigest| pod.trouble.as_ref().is_some_and(|trouble| trouble.is_failure);
+        let failed = |pod: &&PodDigest| is_failed(pod) || is_stuck(pod);
         let failed: Vec<_> = space.pods_of(self.incarnation()).filter(|pod| !pod.is_ending).filter(failed).collect();
         if !failed.is_empty() {
             // It may be what is missing.

@@ -287,3 +287,25 @@ async fn data_that_is_taken_up_keeps_its_class_and_refuses_a_size_that_it_cannot
     assert_eq!(claim["spec"]["resources"]["requests"]["storage"], "1Gi");
     assert_eq!(claim["metadata"]["labels"]["provisioner.internal/incarnation"], heir.incarnation.to_string());
 }
+
+#[tokio::test]
+async fn a_pod_of_an_older_spec_that_is_not_ready_is_in_nobodys_way() {
+    let (fixture, target) = Fixture::with_instance().await;
+    let pod = fixture.key_of("pods");
+    fixture.server.world(|world| {
+        // The controller leaves it.
+        world.is_uncontrolled = true;
+        world.change(&pod, |pod| {
+            pod["metadata"]["labels"]["controller-revision-hash"] = json!("older");
+            pod["status"]["conditions"][0]["status"] = json!("False");
+        });
+    });
+    for _ in 0..500 {
+        if fixture.observe(&target).await.phase() == Some(Phase::Provisioning) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    create(&fixture, &target).await;
+    assert_eq!(fixture.server.world(|world| world.list("pods", None, "").len()), 0);
+}
