@@ -29,10 +29,12 @@ pub struct VmConfig {
     /// default they may not, and are slow then.
     #[serde(default)]
     pub unlimited_cpu: bool,
-    /// Security groups by id. Empty: those of the network by default.
+    /// Security groups by id. Empty: the network's own, in which machines usually reach each other at every port: say one that lets
+    /// nobody in but the control plane and whatever leads customers there.
     #[serde(default)]
     pub security_groups: Vec<String>,
-    /// The instance profile by name: what a machine may do by itself, such as fetching its secrets.
+    /// The instance profile by name: what a machine may do by itself, such as fetching its secrets. It is the same for all of them, and
+    /// products can use it: whoever gets into one may read what it lets them read, all customers' secrets among it.
     #[serde(default)]
     pub instance_profile: Option<String>,
     /// Whether machines get a public address: by default they do not. `None`: as their subnet says.
