@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ec2::{
-    error::{ProvideErrorMetadata, SdkError},
+    error::{ConnectorError, ProvideErrorMetadata, SdkError},
     operation::RequestId,
 };
 pub(crate) use provisioner_account::{During, Failure};
-use provisioner_core::{ErrorKind, Retry};
+use provisioner_core::{Chain, ErrorKind, Retry};
 
 /// The same of what may be gone, or be too new: that it may not be touched is no last word.
 pub(crate) fn perhaps_gone(failure: Failure) -> Failure {
@@ -37,6 +38,9 @@ pub(crate) fn failure_of<E: ProvideErrorMetadata>(call: &'static str, error: &Sd
         SdkError::ConstructionFailure(_) => told(ErrorKind::Internal, false, "the request could not be built".into()),
         SdkError::TimeoutError(_) => told(ErrorKind::Timeout, true, "no answer in time".into()),
         SdkError::DispatchFailure(failure) => {
+            if let Some(error) = failure.as_connector_error().and_then(lacking) {
+                return without_credentials(call, error);
+            }
             // Never connected: nothing was sent.
             let is_unsent = failure.is_user() || failure.as_connector_error().is_some_and(is_connecting);
             told(ErrorKind::Unavailable, !is_unsent, "the service could not be reached".into())
@@ -63,6 +67,26 @@ pub(crate) fn failure_of<E: ProvideErrorMetadata>(call: &'static str, error: &Sd
         }
         _ => told(ErrorKind::Internal, true, "it failed in a way that is new".into()),
     }
+}
+
+/// Nobody is signed in, or that could not be asked right now. The library tells both as if the service was not reached.
+fn without_credentials(call: &'static str, error: &CredentialsError) -> Failure {
+    let kind = match error {
+        CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_) => ErrorKind::Unavailable,
+        _ => ErrorKind::Unauthorized,
+    };
+    Failure::new(kind, format!("{call}: no credentials: {}", Chain(error)))
+}
+
+fn lacking(error: &ConnectorError) -> Option<&CredentialsError> {
+    sources(error).find_map(|cause| cause.downcast_ref())
+}
+
+/// What an error was caused by, and what that was caused by.
+fn sources<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(error.source(), |cause| cause.source())
 }
 
 /// By code; see <https://docs.aws.amazon.com/ec2/latest/devguide/errors-overview.html>.
@@ -151,15 +175,9 @@ const MODIFIED_AGAIN: Duration = Duration::from_secs(1800);
 /// The service says no time to come back.
 pub(crate) const THROTTLED_PAUSE: Duration = Duration::from_secs(2);
 
-fn is_connecting(error: &aws_sdk_ec2::error::ConnectorError) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            return io.kind() == std::io::ErrorKind::ConnectionRefused;
-        }
-        source = cause.source();
-    }
-    false
+fn is_connecting(error: &ConnectorError) -> bool {
+    let mut io = sources(error).filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.next().is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 #[cfg(test)]
@@ -167,6 +185,21 @@ mod tests {
     use provisioner_core::{Effect, Error};
 
     use super::*;
+
+    #[test]
+    fn who_has_no_credentials_is_told_so_and_nothing_was_sent() {
+        let missing = || CredentialsError::not_loaded("no profile of that name");
+        for (error, kind) in [
+            (missing(), ErrorKind::Unauthorized),
+            (CredentialsError::provider_error("the metadata service answers 500"), ErrorKind::Unavailable),
+        ] {
+            let told = error.to_string();
+            let unreached = ConnectorError::other(Box::new(error), None);
+            let failure = failure_of("RunInstances", &SdkError::<aws_sdk_ec2::Error>::dispatch_failure(unreached));
+            assert_eq!((failure.kind, failure.may_have_acted), (kind, false));
+            assert!(failure.message.contains(&told), "{}", failure.message);
+        }
+    }
 
     #[test]
     fn each_code_says_what_it_is_whether_to_try_again_and_whether_it_acted() {
