@@ -19,26 +19,33 @@ const FULL_FOR: u64 = 2;
 async fn a_disk_that_is_full_at_any_write_of_any_verb_costs_time_and_nothing_else() {
     let mut rounds = Vec::new();
     for verb in Verb::ALL {
-        let writes = live(verb, Arc::default()).await.writes();
+        // The fewest of several: a life that was held up writes more often, and others never come to its last writes.
+        let mut writes = live(verb, Arc::default()).await.writes();
+        for _ in 0..2 {
+            writes = writes.min(live(verb, Arc::default()).await.writes());
+        }
         assert!(writes >= 4, "{verb:?} writes only {writes} times");
         println!("{verb:?}: {writes} durable writes");
         rounds.extend((1..=writes).map(|at| (verb, at)));
     }
-    let lives = rounds.iter().map(|(verb, at)| async { tokio::spawn(until_full(*verb, *at)).await.unwrap() });
+    let lives = rounds.into_iter().map(|(verb, at)| async move {
+        let lives = tokio::spawn(until_full(verb, at)).await.unwrap();
+        lives.unwrap_or_else(|| panic!("{verb:?} never came to write {at} again"))
+    });
     // They wait more than they work.
     let lived: Vec<u64> = futures::stream::iter(lives).buffer_unordered(2 * AT_ONCE).collect().await;
     println!("{} writes found the disk full, in {} lives", lived.len(), lived.iter().sum::<u64>());
 }
 
 /// How many lives it took until one came to that write.
-async fn until_full(verb: Verb, at: u64) -> u64 {
+async fn until_full(verb: Verb, at: u64) -> Option<u64> {
     let _round = Round(format!("{verb:?} with the disk full at write {at}"));
     for lives in 1..=LIVES_MAX {
         if live(verb, Arc::new(Watch::full_at(at, FULL_FOR))).await.refused() > 0 {
-            return lives;
+            return Some(lives);
         }
     }
-    panic!("{verb:?} never came to write {at} again");
+    None
 }
 
 /// One instance's life, with the disk full at some moment of a request.
