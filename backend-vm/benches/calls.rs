@@ -44,30 +44,21 @@ fn main() {
 }
 
 async fn run(count: Option<usize>) {
-    println!("| | instances | create | sleep | wake | destroy | calls for each | all of it |");
-    println!("|---|---|---|---|---|---|---|---|");
-    let mut looks = Vec::new();
+    println!("| | instances | create | sleep | wake | destroy | calls for each | all of it | a look at all that run |");
+    println!("|---|---|---|---|---|---|---|---|---|");
     for count in count.map_or(COUNTS.to_vec(), |count| vec![count]) {
         let stand = stand().await;
         let (life, looked) = ours(&stand, count).await;
-        row("the engine with this backend", count, life);
-        looks.push(("the engine with this backend", count, looked));
+        row("the engine with this backend", count, &life, looked);
     }
     let count = count.unwrap_or(COUNT_OF_SCRIPTS);
     for (name, script) in [("a loop with boto3", "boto3_life.py"), ("a loop with Apache Libcloud", "libcloud_life.py")]
     {
         let stand = self::stand().await;
         match rival(&stand, script, count).await {
-            Some((life, looked)) => {
-                row(name, count, life);
-                looks.push((name, count, looked));
-            }
-            None => println!("| {name} | {count} | does not come to its end here | | | | | |"),
+            Some((life, looked)) => row(name, count, &life, looked),
+            None => println!("| {name} | {count} | does not come to its end here | | | | | | |"),
         }
-    }
-    println!("\n| a look at all that run | instances | calls | time |\n|---|---|---|---|");
-    for (name, count, (calls, took)) in looks {
-        println!("| {name} | {count} | {calls} | {} ms |", took.as_millis());
     }
 }
 
@@ -89,13 +80,14 @@ async fn stand() -> Ec2 {
 /// Calls of each part and how long it took.
 type Life = Vec<(u64, Duration)>;
 
-fn row(name: &str, count: usize, life: Life) {
+fn row(name: &str, count: usize, life: &Life, (looks, looked): (u64, Duration)) {
     let each = |calls: u64| calls as f64 / count as f64;
     let parts: Vec<_> =
         life.iter().map(|(calls, took)| format!("{:.2} calls, {:.1} s", each(*calls), took.as_secs_f64())).collect();
     let calls: u64 = life.iter().map(|(calls, _)| calls).sum();
     let took: Duration = life.iter().map(|(_, took)| *took).sum();
-    println!("| {name} | {count} | {} | {:.2} | {:.1} s |", parts.join(" | "), each(calls), took.as_secs_f64());
+    let all = format!("{:.2} | {:.1} s | {looks} calls, {} ms", each(calls), took.as_secs_f64(), looked.as_millis());
+    println!("| {name} | {count} | {} | {all} |", parts.join(" | "));
 }
 
 fn plane_id() -> ControlPlaneId {
