@@ -108,14 +108,13 @@ impl Work<'_> {
 
     /// Everything but home and claim.
     pub(super) async fn remove_making(&self, space: &Space) -> Result<()> {
-        let remove = async |resource: &ApiResource, name: &str| self.remove(resource, name).await;
         // First, as nobody comes back for it once the rest is gone.
         self.remove_unwatched(space).await?;
         let Objects { before, after, .. } = self.objects();
         match space.set_of(self.incarnation()) {
             Some(set) if set.is_ending => {}
             Some(set) => {
-                if remove(&resource::<StatefulSet>(), &set.name).await? {
+                if self.remove(&resource::<StatefulSet>(), &set.name).await? {
                     self.cache.await_written(self.home, Awaited::SetGone(set.uid.clone()));
                 }
             }
@@ -131,10 +130,10 @@ impl Work<'_> {
             let Some((kind, resource)) = parts.find(|(_, resource)| resource.kind == kind) else { continue };
             // A layout may give it the same name in each making.
             if space.maker_of(kind, name).is_none_or(|maker| maker == self.incarnation()) {
-                remove(&resource, name).await?;
+                self.remove(&resource, name).await?;
             }
         }
-        remove(&resource::<Pod>(), &format!("{}-0", self.name())).await?;
+        self.remove(&resource::<Pod>(), &format!("{}-0", self.name())).await?;
         Ok(())
     }
 

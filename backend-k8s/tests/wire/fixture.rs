@@ -97,16 +97,19 @@ fn connection(kubeconfig: &NamedTempFile) -> Connection {
     Connection::Kubeconfig { path: Some(kubeconfig.path().to_owned()), context: None }
 }
 
-fn backend(kubeconfig: &NamedTempFile) -> KubernetesBackend {
+/// A cell that has an ingress controller.
+pub(crate) fn config(connection: Connection) -> KubernetesConfig {
     let ingress = IngressConfig {
         class: "nginx".into(),
         controller_namespace: [("name".to_owned(), "ingress".to_owned())].into(),
         tls: false,
         annotations: [].into(),
     };
-    let config =
-        KubernetesConfig { connection: connection(kubeconfig), ingress: Some(ingress), ..KubernetesConfig::default() };
-    config.build().unwrap()
+    KubernetesConfig { connection, ingress: Some(ingress), ..KubernetesConfig::default() }
+}
+
+fn backend(kubeconfig: &NamedTempFile) -> KubernetesBackend {
+    config(connection(kubeconfig)).build().unwrap()
 }
 
 /// A call with a deadline.

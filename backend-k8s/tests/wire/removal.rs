@@ -33,7 +33,7 @@ pub(crate) async fn until_absent(fixture: &Fixture, target: &Target) {
 }
 
 /// Waits until what somebody changed is seen.
-async fn until_changed(fixture: &Fixture, target: &Target) {
+pub(crate) async fn until_changed(fixture: &Fixture, target: &Target) {
     for _ in 0..500 {
         if fixture.observe(target).await.present().is_some_and(|it| it.generation != target.generation) {
             return;

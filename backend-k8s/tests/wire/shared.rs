@@ -1,6 +1,6 @@
 //! Customers who share a namespace: what is one's is no other's, and goes with what stands for their data.
 
-use backend_k8s::{IngressConfig, KubernetesConfig, render::SharedNamespace};
+use backend_k8s::{KubernetesConfig, render::SharedNamespace};
 use futures::StreamExt;
 use provisioner_core::{
     ErrorKind, Provisioner, Retry,
@@ -9,8 +9,8 @@ use provisioner_core::{
 use serde_json::{Value, json};
 
 use crate::{
-    fixture::{Fixture, cx, cx_after_a_call, target},
-    removal::until_absent,
+    fixture::{Fixture, config, cx, cx_after_a_call, target},
+    removal::{until_absent, until_changed},
     repairs::{create, until_done},
     server::{Answer, until},
     world::{Key, key},
@@ -33,14 +33,7 @@ async fn shared() -> Fixture {
     let fixture = Fixture::new().await;
     let namespace = json!({"metadata": {"name": SHARED}});
     fixture.server.world(|world| world.create(&key("namespaces", "", SHARED), namespace).unwrap());
-    let ingress = IngressConfig {
-        class: "nginx".into(),
-        controller_namespace: [("name".to_owned(), "ingress".to_owned())].into(),
-        tls: false,
-        annotations: [].into(),
-    };
-    let config =
-        KubernetesConfig { connection: fixture.connection(), ingress: Some(ingress), ..KubernetesConfig::default() };
+    let config = config(fixture.connection());
     fixture.with_backend(config.build_with(None, SharedNamespace::new(SHARED)).unwrap())
 }
 
@@ -214,7 +207,7 @@ async fn what_was_made_independent_belongs_to_the_home_again() {
     for plural in ["services", "statefulsets", "persistentvolumeclaims"] {
         let lost = only(&fixture, &target, plural);
         disown(&fixture, &lost);
-        until_foreign(&fixture, &target).await;
+        until_changed(&fixture, &target).await;
         create(&fixture, &target).await;
         let object = || fixture.server.world(|world| world.get(&lost.0, &lost.1, &lost.2).unwrap().clone());
         until("it belongs to its home again", || object()["metadata"]["ownerReferences"].is_array()).await;
@@ -241,7 +234,7 @@ async fn who_else_something_belongs_to_is_no_change() {
         });
         // The same watch tells of this one afterwards.
         disown(&fixture, &only(&fixture, &other, plural));
-        until_foreign(&fixture, &other).await;
+        until_changed(&fixture, &other).await;
         assert_eq!(fixture.observe(&acme).await.present().map(|it| it.generation), Some(acme.generation), "{plural}");
         create(&fixture, &other).await;
     }
@@ -255,7 +248,7 @@ async fn a_removal_that_is_cut_goes_on_and_leaves_nothing() {
     for plural in ["persistentvolumeclaims", "secrets"] {
         disown(&fixture, &only(&fixture, &target, plural));
     }
-    until_foreign(&fixture, &target).await;
+    until_changed(&fixture, &target).await;
     fixture.server.answer("delete", "configmaps", 1, Answer::refusal(500, "InternalError", "a webhook"));
     fixture.backend.destroy(&cx(), &target, DataDisposition::Delete).await.unwrap_err();
     assert_ne!(fixture.observe(&target).await, Observed::Absent);
@@ -340,7 +333,7 @@ async fn data_that_runs_is_not_deleted_whatever_its_labels_say() {
             drop(it["metadata"]["labels"].as_object_mut().unwrap().remove("provisioner.internal/data"))
         });
     });
-    until_foreign(&fixture, &target).await;
+    until_changed(&fixture, &target).await;
     let error = fixture.backend.delete_data(&cx(), target.data.id()).await.unwrap_err();
     assert_eq!((error.kind(), error.field()), (ErrorKind::Conflict, Some("data")));
     assert_eq!(objects(&fixture, &target).len(), KINDS.len() - 1);
@@ -390,17 +383,6 @@ async fn take_home(fixture: &Fixture, target: &Target) {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     panic!("it is not told");
-}
-
-/// Waits until what somebody changed is seen.
-async fn until_foreign(fixture: &Fixture, target: &Target) {
-    for _ in 0..500 {
-        if fixture.observe(target).await.present().is_some_and(|it| it.generation != target.generation) {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-    panic!("it is not seen");
 }
 
 #[tokio::test]
