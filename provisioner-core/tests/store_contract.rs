@@ -3,6 +3,8 @@
 // All of it is test code, without the harness by which clippy would know.
 #![allow(clippy::unwrap_used)]
 
+#[path = "store_contract/clock.rs"]
+mod clock;
 #[path = "store_contract/fixture.rs"]
 mod fixture;
 #[path = "store_contract/inbox.rs"]
@@ -27,7 +29,7 @@ use std::{any::Any, sync::Arc, time::Duration};
 
 use libtest_mimic::{Arguments, Trial};
 use provisioner_core::{
-    seams::SystemClock,
+    seams::{Clock, SettableClock},
     store::{MemoryStore, Store},
 };
 
@@ -93,8 +95,9 @@ impl Kind {
         match self {
             Self::Memory => (MemoryStore::new(control_plane()), None, Box::new(())),
             Self::MemoryShared => {
-                let store = MemoryStore::shared(control_plane(), Arc::new(SystemClock), lapses_after);
-                let inbox = Inbox::Memory(Arc::clone(&store));
+                let clock = Arc::new(SettableClock::starting_at(fixture::at(0)));
+                let store = MemoryStore::shared(control_plane(), Arc::clone(&clock) as Arc<dyn Clock>, lapses_after);
+                let inbox = Inbox::Memory(Arc::clone(&store), clock);
                 (store, Some(inbox), Box::new(()))
             }
             #[cfg(feature = "sqlite")]
@@ -130,9 +133,11 @@ fn run(kind: Kind, rule: &Rule) {
 
 fn main() {
     let trials = Kind::ALL.iter().flat_map(|(name, kind)| {
-        let (by_kind, inbox) =
-            if kind.is_shared() { (sharing::RULES, inbox::RULES) } else { (sessions::RULES, &[][..]) };
-        let rules = [instances::RULES, promises::RULES, work::RULES, log::RULES, by_kind, inbox].into_iter().flatten();
+        let by_kind = match kind.is_shared() {
+            true => [sharing::RULES, inbox::RULES, clock::RULES],
+            false => [sessions::RULES, &[], &[]],
+        };
+        let rules = [instances::RULES, promises::RULES, work::RULES, log::RULES].into_iter().chain(by_kind).flatten();
         let missing = kind.is_missing();
         rules.map(move |rule: &'static Rule| {
             let kind = *kind;

@@ -14,6 +14,7 @@ tests! { TESTS:
     what_was_written_is_there_after_a_restart,
     a_schema_of_a_newer_release_is_refused_untouched,
     a_newer_release_brings_the_schema_forward_while_this_one_is_at_work,
+    a_step_that_is_given_up_for_a_deadlock_is_made_again,
     a_schema_of_another_control_plane_is_refused_untouched,
     a_schema_of_another_application_is_refused_untouched,
     an_empty_schema_is_taken,
@@ -143,6 +144,33 @@ async fn a_newer_release_brings_the_schema_forward_while_this_one_is_at_work(sch
     eventually(async || old.commit(with_event(happened("a", at(0)))).await.is_ok()).await;
     eventually(async || old.claim_instance(epoch, &id("of-the-newer")).await.is_ok()).await;
     eventually(async || old.renew_session(epoch).await.is_ok()).await;
+}
+
+/// A step that alters two tables, with time between them.
+const OF_TWO_TABLES: &[&[&str]] = &[&[
+    "ALTER TABLE instances ADD COLUMN region text",
+    "SELECT pg_sleep(1)",
+    "ALTER TABLE sessions ADD COLUMN region text",
+]];
+
+async fn a_step_that_is_given_up_for_a_deadlock_is_made_again(schema: &TestSchema) {
+    drop(PostgresStore::open(schema.config(), control_plane()).await.unwrap());
+    // Who is at work: has one table, waits for the other, and does not give up first.
+    let (at_work, watcher) = (schema.client().await, schema.client().await);
+    let begin = "SET deadlock_timeout = '1min'; BEGIN; LOCK TABLE sessions IN ACCESS SHARE MODE";
+    at_work.batch_execute(begin).await.unwrap();
+    let waits = async {
+        let held = "SELECT count(*) FROM pg_locks
+             WHERE relation = 'instances'::regclass AND mode = 'AccessExclusiveLock' AND granted";
+        eventually(async || watcher.query_one(held, &[]).await.unwrap().get::<_, i64>(0) == 1).await;
+        at_work.batch_execute("LOCK TABLE instances IN ACCESS SHARE MODE; COMMIT").await.unwrap();
+    };
+    let newer = PostgresStore::open(schema.config().with_later_steps(OF_TWO_TABLES), control_plane());
+    let (newer, ()) = futures::join!(newer, waits);
+    newer.unwrap().commit(insert(row("a"))).await.unwrap();
+    let added = "SELECT count(*) FROM pg_attribute WHERE attname = 'region'
+         AND attrelid IN ('instances'::regclass, 'sessions'::regclass)";
+    assert_eq!(watcher.query_one(added, &[]).await.unwrap().get::<_, i64>(0), 2);
 }
 
 async fn a_schema_of_another_control_plane_is_refused_untouched(schema: &TestSchema) {

@@ -1,9 +1,9 @@
 //! Rows and changes to try a store with.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use provisioner_core::{store::*, types::*};
+use provisioner_core::{seams::SettableClock, store::*, types::*};
 
 /// One promise of a store. Gets an empty one.
 pub(crate) struct Rule {
@@ -18,9 +18,9 @@ pub(crate) enum Run {
     Inbox(fn(Arc<dyn Store>, Inbox) -> BoxFuture<'static, ()>),
 }
 
-/// A way into a store's inbox.
+/// A way into a store's inbox, and to the clock by which its sessions lapse.
 pub(crate) enum Inbox {
-    Memory(Arc<MemoryStore>),
+    Memory(Arc<MemoryStore>, Arc<SettableClock>),
     /// A connection of somebody else to the same database, who calls the documented function.
     #[cfg(feature = "postgres")]
     Postgres(tokio_postgres::Client),
@@ -31,7 +31,7 @@ impl Inbox {
     pub(crate) async fn submit(&self, verb: Verb, instance: &str, with_key: Option<&str>) -> OperationId {
         let parameters = serde_json::json!({"number": 1, "text": "ümläut"});
         match self {
-            Self::Memory(store) => {
+            Self::Memory(store, _) => {
                 let number = rand::random();
                 let operation = OperationId::from_parts(number, number.into());
                 let request = Submitted {
@@ -54,6 +54,21 @@ impl Inbox {
                 let query = "SELECT submit($1, $2, $3::text::jsonb, 'signup', 'wanted', $4, 3)";
                 let row = client.query_one(query, &[&verb.as_str(), &instance, &text, &with_key]).await.unwrap();
                 OperationId::new(row.get::<_, &str>(0)).unwrap()
+            }
+        }
+    }
+
+    /// Sets the clock, forward or back.
+    pub(crate) async fn set_clock(&self, forward: bool, by: Duration) {
+        match self {
+            Self::Memory(_, clock) if forward => clock.set_forward(by),
+            Self::Memory(_, clock) => clock.set_back(by),
+            // Nothing sets the server's clock: what is compared with it is moved the other way.
+            #[cfg(feature = "postgres")]
+            Self::Postgres(client) => {
+                let ms = i64::try_from(by.as_millis()).unwrap() * if forward { -1 } else { 1 };
+                let query = "UPDATE sessions SET expires_at = expires_at + $1::bigint * interval '1 millisecond'";
+                client.execute(query, &[&ms]).await.unwrap();
             }
         }
     }

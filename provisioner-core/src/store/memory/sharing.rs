@@ -1,6 +1,6 @@
 //! Sessions, claims and signals: who may write, and who works on what.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, mem, sync::Arc, time::Duration};
 
 use futures::stream::BoxStream;
 
@@ -95,6 +95,11 @@ impl Sharing {
         self.open.get(&epoch).is_some_and(|until| self.now() < *until)
     }
 
+    /// Ends a session that lapsed, as something is taken from it: whatever the clock shows later, it does not come back to that.
+    fn end(&mut self, epoch: u64) {
+        self.open.remove(&epoch);
+    }
+
     /// Claims an instance, unless another session in force works on it. `Some`: whether the one before lapsed over it.
     pub(super) fn claim(&mut self, epoch: u64, id: &InstanceId) -> Option<bool> {
         if self.rules.is_none() {
@@ -104,7 +109,10 @@ impl Sharing {
         let taken_over = match before {
             Some(claimed) if claimed.epoch == epoch => claimed.taken_over,
             Some(claimed) if self.is_in_force(claimed.epoch) => return None,
-            Some(_) => true,
+            Some(claimed) => {
+                self.end(claimed.epoch);
+                true
+            }
             None => false,
         };
         self.claims.insert(id.clone(), Claimed { epoch, taken_over });
@@ -122,6 +130,7 @@ impl Sharing {
         if self.rules.is_none() || other.is_some_and(|other| self.is_in_force(other)) {
             return self.rules.is_none();
         }
+        other.into_iter().for_each(|lapsed| self.end(lapsed));
         self.makings.insert(making, epoch);
         true
     }
@@ -227,8 +236,11 @@ impl Sharing {
         let mut claimed = Vec::new();
         for number in oldest {
             if let Some((request, by)) = self.requests.get_mut(&number) {
-                *by = epoch;
+                let before = mem::replace(by, epoch);
                 claimed.push(request.clone());
+                if before != epoch {
+                    self.end(before);
+                }
             }
         }
         claimed

@@ -41,6 +41,10 @@ const FREE: &str = "(i.claimed_by IS NULL OR i.claimed_by = $1
 const OWN: &str = "own AS MATERIALIZED (SELECT epoch FROM sessions
      WHERE epoch = $1 AND NOT closed AND expires_at > clock_timestamp())";
 
+/// Ends the sessions that something is taken from: whatever the clock shows later, they do not come back to it.
+const ENDED: &str = "ended AS (UPDATE sessions SET closed = true
+     WHERE NOT closed AND epoch <> $1 AND epoch IN (SELECT claimed_by FROM free))";
+
 /// Removes what nobody asks about any more: older than every session in force, so that those that are left are known one by
 /// one.
 const FORGET_SESSIONS: &str = "DELETE FROM sessions WHERE expires_at < clock_timestamp() - interval '1 day'
@@ -95,7 +99,8 @@ pub(super) async fn claim(readers: &Readers, claim: &Claim) -> Result<Vec<Record
                  AND (i.due_at, i.id) > ($5, $6) AND {FREE}
              ORDER BY i.due_at, i.id LIMIT $7 FOR UPDATE OF i SKIP LOCKED),
          claimed AS (UPDATE instances SET claimed_by = $1, taken_over = free.taken_over FROM free
-             WHERE instances.id = free.id AND free.claimed_by IS DISTINCT FROM $1)
+             WHERE instances.id = free.id AND free.claimed_by IS DISTINCT FROM $1),
+         {ENDED}
          SELECT {RECORD_COLUMNS}, i.id, i.claimed_by, i.due_at
              FROM own LEFT JOIN (free i {RECORD_SPECS}) ON true ORDER BY i.due_at, i.id"
     );
@@ -158,7 +163,8 @@ pub(super) async fn claim_instance(readers: &Readers, epoch: u64, id: &InstanceI
                  CASE WHEN i.claimed_by = $1 THEN i.taken_over ELSE i.claimed_by IS NOT NULL END AS taken_over
              FROM instances i WHERE EXISTS (SELECT FROM own) AND i.id = $2 AND {FREE} FOR UPDATE OF i),
          claimed AS (UPDATE instances SET claimed_by = $1, taken_over = free.taken_over FROM free
-             WHERE instances.id = free.id AND free.claimed_by IS DISTINCT FROM $1)
+             WHERE instances.id = free.id AND free.claimed_by IS DISTINCT FROM $1),
+         {ENDED}
          SELECT {RECORD_COLUMNS}, i.id, i.claimed_by FROM own LEFT JOIN (free i {RECORD_SPECS}) ON true"
     );
     let rows = readers.query(&query, &[&clamp(epoch), &id.as_str()]).await?;
@@ -194,7 +200,8 @@ pub(super) async fn claim_incarnations(
              WHERE EXISTS (SELECT FROM own) AND i.cell = $2 AND i.due_at <= $3 AND {FREE}
              ORDER BY i.due_at, i.incarnation LIMIT $4 FOR UPDATE OF i SKIP LOCKED),
          claimed AS (UPDATE incarnations SET claimed_by = $1 FROM free
-             WHERE incarnations.incarnation = free.incarnation AND free.claimed_by IS DISTINCT FROM $1)
+             WHERE incarnations.incarnation = free.incarnation AND free.claimed_by IS DISTINCT FROM $1),
+         {ENDED}
          SELECT {columns} FROM own LEFT JOIN free ON true ORDER BY due_at, incarnation"
     );
     let rows = readers.query(&query, &[&clamp(epoch), &cell.as_str(), &now.unix_ms(), &clamp(limit)]).await?;
@@ -210,7 +217,8 @@ pub(super) async fn inbox(readers: &Readers, epoch: u64, limit: usize) -> Result
                  AND NOT EXISTS (SELECT FROM inbox older WHERE older.instance = i.instance AND older.number < i.number)
              ORDER BY i.number LIMIT $2 FOR UPDATE OF i SKIP LOCKED),
          claimed AS (UPDATE inbox SET claimed_by = $1 FROM free
-             WHERE inbox.number = free.number AND free.claimed_by IS DISTINCT FROM $1)
+             WHERE inbox.number = free.number AND free.claimed_by IS DISTINCT FROM $1),
+         {ENDED}
          SELECT {REQUEST_COLUMNS} FROM own LEFT JOIN free ON true ORDER BY number"
     );
     let rows = readers.query(&query, &[&clamp(epoch), &clamp(limit)]).await?;

@@ -110,6 +110,12 @@ impl From<Error> for StoreError {
     }
 }
 
+/// Whether the server ended a transaction because it and another one waited for each other.
+pub(super) fn is_deadlock(error: &StoreError) -> bool {
+    let StoreError::Failed(cause) = error else { return false };
+    cause.downcast_ref::<Error>().and_then(Error::code) == Some(&SqlState::T_R_DEADLOCK_DETECTED)
+}
+
 /// Of opening: what only a person can mend is told in words.
 pub(super) fn refused(error: Error) -> StoreError {
     let class = error.code().map_or("", |code| &code.code()[..2]).to_owned();

@@ -77,8 +77,12 @@ use super::{
     Record, Renewal, Session, Signal, Store, StoreError, Stranger, Submitted, Taken, format::Prepared,
     signals::Signals,
 };
-use crate::types::{
-    CellName, ControlPlaneId, DataId, IdempotencyKey, Incarnation, InstanceId, OperationId, Phase, TenantId, Timestamp,
+use crate::{
+    error::Chain,
+    types::{
+        CellName, ControlPlaneId, DataId, IdempotencyKey, Incarnation, InstanceId, OperationId, Phase, TenantId,
+        Timestamp,
+    },
 };
 
 /// How many changes may wait for the writer before callers wait to hand theirs in.
@@ -151,7 +155,23 @@ impl PostgresStore {
     }
 }
 
+/// Brings the schema forward, again as often as a step and copies that are at work wait for each other and the step is given up.
 async fn migrate(
+    connector: &Connector,
+    config: &PostgresConfig,
+    control_plane: &ControlPlaneId,
+) -> Result<(), StoreError> {
+    loop {
+        match migrate_once(connector, config, control_plane).await {
+            Err(error) if fault::is_deadlock(&error) => {
+                tracing::warn!(error = %Chain(&error), "the schema could not be brought forward; trying again");
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn migrate_once(
     connector: &Connector,
     config: &PostgresConfig,
     control_plane: &ControlPlaneId,

@@ -135,7 +135,10 @@ impl<'a> Picture<'a> {
                 self.outbox.touched(other, write.id());
                 Worker::Elsewhere
             }
-            (Claiming::Take, Some(_)) if change.epoch.is_some() => Worker::TakenOver,
+            (Claiming::Take, Some(lapsed)) if change.epoch.is_some() => {
+                self.ended_sessions.insert(lapsed);
+                Worker::TakenOver
+            }
             (Claiming::Take, None) if change.epoch.is_some() => Worker::Here,
             _ => {
                 if let Some(row) = write.row().filter(|row| asks && row.due_at.is_some()) {

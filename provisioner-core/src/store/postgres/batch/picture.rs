@@ -18,6 +18,8 @@ use crate::types::{CellName, DataId, HostName, IdempotencyKey, Incarnation, Inst
 pub(in super::super) struct Picture<'a> {
     /// The sessions in force.
     pub(super) sessions: BTreeSet<u64>,
+    /// Those that lapsed and that something is taken from.
+    pub(super) ended_sessions: BTreeSet<u64>,
     /// Requests of the inbox: whether they are there.
     pub(super) requests: BTreeMap<u64, Kept<()>>,
     pub(super) instances: BTreeMap<&'a InstanceId, Kept<Instance<'a>>>,

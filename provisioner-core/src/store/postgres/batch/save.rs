@@ -119,6 +119,8 @@ impl<'s> Writes<'s> {
         if picture.version_used > picture.version_used_before {
             self.add(&statements.use_version, 1, vec![Box::new(clamp(picture.version_used))]);
         }
+        let ended: Vec<i64> = picture.ended_sessions.iter().copied().map(clamp).collect();
+        self.add(&statements.end_sessions, ended.len(), vec![Box::new(ended)]);
     }
 
     fn instance_rows<'p: 's>(

@@ -45,6 +45,8 @@ statements! {
 
     // What is written.
 
+    /// What is taken from a session that lapsed is not its own again, whatever the clock shows later.
+    end_sessions = "UPDATE sessions SET closed = true WHERE epoch = ANY ($1) AND NOT closed";
     delete_requests = "DELETE FROM inbox WHERE number = ANY ($1)";
     insert_instances = "INSERT INTO instances
             (id, version, tenant, cell, lane, due_at, phase, parked, claimed_by, taken_over, body)
