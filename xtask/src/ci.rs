@@ -59,31 +59,31 @@ type Skipped = Option<Ignored>;
 
 /// Makes every check, up to the first that fails, and then runs every test. A cluster that was made for them is stopped.
 pub(crate) fn run() -> Result<Report, String> {
-    let clock = Clock(Instant::now());
+    let began = Began(Instant::now());
     let had_cluster = peers::has_cluster();
-    let report = checked(&clock);
+    let report = checked(&began);
     if !had_cluster && peers::has_cluster() {
-        clock.timed("stopping the cluster", peers::stop)?;
+        began.timed("stopping the cluster", peers::stop)?;
     }
     report
 }
 
-fn checked(clock: &Clock) -> Result<Report, String> {
+fn checked(began: &Began) -> Result<Report, String> {
     let mut skipped = Vec::new();
     for step in STEPS {
-        skipped.extend(clock.timed(step.name, step.run)?);
+        skipped.extend(began.timed(step.name, step.run)?);
     }
-    let mut report = clock.timed("tests", || test::run_prepared(false, &[]))?;
-    report.add(clock.timed("simulation: each planted bug is found", sim::planted)?);
-    clock.timed("simulation: new seeds", sim::new_seeds)?;
+    let mut report = began.timed("tests", || test::run_prepared(false, &[]))?;
+    report.add(began.timed("simulation: each planted bug is found", sim::planted)?);
+    began.timed("simulation: new seeds", sim::new_seeds)?;
     report.ignored.append(&mut skipped);
     Ok(report)
 }
 
-/// When the whole run began. Each step tells that too, as who reads the end of what was printed sees where the time went.
-struct Clock(Instant);
+/// When the whole run began. Each step tells the time since then too: who has only the end of what was printed sees where it went.
+struct Began(Instant);
 
-impl Clock {
+impl Began {
     fn timed<T>(&self, name: &str, run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
         println!("\n=== {name}");
         let started = Instant::now();
