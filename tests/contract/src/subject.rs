@@ -394,11 +394,24 @@ impl Subject {
             let removed: Vec<_> = futures::stream::iter(removals.collect::<Vec<_>>()).buffered(16).collect().await;
             removed.into_iter().collect::<Outcome>()?;
         }
-        if self.profile.can(crate::Ability::Inventory) {
+        while self.profile.can(crate::Ability::Inventory) {
             let left = self.outsider().inventory(&self.owner).await.during("the outsider")?;
-            ensure!(left.is_empty(), "left behind, though list yields nothing: {}", left.join("; "));
+            if left.is_empty() {
+                break;
+            }
+            let told = left.join("; ");
+            ensure!(Instant::now() < deadline, "left behind, though list yields nothing, and not for upkeep: {told}");
+            self.keep_up().await?;
+            tokio::time::sleep(LOOK_AGAIN_MAX).await;
         }
         Ok(())
+    }
+
+    /// Upkeep, by a process that has just begun where there can be one: what several share may be left by those of whom each thought
+    /// that another one needs it.
+    async fn keep_up(&self) -> Outcome {
+        let backend = self.profile.reopen.as_ref().map_or_else(|| Arc::clone(&self.backend), |reopen| reopen());
+        backend.maintain(&self.cx(), false).await.during("upkeep").map(drop)
     }
 
     async fn remove(&self, owned: &Owned) -> Outcome {
