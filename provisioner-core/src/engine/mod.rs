@@ -197,9 +197,10 @@ impl Engine {
         }
     }
 
-    /// Which claim a request makes: none where there is no room for more work, so that another process can do it.
+    /// Which claim a request makes: none where there is no room for more work, or nothing is begun any more, so that another process
+    /// can do it.
     pub(crate) fn claiming(&self, cell: &CellName) -> Claiming {
-        match self.cells.get(cell).is_some_and(|cell| cell.has_room()) {
+        match !self.cancel.is_cancelled() && self.cells.get(cell).is_some_and(|cell| cell.has_room()) {
             true => Claiming::Take,
             false => Claiming::Leave,
         }

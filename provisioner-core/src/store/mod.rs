@@ -258,7 +258,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Keeps a session from lapsing, and tells the numbers of all that are in force, and the store's clock.
     /// [`StoreError::SessionLost`] when it is not in force any more. One that lapsed comes back, if at all, where the clock was set
-    /// back before another session took anything of what it worked on.
+    /// back before another session was renewed or took anything of what it worked on.
     async fn renew_session(&self, epoch: u64) -> Result<Renewal, StoreError>;
 
     /// Ends a session, so that nobody has to wait for it to lapse, and tells the others to look for what it worked on.

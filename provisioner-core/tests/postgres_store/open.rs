@@ -15,6 +15,7 @@ tests! { TESTS:
     a_schema_of_a_newer_release_is_refused_untouched,
     a_newer_release_brings_the_schema_forward_while_this_one_is_at_work,
     a_step_that_is_given_up_for_a_deadlock_is_made_again,
+    a_step_that_waits_for_somebody_keeps_nobody_waiting,
     a_schema_of_another_control_plane_is_refused_untouched,
     a_schema_of_another_application_is_refused_untouched,
     an_empty_schema_is_taken,
@@ -149,7 +150,7 @@ async fn a_newer_release_brings_the_schema_forward_while_this_one_is_at_work(sch
 /// A step that alters two tables, with time between them.
 const OF_TWO_TABLES: &[&[&str]] = &[&[
     "ALTER TABLE instances ADD COLUMN region text",
-    "SELECT pg_sleep(1)",
+    "SELECT pg_sleep(4)",
     "ALTER TABLE sessions ADD COLUMN region text",
 ]];
 
@@ -171,6 +172,24 @@ async fn a_step_that_is_given_up_for_a_deadlock_is_made_again(schema: &TestSchem
     let added = "SELECT count(*) FROM pg_attribute WHERE attname = 'region'
          AND attrelid IN ('instances'::regclass, 'sessions'::regclass)";
     assert_eq!(watcher.query_one(added, &[]).await.unwrap().get::<_, i64>(0), 2);
+}
+
+async fn a_step_that_waits_for_somebody_keeps_nobody_waiting(schema: &TestSchema) {
+    let old = PostgresStore::open(schema.config(), control_plane()).await.unwrap();
+    let (backup, watcher) = (schema.client().await, schema.client().await);
+    backup.batch_execute("BEGIN; LOCK TABLE instances IN ACCESS SHARE MODE").await.unwrap();
+    let at_work = async {
+        let waits = "SELECT count(*) FROM pg_locks
+             WHERE relation = 'instances'::regclass AND mode = 'AccessExclusiveLock' AND NOT granted";
+        for number in 0..2 {
+            eventually(async || watcher.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 1).await;
+            old.commit(insert(row(format!("during-{number}")))).await.expect("it is not kept waiting for long");
+        }
+        backup.batch_execute("COMMIT").await.unwrap();
+    };
+    let newer = PostgresStore::open(schema.config().with_later_steps(OF_TWO_TABLES), control_plane());
+    let (newer, ()) = futures::join!(newer, at_work);
+    assert!(newer.unwrap().instance(&id("during-1")).await.unwrap().is_some());
 }
 
 async fn a_schema_of_another_control_plane_is_refused_untouched(schema: &TestSchema) {

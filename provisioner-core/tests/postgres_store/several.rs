@@ -13,6 +13,7 @@ tests! { TESTS:
     events_of_many_processes_are_seen_in_order_without_gaps,
     capacity_and_keys_hold_across_processes,
     a_version_is_never_given_twice_across_processes,
+    a_session_that_is_being_renewed_is_not_ended,
 }
 
 async fn two(schema: &TestSchema) -> [std::sync::Arc<PostgresStore>; 2] {
@@ -146,4 +147,34 @@ async fn a_version_is_never_given_twice_across_processes(schema: &TestSchema) {
     all.sort_unstable();
     all.dedup();
     assert_eq!(all.len(), count, "a write that was meant for one could hit another");
+}
+
+/// It lapses over two instances, and is renewed the moment before; that becomes known after another one has taken both.
+async fn a_session_that_is_being_renewed_is_not_ended(schema: &TestSchema) {
+    let [one, two] = two(schema).await;
+    let epoch = one.open_session("one", at(0)).await.unwrap().epoch;
+    for name in ["a", "b"] {
+        one.commit(Change { epoch: Some(epoch), claiming: Claiming::Take, ..insert(row(name)) }).await.unwrap();
+    }
+    let other = two.open_session("two", at(0)).await.unwrap().epoch;
+    let (clock, renewal) = (schema.client().await, schema.client().await);
+    let lapses = "UPDATE sessions SET expires_at = clock_timestamp() WHERE epoch = $1";
+    let number = i64::try_from(epoch).unwrap();
+    clock.execute(lapses, &[&number]).await.unwrap();
+    renewal.batch_execute("BEGIN").await.unwrap();
+    let renews = "UPDATE sessions SET expires_at = clock_timestamp() + interval '1 hour' WHERE epoch = $1";
+    renewal.execute(renews, &[&number]).await.unwrap();
+    let taken = two.claim_instance(other, &id("a")).await.unwrap();
+    assert!(matches!(taken, Taken::Here(record) if record.taken_over));
+    let asks = Change { epoch: Some(other), claiming: Claiming::Take, ..update(row("b"), 1) };
+    assert_eq!(two.commit(asks).await.unwrap().worker, Worker::TakenOver);
+    // Nor does another one's renewal wait for it.
+    assert_eq!(two.renew_session(other).await.unwrap().in_force, [other]);
+    renewal.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(one.renew_session(epoch).await.unwrap().in_force, [epoch, other]);
+    // It goes on without them.
+    for (name, version) in [("a", 1), ("b", 2)] {
+        let works = Change { epoch: Some(epoch), claiming: Claiming::Keep, ..update(row(name), version) };
+        assert!(matches!(one.commit(works).await, Err(StoreError::Stale)), "{name}");
+    }
 }

@@ -11,7 +11,9 @@ tests! { TESTS:
     the_same_key_is_the_same_request_for_24_hours,
     of_two_at_once_with_one_key_both_get_one_operation,
     what_cannot_be_right_is_refused_and_named,
+    what_is_passed_may_have_any_collation,
     what_cannot_be_read_keeps_nobody_else_up,
+    what_one_cannot_read_is_left_to_who_can,
     a_caller_needs_the_right_to_execute_and_no_other,
     an_operation_is_named_as_all_are,
 }
@@ -139,6 +141,26 @@ async fn what_cannot_be_right_is_refused_and_named(schema: &TestSchema) {
     assert_eq!(store.inbox(epoch, 9).await.unwrap().len(), 1);
 }
 
+async fn what_is_passed_may_have_any_collation(schema: &TestSchema) {
+    let (store, epoch, client) = open(schema).await;
+    // Of a server that is built with ICU, as all that are packaged are.
+    let columns = "CREATE COLLATION any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+         CREATE TABLE customers (slug text COLLATE any_case, other text COLLATE \"und-x-icu\");
+         INSERT INTO customers VALUES ('acme', 'emca')";
+    client.batch_execute(columns).await.unwrap();
+    for column in ["slug", "other"] {
+        let query =
+            format!("SELECT submit('wake', {column}, '{{}}', {column}, {column}, 'of ' || {column}) FROM customers");
+        let first: String = client.query_one(&query, &[]).await.unwrap().get(0);
+        assert_eq!(client.query_one(&query, &[]).await.unwrap().get::<_, String>(0), first);
+    }
+    // Names differ by case, whatever the caller's columns do.
+    client.batch_execute("UPDATE customers SET slug = 'ACME'").await.unwrap();
+    let refused = client.query_one("SELECT submit('wake', slug, '{}', slug) FROM customers", &[]).await.unwrap_err();
+    assert!(refused.as_db_error().unwrap().message().contains("instance 'ACME': expected"), "{refused:?}");
+    assert_eq!(store.inbox(epoch, 9).await.unwrap().len(), 2);
+}
+
 async fn what_cannot_be_read_keeps_nobody_else_up(schema: &TestSchema) {
     let (store, epoch, client) = open(schema).await;
     let deep = format!("{}1{}", r#"{"a":"#.repeat(200), "}".repeat(200));
@@ -152,6 +174,22 @@ async fn what_cannot_be_read_keeps_nobody_else_up(schema: &TestSchema) {
     let found = store.inbox(epoch, 9).await.unwrap();
     let read: Vec<_> = found.iter().map(|found| (found.instance.as_str(), found.ask.parameters.is_ok())).collect();
     assert_eq!(read, [("large", false), ("deep", false), ("another", true)]);
+}
+
+async fn what_one_cannot_read_is_left_to_who_can(schema: &TestSchema) {
+    let (store, old, client) = open(schema).await;
+    let new = store.open_session("new", at(0)).await.unwrap().epoch;
+    let making = making(1, IncarnationState::Ending, Some(at(1)));
+    store.commit(Change { incarnations: vec![making.clone()], ..Change::default() }).await.unwrap();
+    submit(&client, "acme", None).await.unwrap();
+    // As a newer release writes them.
+    client.batch_execute("UPDATE inbox SET verb = 'hibernate'; UPDATE incarnations SET state = 'odd'").await.unwrap();
+    assert_eq!(store.inbox(old, 9).await.unwrap(), []);
+    assert_eq!(store.claim_incarnations(old, &cell("one"), at(9), 9).await.unwrap(), []);
+    // Who can read them finds them, though the other is at work.
+    client.batch_execute("UPDATE inbox SET verb = 'wake'; UPDATE incarnations SET state = 'ending'").await.unwrap();
+    assert_eq!(store.inbox(new, 9).await.unwrap().len(), 1);
+    assert_eq!(store.claim_incarnations(new, &cell("one"), at(9), 9).await.unwrap(), [making]);
 }
 
 async fn a_caller_needs_the_right_to_execute_and_no_other(schema: &TestSchema) {

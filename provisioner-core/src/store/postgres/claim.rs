@@ -41,9 +41,11 @@ const FREE: &str = "(i.claimed_by IS NULL OR i.claimed_by = $1
 const OWN: &str = "own AS MATERIALIZED (SELECT epoch FROM sessions
      WHERE epoch = $1 AND NOT closed AND expires_at > clock_timestamp())";
 
-/// Ends the sessions that something is taken from: whatever the clock shows later, they do not come back to it.
-const ENDED: &str = "ended AS (UPDATE sessions SET closed = true
-     WHERE NOT closed AND epoch <> $1 AND epoch IN (SELECT claimed_by FROM free))";
+/// Ends the sessions that something is taken from: whatever the clock shows later, they do not come back to it. One that is written
+/// this moment is renewed or ended by that, and not waited for.
+const ENDED: &str = "ended AS (UPDATE sessions SET closed = true WHERE epoch = ANY (ARRAY(
+     SELECT epoch FROM sessions WHERE NOT closed AND epoch <> $1 AND expires_at <= statement_timestamp()
+         AND epoch IN (SELECT claimed_by FROM free) FOR UPDATE SKIP LOCKED)))";
 
 /// Removes what nobody asks about any more: older than every session in force, so that those that are left are known one by
 /// one.
@@ -70,8 +72,9 @@ pub(super) async fn renew_session(readers: &Readers, epoch: u64, lapses_after: D
     let query = format!(
         "WITH renewed AS (UPDATE sessions SET expires_at = clock_timestamp() + $2::bigint * interval '1 millisecond'
              WHERE epoch = $1 AND {IN_FORCE} RETURNING epoch),
-         lapsed AS (UPDATE sessions SET closed = true
-             WHERE epoch <> $1 AND NOT closed AND expires_at <= clock_timestamp())
+         lapsed AS (UPDATE sessions SET closed = true WHERE epoch = ANY (ARRAY(
+             SELECT epoch FROM sessions WHERE epoch <> $1 AND NOT closed AND expires_at <= clock_timestamp()
+                 FOR UPDATE SKIP LOCKED)))
          SELECT epoch, {NOW} FROM sessions WHERE epoch <> $1 AND {IN_FORCE} AND EXISTS (SELECT FROM renewed)
          UNION ALL SELECT epoch, {NOW} FROM renewed ORDER BY epoch"
     );
@@ -196,16 +199,28 @@ pub(super) async fn claim_incarnations(
     let columns = format::INCARNATION_COLUMNS;
     let query = format!(
         "WITH {OWN}, free AS MATERIALIZED (
-             SELECT {columns}, claimed_by FROM incarnations i
+             SELECT {columns}, i.claimed_by FROM incarnations i
              WHERE EXISTS (SELECT FROM own) AND i.cell = $2 AND i.due_at <= $3 AND {FREE}
              ORDER BY i.due_at, i.incarnation LIMIT $4 FOR UPDATE OF i SKIP LOCKED),
          claimed AS (UPDATE incarnations SET claimed_by = $1 FROM free
              WHERE incarnations.incarnation = free.incarnation AND free.claimed_by IS DISTINCT FROM $1),
          {ENDED}
-         SELECT {columns} FROM own LEFT JOIN free ON true ORDER BY due_at, incarnation"
+         SELECT {columns}, claimed_by FROM own LEFT JOIN free ON true ORDER BY due_at, incarnation"
     );
     let rows = readers.query(&query, &[&clamp(epoch), &cell.as_str(), &now.unix_ms(), &clamp(limit)]).await?;
-    own(&rows)?.into_iter().map(|row| format::incarnation_row(row)).collect()
+    let unclaim = "UPDATE incarnations SET claimed_by = $3 WHERE incarnation = $1 AND claimed_by = $2";
+    let mut found = Vec::new();
+    for row in own(&rows)? {
+        match format::incarnation_row(row) {
+            Ok(making) => found.push(making),
+            Err(error) => {
+                tracing::error!(making = row.text(0)?, error = %Chain(&error), "a making that is to be looked for cannot be read");
+                let before = row.number_or_null(format::INCARNATION_COLUMNS.split(',').count())?;
+                readers.query(unclaim, &[&row.text(0)?, &clamp(epoch), &before]).await?;
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// The oldest request of each instance, claimed.
@@ -219,13 +234,24 @@ pub(super) async fn inbox(readers: &Readers, epoch: u64, limit: usize) -> Result
          claimed AS (UPDATE inbox SET claimed_by = $1 FROM free
              WHERE inbox.number = free.number AND free.claimed_by IS DISTINCT FROM $1),
          {ENDED}
-         SELECT {REQUEST_COLUMNS} FROM own LEFT JOIN free ON true ORDER BY number"
+         SELECT {REQUEST_COLUMNS}, claimed_by FROM own LEFT JOIN free ON true ORDER BY number"
     );
     let rows = readers.query(&query, &[&clamp(epoch), &clamp(limit)]).await?;
-    let requests = own(&rows)?.into_iter().map(|row| rows::request(row, 0));
-    // One that somebody wrote past the function must not keep all the others up.
-    let told = |error: &StoreError| tracing::error!(error = %Chain(error), "a request in the inbox is passed over");
-    Ok(requests.filter_map(|request| request.inspect_err(told).ok()).collect())
+    let unclaim = "UPDATE inbox SET claimed_by = $3 WHERE number = $1 AND claimed_by = $2";
+    let mut found = Vec::new();
+    for row in own(&rows)? {
+        match rows::request(row, 0) {
+            Ok(request) => found.push(request),
+            // Of a newer release, or written past the function: it must keep none of the others up, nor those who can read it.
+            Err(error) => {
+                let number = row.number(0)?;
+                tracing::error!(number, error = %Chain(&error), "a request in the inbox cannot be read and is passed over");
+                let before = row.number_or_null(REQUEST_COLUMNS.split(',').count())?;
+                readers.query(unclaim, &[&number, &clamp(epoch), &before]).await?;
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// The rows that a session found, which are one without content when it found none, and none when it is not in force.

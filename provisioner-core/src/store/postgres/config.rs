@@ -56,6 +56,12 @@ impl PostgresConfig {
                 "sslmode" => own.mode = Some(value),
                 "sslrootcert" => own.roots = Some(unescape(value).ok_or_else(refused)?),
                 "schema" => own.schema = Some(value),
+                "sslcert" | "sslkey" => {
+                    let why = format!(
+                        "{name} of the database's URL: expected none, as certificates of clients are not supported"
+                    );
+                    return Err(StoreError::Refused(why));
+                }
                 _ => rest.push(parameter),
             }
         }
@@ -68,6 +74,12 @@ impl PostgresConfig {
             if has_host { Ok(connection) } else { Err(refused()) }
         };
         let places = each_host(places);
+        if rest.iter().any(|parameter| parameter.starts_with("host=") && (parameter.contains(',') || places.len() > 1))
+        {
+            let why =
+                "host of the database's URL: expected several hosts before the database's name, as in one,two/DATABASE";
+            return Err(StoreError::Refused(why.into()));
+        }
         if places.len() > 1 && rest.iter().any(|parameter| parameter.starts_with("hostaddr=")) {
             let why =
                 "hostaddr of the database's URL: expected none with several hosts, which may be addresses themselves";
@@ -128,7 +140,7 @@ impl PostgresConfig {
         Ok(Self { timeout, ..self })
     }
 
-    /// How long making a connection to one host may take: 5 s unless told otherwise. Where there are several, the next one is tried
+    /// How long making a connection to one host may take: 5 s unless told otherwise, of which one of its addresses has half. Where there are several, the next one is tried
     /// soon after, beside it.
     ///
     /// # Errors
@@ -158,18 +170,22 @@ impl PostgresConfig {
         // Every statement here is a walk along an index. The planner may have seen the tables while they were empty, and keeps
         // its plans: it is not given another way. https://www.postgresql.org/docs/current/runtime-config-query.html
         //
-        // A process that was stopped in the middle of a transaction must not keep the others waiting.
+        // A process that was stopped in the middle of a transaction must not keep the others waiting, nor one that takes no answer any
+        // more: while the server sends, no statement runs into its time. A vanished host's connections are noticed as lost.
+        // https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-TCP-USER-TIMEOUT
         let settings = format!(
             "-c search_path={schema} -c statement_timeout={timeout} -c idle_in_transaction_session_timeout={idle} \
              -c default_transaction_isolation=read\\ committed -c client_min_messages=warning -c jit=off \
-             -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off",
+             -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off \
+             -c tcp_user_timeout={timeout} -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
             schema = self.schema.quoted()
         );
         let settings = match connection.get_options() {
             Some(given) => format!("{given} {settings}"),
             None => settings,
         };
-        connection.options(settings).connect_timeout(self.connect_timeout).tcp_user_timeout(self.timeout);
+        // A host's name may have a second address, behind one that is silent.
+        connection.options(settings).connect_timeout(self.connect_timeout / 2).tcp_user_timeout(self.timeout);
         connection.keepalives(true).keepalives_idle(Duration::from_secs(10));
         connection.keepalives_interval(Duration::from_secs(5)).keepalives_retries(3);
         if connection.get_application_name().is_none() {
@@ -322,6 +338,9 @@ mod tests {
             "postgres://me:hunter2@h/d?schema=a-b",
             "postgres://me:hunter2@h/d?sslrootcert=%2",
             "postgres://me:hunter2@one,two/d?hostaddr=127.0.0.1,127.0.0.2",
+            "postgres://me:hunter2@/d?host=one,two",
+            "postgres://me:hunter2@one,two/d?host=three",
+            "postgres://me:hunter2@h/d?sslcert=a.pem",
             "postgres://me:hunter2@h/d?sslmode=verify-ca&sslrootcert=/nowhere/at/all",
             "host=h password=hunter2",
         ];

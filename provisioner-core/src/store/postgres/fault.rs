@@ -110,10 +110,11 @@ impl From<Error> for StoreError {
     }
 }
 
-/// Whether the server ended a transaction because it and another one waited for each other.
-pub(super) fn is_deadlock(error: &StoreError) -> bool {
+/// Whether a transaction was given up for others: it had waited for a lock for long, or one of them waited for it as well.
+pub(super) fn is_contended(error: &StoreError) -> bool {
     let StoreError::Failed(cause) = error else { return false };
-    cause.downcast_ref::<Error>().and_then(Error::code) == Some(&SqlState::T_R_DEADLOCK_DETECTED)
+    let code = cause.downcast_ref::<Error>().and_then(Error::code);
+    code.is_some_and(|code| [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED].contains(code))
 }
 
 /// Of opening: what only a person can mend is told in words.

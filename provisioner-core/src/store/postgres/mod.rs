@@ -155,7 +155,7 @@ impl PostgresStore {
     }
 }
 
-/// Brings the schema forward, again as often as a step and copies that are at work wait for each other and the step is given up.
+/// Brings the schema forward, again as often as a step is given up for others.
 async fn migrate(
     connector: &Connector,
     config: &PostgresConfig,
@@ -163,8 +163,9 @@ async fn migrate(
 ) -> Result<(), StoreError> {
     loop {
         match migrate_once(connector, config, control_plane).await {
-            Err(error) if fault::is_deadlock(&error) => {
+            Err(error) if fault::is_contended(&error) => {
                 tracing::warn!(error = %Chain(&error), "the schema could not be brought forward; trying again");
+                time::sleep(schema::TRY_AGAIN_AFTER).await;
             }
             done => return done,
         }

@@ -1,5 +1,7 @@
 //! The tables, how a schema of an earlier release becomes one of this release, and what is refused.
 
+use std::time::Duration;
+
 use deadpool_postgres::Transaction;
 
 use super::{super::StoreError, config::Schema, fault};
@@ -15,6 +17,12 @@ const SERVER_MIN: i32 = 130_000;
 
 /// How long a step may take, and how long others that open the store wait for it.
 const MIGRATION_TIMEOUT: &str = "SET LOCAL statement_timeout = '10min'";
+
+/// How long a step waits for a lock: behind it waits every statement of the copies at work, also those that what it waits for, such as
+/// a backup, would let pass.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '2s'";
+/// And how long they have the tables for themselves until it is tried again.
+pub(super) const TRY_AGAIN_AFTER: Duration = Duration::from_secs(4);
 
 /// What was found, before anything is written.
 enum Found {
@@ -38,6 +46,7 @@ pub(super) async fn migrate(
         .execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", &[&lock])
         .await
         .map_err(fault::refused)?;
+    transaction.batch_execute(LOCK_TIMEOUT).await.map_err(fault::refused)?;
     let done = match find(transaction, schema, steps.len()).await? {
         Found::Nothing => {
             transaction.batch_execute(&format!("CREATE SCHEMA {}", schema.quoted())).await.map_err(fault::refused)?;
@@ -69,14 +78,17 @@ pub(super) async fn migrate(
 
 async fn check_server(transaction: &Transaction<'_>) -> Result<(), StoreError> {
     let query = "SELECT current_setting('server_version_num')::int, current_setting('server_version'),
-         current_setting('server_encoding')";
+         current_setting('server_encoding'), current_setting('fsync')";
     let row = transaction.query_one(query, &[]).await.map_err(fault::refused)?;
-    let (number, name, encoding): (i32, &str, &str) = (row.get(0), row.get(1), row.get(2));
+    let (number, name, encoding, fsync): (i32, &str, &str, &str) = (row.get(0), row.get(1), row.get(2), row.get(3));
     if number < SERVER_MIN {
         return Err(StoreError::Refused(format!("the server is PostgreSQL {name}: expected 13 or newer")));
     }
     if encoding != "UTF8" {
         return Err(StoreError::Refused(format!("the database is encoded in {encoding}: expected UTF8")));
+    }
+    if fsync == "off" {
+        tracing::warn!("the server has fsync off: what was accepted may be lost when its machine stops");
     }
     Ok(())
 }

@@ -119,8 +119,6 @@ impl<'s> Writes<'s> {
         if picture.version_used > picture.version_used_before {
             self.add(&statements.use_version, 1, vec![Box::new(clamp(picture.version_used))]);
         }
-        let ended: Vec<i64> = picture.ended_sessions.iter().copied().map(clamp).collect();
-        self.add(&statements.end_sessions, ended.len(), vec![Box::new(ended)]);
     }
 
     fn instance_rows<'p: 's>(
@@ -255,7 +253,7 @@ impl<'s> Writes<'s> {
         self.add(&statements.end_operations, ends.len(), columns);
     }
 
-    /// Makings, data, strangers, cells, and the freeze.
+    /// Makings, data, strangers, cells, the freeze, and sessions that are over.
     fn findings(&mut self, statements: &'s Statements, picture: &'s Picture<'_>) {
         let makings: Vec<_> = picture.incarnations.iter().collect();
         let columns: Vec<Column<'s>> = vec![
@@ -305,6 +303,8 @@ impl<'s> Writes<'s> {
         if let Some(frozen) = picture.frozen {
             self.add(&statements.freeze, 1, vec![Box::new(frozen)]);
         }
+        let ended: Vec<i64> = picture.ended_sessions.iter().copied().map(clamp).collect();
+        self.add(&statements.end_sessions, ended.len(), vec![Box::new(ended)]);
     }
 
     /// What others are told, and the events, or where there are none the mark alone.

@@ -45,8 +45,6 @@ statements! {
 
     // What is written.
 
-    /// What is taken from a session that lapsed is not its own again, whatever the clock shows later.
-    end_sessions = "UPDATE sessions SET closed = true WHERE epoch = ANY ($1) AND NOT closed";
     delete_requests = "DELETE FROM inbox WHERE number = ANY ($1)";
     insert_instances = "INSERT INTO instances
             (id, version, tenant, cell, lane, due_at, phase, parked, claimed_by, taken_over, body)
@@ -119,6 +117,11 @@ statements! {
     freeze = "INSERT INTO meta (key, value) VALUES ('frozen', $1::boolean::text)
         ON CONFLICT (key) DO UPDATE SET value = excluded.value";
     use_version = "UPDATE versions SET used = greatest(used, $1)";
+    /// What is taken from a session that lapsed is not its own again, whatever the clock shows later. One that was renewed meanwhile, or
+    /// is being renewed, goes on without it.
+    end_sessions = "UPDATE sessions SET closed = true WHERE epoch = ANY (ARRAY(
+        SELECT epoch FROM sessions WHERE epoch = ANY ($1) AND NOT closed AND expires_at <= clock_timestamp()
+            FOR UPDATE SKIP LOCKED))";
     tell = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload";
     /// Last: whoever writes events waits here for whoever wrote some and is not done.
     write_events = "WITH counter AS (UPDATE counters SET position = position + $3 RETURNING position - $3 AS before),
