@@ -78,6 +78,9 @@ impl<S: Store> Store for RecordingStore<S> {
     async fn claim_instance(&self, epoch: u64, id: &InstanceId) -> Result<Taken, StoreError> {
         self.inner.claim_instance(epoch, id).await
     }
+    async fn release(&self, epoch: u64, id: &InstanceId, version: u64) -> Result<bool, StoreError> {
+        self.inner.release(epoch, id, version).await
+    }
     async fn next_due(&self, cell: &CellName, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         self.inner.next_due(cell, now).await
     }

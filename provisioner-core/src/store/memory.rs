@@ -416,6 +416,12 @@ impl Store for MemoryStore {
         Ok(Taken::Here(state.record(*version, row)))
     }
 
+    async fn release(&self, epoch: u64, id: &InstanceId, version: u64) -> Result<bool, StoreError> {
+        let mut state = self.state();
+        let is_as_it_was = state.instances.get(id).is_some_and(|(now, _)| *now == version);
+        Ok(is_as_it_was && state.sharing.release(epoch, id))
+    }
+
     async fn next_due(&self, cell: &CellName, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         Ok(self.state().due.next(cell, now))
     }

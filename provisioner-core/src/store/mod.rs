@@ -293,6 +293,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Claims one instance, due or not, unless another session in force works on it.
     async fn claim_instance(&self, epoch: u64, id: &InstanceId) -> Result<Taken, StoreError>;
 
+    /// Gives up the claim of this session on an instance that was looked at and not written: it is at this version still. Whether it
+    /// did: not where the session is over, where the row was written since, and where somebody was taken over and who goes on must
+    /// know.
+    async fn release(&self, epoch: u64, id: &InstanceId, version: u64) -> Result<bool, StoreError>;
+
     /// The earliest due time of a cell after `now`, of instances and of ended makings.
     async fn next_due(&self, cell: &CellName, now: Timestamp) -> Result<Option<Timestamp>, StoreError>;
 

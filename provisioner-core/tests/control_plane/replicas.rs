@@ -14,8 +14,8 @@ use provisioner_core::{
     memory::{Fault, MemoryConfig, MemoryProvisioner},
     placement::{NamedOrOnly, Placement},
     seams::{Clock, Random, Seams, SettableClock, TokioClock},
-    store::{Ask, EventKind, MemoryStore, OperationState, Store, Submitted, Verb},
-    types::{Actor, CellName, DataDisposition, IdempotencyKey, OperationId, Phase, Timestamp},
+    store::{Ask, EventKind, MemoryStore, OperationState, Store, Submitted, Taken, Verb},
+    types::{Actor, CellName, DataDisposition, IdempotencyKey, OperationId, Phase, Reason, Timestamp},
 };
 use serde_json::{Value, json};
 
@@ -370,4 +370,24 @@ async fn what_one_that_is_ahead_accepts_is_called_for_once() {
     let events = replicas.store.events(Some(&id("acme")), 0, 999).await.unwrap();
     let newer = events.iter().filter(|event| matches!(event.event.what, EventKind::NewerFound { .. })).count();
     assert_eq!(newer, 0, "{events:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_looks_and_has_nothing_to_write_leaves_the_instance_to_all() {
+    let lag = Duration::from_secs(2);
+    let replicas = Replicas::new(2, MemoryConfig { lag, ..MemoryConfig::default() }).await;
+    let plane = &replicas.planes[0];
+    done(&plane.create(new("acme"), by()).await.unwrap()).await;
+    done(&plane.sleep(&id("acme"), by()).await.unwrap()).await;
+    tokio::time::sleep(lag * 2).await;
+    // Both are told, and one of them looks, at what is still shown as it was.
+    let looked = replicas.provider.calls()["observe"];
+    replicas.provider.fail(&plane_id(), &id("acme"), &Reason::new("exited", "with status 137"));
+    tokio::time::sleep(lag / 2).await;
+    assert!(replicas.provider.calls()["observe"] > looked, "somebody looked");
+    assert_eq!(replicas.phase("acme").await, Some(Phase::Zero));
+    // Whoever finds out later may see to it.
+    let somebody = replicas.store.open_session("somebody", START).await.unwrap().epoch;
+    let taken = replicas.store.claim_instance(somebody, &id("acme")).await.unwrap();
+    assert!(matches!(&taken, Taken::Here(record) if !record.taken_over), "{taken:?}");
 }

@@ -17,6 +17,7 @@ rules! {
     each_due_row_is_claimed_by_one_of_many,
     a_write_of_who_does_not_work_on_it_is_refused,
     a_released_instance_is_anybodys,
+    who_wrote_nothing_gives_its_claim_back,
     who_asks_leaves_the_work_to_whoever_has_it_and_tells_him,
     who_asks_takes_what_nobody_works_on,
     what_is_due_and_nobodys_is_told_to_all,
@@ -139,6 +140,34 @@ async fn a_released_instance_is_anybodys(store: Arc<dyn Store>) {
     assert!(matches!(store.commit(late).await, Err(StoreError::Stale)), "it has given it up");
     assert_eq!(claimed(&*store, &two).await, ["a"]);
     assert_eq!(claimed(&*store, &one).await, [""; 0]);
+}
+
+async fn who_wrote_nothing_gives_its_claim_back(store: Arc<dyn Store>) {
+    let (one, two) = (claim(&*store).await.epoch, claim(&*store).await.epoch);
+    let takes = async |epoch, name| match store.claim_instance(epoch, &id(name)).await.unwrap() {
+        Taken::Here(record) => Some(record.taken_over),
+        Taken::Elsewhere => None,
+        Taken::Absent => panic!("{name} is there"),
+    };
+    for name in ["a", "b"] {
+        store.commit(insert(row(name))).await.unwrap();
+        assert_eq!(takes(one, name).await, Some(false));
+    }
+    assert_eq!(takes(two, "a").await, None);
+    assert!(!store.release(two, &id("a"), 1).await.unwrap(), "it is not its own");
+    assert!(store.release(one, &id("a"), 1).await.unwrap());
+    assert_eq!(takes(two, "a").await, Some(false), "nobody was taken over");
+    assert!(!store.release(one, &id("a"), 1).await.unwrap(), "it is another's by now");
+    // Somebody asked for something meanwhile: who works on it is to see to that.
+    store.commit(by(one, Claiming::Leave, update(row("b"), 1))).await.unwrap();
+    assert!(!store.release(one, &id("b"), 1).await.unwrap());
+    assert!(store.release(one, &id("b"), 2).await.unwrap());
+    // That somebody was taken over is not forgotten before it is written down.
+    store.close_session(two).await.unwrap();
+    assert!(!store.release(two, &id("a"), 1).await.unwrap(), "its session is over");
+    assert_eq!(takes(one, "a").await, Some(true));
+    assert!(!store.release(one, &id("a"), 1).await.unwrap());
+    assert_eq!(takes(one, "a").await, Some(true));
 }
 
 async fn who_asks_leaves_the_work_to_whoever_has_it_and_tells_him(store: Arc<dyn Store>) {

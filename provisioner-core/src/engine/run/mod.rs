@@ -72,6 +72,8 @@ struct Run<'a> {
     was_leaving: bool,
     /// The mutating step called last in this run. A step that the planner wants twice in a row is under way.
     called: Option<Step>,
+    /// Whether a last write gave the claim up.
+    has_let_go: bool,
 }
 
 /// Works on one instance until there is nothing to do but wait.
@@ -93,8 +95,14 @@ pub(crate) async fn run(engine: &Engine, cell: &CellHandle, work: Work) -> Next 
             }
         },
     };
-    match Run::new(engine, cell, Claimed { epoch, record }).finish().await {
-        Ok(next) => next,
+    let mut run = Run::new(engine, cell, Claimed { epoch, record });
+    match run.finish().await {
+        Ok(next) => {
+            if next == Next::Rest {
+                run.give_back().await;
+            }
+            next
+        }
         Err(StoreError::Stale) => Next::Again,
         Err(error) => store_failed(&error),
     }
@@ -120,10 +128,10 @@ impl<'a> Run<'a> {
             live.last_call = live.last_call.max(cell.unrecorded_call(&record.row.id));
         }
         let was_leaving = record.row.phase == Some(Phase::Destroying);
-        Self { engine, cell, epoch, draft, known, was_leaving, called: None }
+        Self { engine, cell, epoch, draft, known, was_leaving, called: None, has_let_go: false }
     }
 
-    async fn finish(mut self) -> Result<Next, StoreError> {
+    async fn finish(&mut self) -> Result<Next, StoreError> {
         if self.draft.row.cell != self.cell.name {
             return Ok(Next::Rest);
         }
@@ -202,12 +210,27 @@ impl<'a> Run<'a> {
     }
 
     /// After the last write: what was claimed before it is claimed no more, also where it is not known whether it happened.
-    fn let_go<T>(&self, written: &Result<T, StoreError>) {
+    fn let_go<T>(&mut self, written: &Result<T, StoreError>) {
+        self.has_let_go = true;
         let version = self.draft.version().unwrap_or_default();
         match written {
             Ok(_) => self.cell.let_go(&self.draft.row.id, version),
             Err(StoreError::NotWritten(_) | StoreError::Failed(_)) => self.cell.let_go(&self.draft.row.id, version + 1),
             Err(_) => {}
+        }
+    }
+
+    /// A run that had nothing to write has nothing to do until somebody says so, be that another process: its claim is not kept.
+    async fn give_back(&mut self) {
+        let (Some(version), Some(_)) = (self.draft.version(), self.engine.tenure.lapses_after()) else { return };
+        if self.has_let_go {
+            return;
+        }
+        let id = &self.draft.row.id;
+        self.cell.let_go(id, version);
+        if let Err(error) = self.engine.store.release(self.epoch, id, version).await {
+            debug!(instance = %id, error = %Chain(&error), "the claim is kept until the next write");
+            self.engine.store_error(&error, self.epoch);
         }
     }
 

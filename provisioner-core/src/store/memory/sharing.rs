@@ -119,6 +119,16 @@ impl Sharing {
         Some(taken_over)
     }
 
+    /// Gives a claim up; whether there was one of this session, in force, that nobody has to know of.
+    pub(super) fn release(&mut self, epoch: u64, id: &InstanceId) -> bool {
+        let is_given_up = self.is_in_force(epoch)
+            && self.claims.get(id).is_some_and(|claimed| claimed.epoch == epoch && !claimed.taken_over);
+        if is_given_up {
+            self.claims.remove(id);
+        }
+        is_given_up
+    }
+
     /// Whether a session that lapsed worked on it, as far as nobody has written since.
     pub(super) fn is_taken_over(&self, id: &InstanceId) -> bool {
         self.claims.get(id).is_some_and(|claimed| claimed.taken_over)

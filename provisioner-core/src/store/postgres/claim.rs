@@ -188,6 +188,17 @@ pub(super) async fn claim_instance(readers: &Readers, epoch: u64, id: &InstanceI
     }
 }
 
+/// Gives the claim of a session up, unless the instance was written since or taken over.
+pub(super) async fn release(readers: &Readers, epoch: u64, id: &InstanceId, version: u64) -> Result<bool> {
+    let query = format!(
+        "UPDATE instances SET claimed_by = NULL
+         WHERE id = $2 AND claimed_by = $1 AND version = $3 AND NOT taken_over
+             AND EXISTS (SELECT FROM sessions WHERE epoch = $1 AND {IN_FORCE}) RETURNING id"
+    );
+    let rows = readers.query(&query, &[&clamp(epoch), &id.as_str(), &clamp(version)]).await?;
+    Ok(!rows.is_empty())
+}
+
 /// Makings that are to be looked for, claimed.
 pub(super) async fn claim_incarnations(
     readers: &Readers,

@@ -253,6 +253,10 @@ impl Store for PostgresStore {
         claim::claim_instance(&self.readers, epoch, id).await
     }
 
+    async fn release(&self, epoch: u64, id: &InstanceId, version: u64) -> Result<bool, StoreError> {
+        claim::release(&self.readers, epoch, id, version).await
+    }
+
     async fn next_due(&self, cell: &CellName, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         read::next_due(&self.readers, cell, now).await
     }
