@@ -1,9 +1,10 @@
 //! Runs one seed after the other, and tells how to run the bad ones again.
 
 use std::{
+    collections::BTreeMap,
     process::ExitCode,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -14,7 +15,7 @@ use clap::Parser;
 use simulation::{Ends, Outcome, Request, run, trouble::Troubles};
 
 /// The real engine on a virtual clock, with everything going wrong.
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(name = "cargo xtask sim")]
 struct Arguments {
     /// How many seeds to run
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
 /// Runs the seeds, two at a time or as many as there are cores.
 fn run_all(arguments: &Arguments, first: u64, began: Instant) -> Vec<Outcome> {
     let (next, outcomes) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+    let running = give_up_what_does_not_end(arguments);
     let until = arguments.minutes.map(|minutes| began + Duration::from_secs_f64(minutes * 60.0));
     let work = || {
         loop {
@@ -93,12 +95,15 @@ fn run_all(arguments: &Arguments, first: u64, began: Instant) -> Vec<Outcome> {
             if number >= arguments.seeds || until.is_some_and(|until| Instant::now() >= until) {
                 return;
             }
-            let outcome = run(&arguments.request(first + number));
+            let request = arguments.request(first + number);
+            lock(&running).insert(request.seed, Instant::now());
+            let outcome = run(&request);
+            lock(&running).remove(&request.seed);
             told(arguments, &outcome);
             if outcome.violation.is_some() && arguments.stops_at_the_first() {
                 next.store(u64::MAX / 2, Ordering::SeqCst);
             }
-            outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
+            lock(&outcomes).push(outcome);
         }
     };
     thread::scope(|scope| {
@@ -109,6 +114,31 @@ fn run_all(arguments: &Arguments, first: u64, began: Instant) -> Vec<Outcome> {
     let mut outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
     outcomes.sort_by_key(|outcome| outcome.seed);
     outcomes
+}
+
+/// How long a seed may take by the true time, which is much more than the largest needs.
+const SEED_MAX: Duration = Duration::from_secs(900);
+
+/// What runs, and since when. A seed in which virtual time stands still would never end: it is told, and everything ends.
+fn give_up_what_does_not_end(arguments: &Arguments) -> Arc<Mutex<BTreeMap<u64, Instant>>> {
+    let (running, arguments) = (Arc::new(Mutex::new(BTreeMap::<u64, Instant>::new())), arguments.clone());
+    let watched = Arc::clone(&running);
+    thread::spawn(move || {
+        loop {
+            thread::sleep(Duration::from_secs(1));
+            let late = lock(&watched).iter().find(|(_, since)| since.elapsed() > SEED_MAX).map(|(seed, _)| *seed);
+            if let Some(seed) = late {
+                let violation = Some(format!("it has not ended after {SEED_MAX:?}"));
+                told(&arguments, &Outcome { violation, ..Outcome::unlived(seed) });
+                std::process::exit(1);
+            }
+        }
+    });
+    running
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn told(arguments: &Arguments, outcome: &Outcome) {

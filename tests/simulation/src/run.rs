@@ -19,6 +19,9 @@ use crate::{
     world::World,
 };
 
+/// How long a world may last. One goes on for three days at most; where nobody comes to an end, time goes on all the same, and fast.
+const WORLD_MAX: Duration = Duration::from_secs(4 * 24 * 3600);
+
 /// What came of a run.
 #[derive(Debug, Clone)]
 pub struct Outcome {
@@ -56,8 +59,9 @@ pub fn run(request: &Request) -> Outcome {
     let before = PANICS.get();
     let lived = std::panic::catch_unwind(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-        runtime.expect("a runtime").block_on(live(request.clone()))
+        runtime.expect("a runtime").block_on(async { tokio::time::timeout(WORLD_MAX, live(request.clone())).await })
     });
+    let lived = lived.map(|ended| ended.unwrap_or_else(|_| Outcome::endless(request.seed)));
     let mut outcome = lived.unwrap_or_else(|_| Outcome::unlived(request.seed));
     // The engine catches the panics of its parts and goes on; here none is forgiven.
     let panics = PANICS.get() - before;
@@ -85,8 +89,15 @@ fn count_panics() {
 }
 
 impl Outcome {
-    /// Of a run that ended in a panic.
-    fn unlived(seed: u64) -> Self {
+    /// Of a run that was given up.
+    fn endless(seed: u64) -> Self {
+        let told = format!("it has not come to its end after {} days", WORLD_MAX.as_secs() / 86_400);
+        Self { virtual_time: WORLD_MAX, violation: Some(told), ..Self::unlived(seed) }
+    }
+
+    /// Of a run of which nothing is known, as it ended in a panic, or not at all.
+    #[must_use]
+    pub fn unlived(seed: u64) -> Self {
         Self {
             seed,
             steps: 0,

@@ -280,6 +280,18 @@ impl Store for SeenStore {
         claimed
     }
 
+    async fn release(&self, epoch: u64, id: &InstanceId, version: u64) -> Result<bool, StoreError> {
+        let released = read!(self, "release", store => async {
+            let released = store.release(epoch, id, version).await;
+            if let Ok(true) = &released {
+                self.witness.released(epoch, id);
+            }
+            released
+        });
+        self.lost_with(&released);
+        released
+    }
+
     async fn next_due(&self, cell: &CellName, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         read!(self, "next due", store => store.next_due(cell, now))
     }

@@ -39,11 +39,13 @@ pub enum Trouble {
     Upgrade,
     /// Several control planes do not hear all that they tell each other.
     LostSignals,
+    /// The clock of a store that several control planes share is set, by no more than they allow for.
+    StoreClock,
 }
 
 impl Trouble {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::DataLoss,
         Self::Quota,
         Self::Clock,
@@ -52,6 +54,7 @@ impl Trouble {
         Self::Outage,
         Self::Upgrade,
         Self::LostSignals,
+        Self::StoreClock,
     ];
 
     /// The word for it.
@@ -66,6 +69,7 @@ impl Trouble {
             Self::Outage => "outage",
             Self::Upgrade => "upgrade",
             Self::LostSignals => "lost-signals",
+            Self::StoreClock => "store-clock",
         }
     }
 
@@ -76,6 +80,7 @@ impl Trouble {
             Self::Quota => 4,
             Self::Clock | Self::CutOff | Self::Upgrade => 8,
             Self::Outage => 3,
+            Self::StoreClock => 16,
             // They are lost all the time.
             Self::LostSignals => 0,
         }
@@ -83,7 +88,7 @@ impl Trouble {
 
     /// Whether it can only befall several control planes.
     const fn is_of_replicas(self) -> bool {
-        matches!(self, Self::CutOff | Self::Outage | Self::Upgrade | Self::LostSignals)
+        matches!(self, Self::CutOff | Self::Outage | Self::Upgrade | Self::LostSignals | Self::StoreClock)
     }
 }
 
@@ -197,6 +202,7 @@ impl Coming {
                 Trouble::Outage => replicas::outage(world, random),
                 Trouble::Upgrade => replicas::upgrade(world, random, number),
                 Trouble::LostSignals => {}
+                Trouble::StoreClock => set_store_clock(world, random, number),
                 Trouble::Stranger => {
                     // Of one of the customers, or of one of whom nobody knows any more.
                     let unknown = self.instances + number % UNKNOWN;
@@ -267,6 +273,27 @@ fn set_clock(world: &World, random: &Random, number: usize) {
     };
     let by = random.up_to(most);
     world.set_clock(number % world.places.len(), forward, by);
+}
+
+/// The furthest that a store's clock is ahead of the truth: what the engine takes for a correction, and not for a jump.
+const STORE_AHEAD_MAX: Duration = Duration::from_secs(5);
+/// And so little of a session that nobody calls when it may be over: they stop a fifth of its time before.
+const OF_SESSION: u32 = 6;
+
+/// Sets a shared store's clock, forward or back. One time in two somebody is replaced at once, whose time begins ahead of the others' or
+/// behind them.
+fn set_store_clock(world: &Arc<World>, random: &Random, number: usize) {
+    let Some(sharing) = &world.scenario.sharing else { return };
+    let most = STORE_AHEAD_MAX.min(sharing.lapses_after / OF_SESSION);
+    let ahead = match random.bits() % 3 {
+        0 => Duration::ZERO,
+        1 => most,
+        _ => random.up_to(most),
+    };
+    world.set_store_clock(ahead);
+    if random.bits() & 1 == 0 {
+        replicas::upgrade(world, random, number);
+    }
 }
 
 /// Makes something for this customer behind the control plane's back and under its mark, as a control plane does that works

@@ -15,11 +15,12 @@ use provisioner_core::{
     Cell, ControlPlane, ErrorKind, Provisioner,
     layers::{Chaos, RandomFaults},
     memory::{MemoryConfig, MemoryProvisioner},
-    seams::{Clock, KillPoints, Random, Seams, SettableClock, TokioClock},
+    seams::{Clock, KillPoints, Random, Seams, SettableClock},
     store::{CommitMode, MemoryStore, SqliteStore, Store, Submitted},
     types::{CellName, ControlPlaneId, Timestamp},
 };
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 use crate::{
     gate::{Cut, Gate, Life},
@@ -32,10 +33,13 @@ use crate::{
 };
 
 /// The wall clock at the beginning of every run.
-const BEGINNING: Timestamp = Timestamp::from_unix_ms(1_750_000_000_000);
+pub(crate) const BEGINNING: Timestamp = Timestamp::from_unix_ms(1_750_000_000_000);
 
 /// How long it takes until a control plane that did not start is started again, at least.
 const START_AGAIN: Duration = Duration::from_secs(5);
+
+/// How long nobody is at work until somebody who waits for it starts a control plane: much longer than it takes the driver.
+const LEFT_ALONE: Duration = Duration::from_secs(600);
 
 /// A provider and what lies between it and every process.
 type Provider = Chaos<Arrivals<MemoryProvisioner>>;
@@ -54,7 +58,7 @@ pub struct Process {
 pub struct Place {
     /// The process at work; none while there is none.
     pub current: Signal<Option<Process>>,
-    /// Somebody sets it. Providers, a shared store and the witness go by the true time.
+    /// Somebody sets it. Providers and the witness go by the true time, and a shared store by a clock of its own.
     clock: Arc<SettableClock>,
     /// Whether somebody sees to it that there is a process soon.
     is_seen_to: AtomicBool,
@@ -83,6 +87,8 @@ pub struct World {
     pub operators_dice: Option<Random>,
     /// The machines: one, or one for each of the control planes that share the store.
     pub places: Vec<Place>,
+    /// That of a store that several share, which somebody sets too.
+    store_clock: Option<Arc<SettableClock>>,
     /// How requests to the store end while it answers nobody.
     pub outage: Arc<Signal<Option<Cut>>>,
     #[cfg(feature = "planted-bugs")]
@@ -121,18 +127,19 @@ impl World {
             (name.clone(), chaos.with_random(faults))
         });
         let between = between.collect();
+        let store_clock = scenario.sharing.as_ref().map(|_| Arc::new(SettableClock::starting_at(BEGINNING)));
         let kept = match scenario.on_disk {
             true => {
                 let folder = tempfile::Builder::new().prefix("simulation-").tempdir_in(folder()).expect("a folder");
                 Kept::File(folder.path().join("store.db"), folder)
             }
-            false => Kept::Memory(match &scenario.sharing {
-                Some(sharing) => {
+            false => Kept::Memory(match (&scenario.sharing, &store_clock) {
+                (Some(sharing), Some(clock)) => {
                     witness.expect_replicas(sharing.lapses_after, longest_call(&scenario, &providers));
-                    let clock = Arc::new(TokioClock::starting_at(BEGINNING));
-                    MemoryStore::shared(owner(), clock, sharing.lapses_after)
+                    witness.go_by(Arc::clone(clock));
+                    MemoryStore::shared(owner(), Arc::clone(clock) as Arc<dyn Clock>, sharing.lapses_after)
                 }
-                None => MemoryStore::new(owner()),
+                _ => MemoryStore::new(owner()),
             }),
         };
         let places = (0..scenario.sharing.as_ref().map_or(1, |sharing| sharing.replicas)).map(|_| Place {
@@ -148,6 +155,7 @@ impl World {
             providers,
             operators_dice: request.troubles.has(Trouble::Stranger).then(|| trouble::stream(request.seed, "operator")),
             places,
+            store_clock,
             outage: Arc::new(Signal::new(None)),
             #[cfg(feature = "planted-bugs")]
             planted: request.planted,
@@ -316,6 +324,7 @@ impl World {
 
     /// A process at work, once there is one that is alive.
     pub async fn process(&self) -> Process {
+        let mut since = Instant::now();
         loop {
             if !self.is_shared() {
                 self.places[0].current.wait_for(Option::is_some).await;
@@ -325,6 +334,26 @@ impl World {
             }
             // It stands still, or nobody has found it dead yet.
             tokio::time::sleep(Duration::from_millis(100)).await;
+            if self.is_shared() && since.elapsed() > LEFT_ALONE {
+                self.start_where_nobody_is().await;
+                since = Instant::now();
+            }
+        }
+    }
+
+    /// Starts a control plane at the first place that has none, or a dead one, and that nobody sees to. Whoever waits for one would wait
+    /// for ever where the driver waits as well: the last one died, or did not start as the store answered nobody.
+    async fn start_where_nobody_is(&self) {
+        let is_empty = |place: &usize| {
+            let life = self.places[*place].current.get().map(|process| process.gate.life());
+            if matches!(life, Some(Life::Dead | Life::Buried)) {
+                self.bury(*place);
+            }
+            !matches!(life, Some(Life::Alive | Life::Paused))
+        };
+        if let Some(place) = (0..self.places.len()).filter(is_empty).find(|place| self.begin_seeing_to(*place)) {
+            self.start(place, 0).await;
+            self.end_seeing_to(place);
         }
     }
 
@@ -372,6 +401,16 @@ impl World {
             true => clock.set_forward(by),
             false => clock.set_back(by),
         }
+    }
+
+    /// Sets the clock of a store that several share: it is ahead of the truth by this from now on.
+    pub fn set_store_clock(&self, ahead: Duration) {
+        let Some(clock) = &self.store_clock else { return };
+        self.witness.note(&format!("the store's clock is {ahead:?} ahead"));
+        self.witness.store_clock_is_set();
+        let before = clock.now().since(self.now());
+        clock.set_forward(ahead);
+        clock.set_back(before);
     }
 
     /// How many processes there were.

@@ -14,6 +14,8 @@ use super::Witness;
 const DEADLINE: &str = "deadline";
 /// By how much the engine's time may run ahead after each setting of the clock, as it does not see small corrections as such.
 const PER_SETTING: Duration = Duration::from_secs(5);
+/// What the engine allows for between the times of two processes, as a shared store's clock is set.
+const APART_MAX: Duration = Duration::from_secs(6);
 /// Times on disk are in whole milliseconds.
 const ROUNDING: Duration = Duration::from_millis(2);
 
@@ -58,6 +60,15 @@ impl Witness {
     /// The clock that control planes go by is set.
     pub fn clock_is_set(&self) {
         self.state().deadlines.slack += PER_SETTING;
+    }
+
+    /// The clock of a store that several share is about to be set, by no more than they allow for: however often, their times differ by
+    /// no more.
+    pub fn store_clock_is_set(&self) {
+        let now = self.now_ms();
+        let mut state = self.state();
+        state.deadlines.slack = state.deadlines.slack.max(APART_MAX);
+        state.sessions.clock_is_set(now, APART_MAX);
     }
 
     /// A process stands still: from now on commits may be later than what they say, and nobody can tell when a move began.

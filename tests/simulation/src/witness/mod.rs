@@ -14,12 +14,13 @@ mod sessions;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
 use provisioner_core::{
     memory::MemoryProvisioner,
+    seams::SettableClock,
     store::{DataState, InstanceRow},
     types::{CellName, ControlPlaneId, DataId, Incarnation, InstanceId, OperationId, Target},
 };
@@ -97,6 +98,8 @@ pub struct Witness {
     providers: BTreeMap<CellName, MemoryProvisioner>,
     calls_max: usize,
     began: Instant,
+    /// The clock by which sessions lapse; none: the true time.
+    store_clock: OnceLock<Arc<SettableClock>>,
     state: Mutex<State>,
 }
 
@@ -126,7 +129,14 @@ impl Witness {
             sessions: Sessions::default(),
             counts: Counts::new(),
         };
-        Arc::new(Self { owner, providers, calls_max, began: Instant::now(), state: Mutex::new(state) })
+        Arc::new(Self {
+            owner,
+            providers,
+            calls_max,
+            began: Instant::now(),
+            store_clock: OnceLock::new(),
+            state: Mutex::new(state),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -3,17 +3,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
 use provisioner_core::{
     Result,
+    seams::{Clock, SettableClock},
     store::{Change, Claiming, Committed, EventKind, InstanceRow, Record, Renewal, StoreError, Worker},
     types::{Incarnation, InstanceId, OperationId, Target},
 };
 use tokio::time::Instant;
 
 use super::{State, Witness};
+use crate::world::BEGINNING;
 
 /// By how much the engine's time may run ahead within the time that late calls may take: it catches up with a clock a tenth
 /// faster.
@@ -32,6 +35,8 @@ struct Session {
     process: u64,
     /// In milliseconds since the run began, as the store counts them. From then on it is over.
     until: u128,
+    /// It was over before the clock was set back. It may be in force again, as far as nobody has taken anything from it.
+    has_lapsed: bool,
 }
 
 /// Sessions and claims, as they must be.
@@ -39,6 +44,8 @@ struct Session {
 pub(super) struct Sessions {
     /// None: one session at a time, which works on everything.
     rules: Option<Rules>,
+    /// What the times of two processes may differ by, as the store's clock was set.
+    apart: Duration,
     all: BTreeMap<u64, Session>,
     claims: BTreeMap<InstanceId, u64>,
     makings: BTreeMap<Incarnation, u64>,
@@ -54,6 +61,11 @@ impl Witness {
     /// Several processes share the store: their sessions lapse after so much silence, and no call takes longer than that.
     pub fn expect_replicas(&self, lapses_after: Duration, longest_call: Duration) {
         self.state().sessions.rules = Some(Rules { lapses_after, longest_call });
+    }
+
+    /// Sessions lapse by this clock, which somebody sets.
+    pub fn go_by(&self, clock: Arc<SettableClock>) {
+        self.store_clock.set(clock).expect("it is told once");
     }
 
     /// A session was opened. Where there is one at a time, earlier ones are over.
@@ -101,6 +113,14 @@ impl Witness {
         self.violated_if(found);
     }
 
+    /// A process gave its claim on an instance up.
+    pub fn released(&self, epoch: u64, id: &InstanceId) {
+        let mut state = self.state();
+        if state.sessions.claims.get(id) == Some(&epoch) {
+            state.sessions.claims.remove(id);
+        }
+    }
+
     /// A process claimed a making that is to be looked for.
     pub fn claimed_making(&self, process: u64, epoch: u64, making: Incarnation) {
         let now = self.now_ms();
@@ -121,7 +141,8 @@ impl Witness {
     }
 
     pub(super) fn now_ms(&self) -> u128 {
-        self.began.elapsed().as_millis()
+        let elapsed = |clock: &Arc<SettableClock>| clock.now().since(BEGINNING);
+        self.store_clock.get().map_or_else(|| self.began.elapsed(), elapsed).as_millis()
     }
 
     fn violated_if(&self, found: Option<String>) {
@@ -138,7 +159,13 @@ impl Sessions {
 
     fn opened(&mut self, now: u128, process: u64, epoch: u64) {
         let Some(rules) = self.rules else { return };
-        self.all.insert(epoch, Session { process, until: now + rules.lapses_after.as_millis() });
+        self.all.insert(epoch, Session { process, until: now + rules.lapses_after.as_millis(), has_lapsed: false });
+    }
+
+    /// The clock that shows this is about to be set.
+    pub(super) fn clock_is_set(&mut self, now: u128, apart: Duration) {
+        self.apart = apart;
+        self.all.values_mut().for_each(|session| session.has_lapsed |= session.until <= now);
     }
 
     fn renewed(
@@ -150,22 +177,30 @@ impl Sessions {
     ) -> Option<String> {
         let rules = self.rules?;
         let Ok(Renewal { in_force: told, .. }) = outcome else {
-            return self
-                .is_of(now, process, epoch)
+            let may_be_over = self.all.get(&epoch).is_none_or(|session| session.has_lapsed);
+            return (!may_be_over && self.is_of(now, process, epoch))
                 .then(|| format!("session {epoch} is in force, and was not renewed"));
         };
         if !self.is_of(now, process, epoch) {
             return Some(format!("session {epoch} of process {process} was over, and was renewed"));
         }
-        self.all.insert(epoch, Session { process, until: now + rules.lapses_after.as_millis() });
-        let in_force: Vec<u64> =
-            self.all.iter().filter(|(_, session)| now < session.until).map(|(epoch, _)| *epoch).collect();
+        self.all.insert(epoch, Session { process, until: now + rules.lapses_after.as_millis(), has_lapsed: false });
+        // What is over is over for good when it is seen to be.
+        self.all.retain(|_, session| now < session.until);
+        self.all.retain(|epoch, session| !session.has_lapsed || told.contains(epoch));
+        self.all.values_mut().for_each(|session| session.has_lapsed = false);
+        let in_force: Vec<u64> = self.all.keys().copied().collect();
         (*told != in_force)
             .then(|| format!("the sessions in force are {in_force:?}, and process {process} was told {told:?}"))
     }
 
-    fn is_in_force(&self, now: u128, epoch: u64) -> bool {
-        self.all.get(&epoch).is_some_and(|session| now < session.until)
+    /// Ends a session that is over, as something was taken from it; whether it is.
+    fn end_lapsed(&mut self, now: u128, epoch: u64) -> bool {
+        let is_over = self.all.get(&epoch).is_none_or(|session| session.has_lapsed || session.until <= now);
+        if is_over {
+            self.all.remove(&epoch);
+        }
+        is_over
     }
 
     /// Whether this is a session of this process, and in force.
@@ -184,7 +219,7 @@ impl Sessions {
             .then(|| format!("process {process} claimed {id} under session {epoch}, which is not in force"));
         let before = self.claims.insert(id.clone(), epoch).filter(|before| *before != epoch);
         let Some(before) = before else { return (found, false) };
-        if self.is_in_force(now, before) {
+        if !self.end_lapsed(now, before) {
             found = found.or(Some(format!("process {process} claimed {id}, which session {before} works on")));
         }
         self.takeovers.insert(id.clone(), Instant::now());
@@ -198,7 +233,7 @@ impl Sessions {
             return Some(format!("process {process} claimed {making} under session {epoch}, which is not in force"));
         }
         before
-            .filter(|before| self.is_in_force(now, *before))
+            .filter(|before| !self.end_lapsed(now, *before))
             .map(|before| format!("process {process} claimed making {making}, which session {before} looks for"))
     }
 
@@ -283,7 +318,7 @@ impl Sessions {
         }
         let after = self.takeovers.remove(&row.id)?.elapsed();
         let late = rules.lapses_after + rules.longest_call;
-        (after + late / AHEAD < late).then(|| {
+        (after + late / AHEAD + self.apart < late).then(|| {
             format!("{} came to rest {after:?} after it was taken over, as if no late call could come any more", row.id)
         })
     }
@@ -354,8 +389,6 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use provisioner_core::{
         memory::{MemoryConfig, MemoryProvisioner},
         store::InstanceWrite,
@@ -410,6 +443,46 @@ mod tests {
         assert_eq!(witness.violation(), None);
         witness.session_renewed(1, 1, &renewed(vec![1, 2]));
         assert!(told(&witness, "was over"), "{:?}", witness.violation());
+    }
+
+    /// The first session lapses over its claim, as the clock is set forward; the second one takes something, or not; and the clock is set
+    /// back.
+    fn with_clock_set_back(takes: bool) -> Arc<Witness> {
+        let (witness, _) = witness();
+        let clock = Arc::new(SettableClock::starting_at(BEGINNING));
+        witness.go_by(Arc::clone(&clock));
+        assert_eq!(claim(&witness, 1), None);
+        witness.store_clock_is_set();
+        clock.set_forward(LAPSES_AFTER);
+        witness.session_opened(2, 3);
+        if takes {
+            let claimed = witness.state().sessions.claim(witness.now_ms(), 2, 3, &id(1));
+            assert_eq!(claimed, (None, true));
+        }
+        witness.store_clock_is_set();
+        clock.set_back(LAPSES_AFTER);
+        witness
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_taken_from_who_lapsed_ends_it_whatever_the_clock_shows_later() {
+        let witness = with_clock_set_back(true);
+        witness.session_renewed(1, 1, &Err(StoreError::SessionLost));
+        assert_eq!(witness.violation(), None);
+        witness.session_renewed(1, 1, &renewed(vec![1, 2, 3]));
+        assert!(told(&witness, "was over"), "{:?}", witness.violation());
+        // Of whom nothing was taken, that is as the store says.
+        for outcome in [renewed(vec![1, 2, 3]), Err(StoreError::SessionLost)] {
+            let witness = with_clock_set_back(false);
+            witness.session_renewed(1, 1, &outcome);
+            assert_eq!(witness.violation(), None);
+        }
+        // As soon as somebody was told that it is in force, it is.
+        let witness = with_clock_set_back(false);
+        witness.session_renewed(2, 3, &renewed(vec![1, 2, 3]));
+        assert_eq!(witness.violation(), None);
+        witness.session_renewed(1, 1, &Err(StoreError::SessionLost));
+        assert!(told(&witness, "is in force, and was not renewed"), "{:?}", witness.violation());
     }
 
     #[tokio::test(start_paused = true)]
