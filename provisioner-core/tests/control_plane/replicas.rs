@@ -391,3 +391,22 @@ async fn who_looks_and_has_nothing_to_write_leaves_the_instance_to_all() {
     let taken = replicas.store.claim_instance(somebody, &id("acme")).await.unwrap();
     assert!(matches!(&taken, Taken::Here(record) if !record.taken_over), "{taken:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_accepted_while_shutting_down_is_another_ones_work() {
+    let replicas = Replicas::new(2, MemoryConfig::default()).await;
+    let one = replicas.planes[0].clone();
+    // A call that keeps it from ending.
+    replicas.provider.script("create", Fault::Late { after_ms: 50_000 });
+    one.create(new("slow"), by()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let ending = tokio::spawn({
+        let one = one.clone();
+        async move { one.shutdown().await }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let accepted = one.create(new("acme"), by()).await.unwrap();
+    assert_eq!(replicas.end_of(&accepted.operation().id).await, (OperationState::Done, None));
+    assert!(!ending.is_finished(), "it has not ended yet");
+    ending.await.unwrap().unwrap();
+}
