@@ -284,7 +284,7 @@ impl Store for SeenStore {
         let released = read!(self, "release", store => async {
             let released = store.release(epoch, id, version).await;
             if let Ok(true) = &released {
-                self.witness.released(epoch, id);
+                self.witness.released(self.gate.process, epoch, id);
             }
             released
         });

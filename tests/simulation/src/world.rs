@@ -345,13 +345,11 @@ impl World {
     /// for ever where the driver waits as well: the last one died, or did not start as the store answered nobody.
     async fn start_where_nobody_is(&self) {
         let is_empty = |place: &usize| {
-            let life = self.places[*place].current.get().map(|process| process.gate.life());
-            if matches!(life, Some(Life::Dead | Life::Buried)) {
-                self.bury(*place);
-            }
-            !matches!(life, Some(Life::Alive | Life::Paused))
+            let process = self.places[*place].current.get();
+            process.is_none_or(|process| matches!(process.gate.life(), Life::Dead | Life::Buried))
         };
         if let Some(place) = (0..self.places.len()).filter(is_empty).find(|place| self.begin_seeing_to(*place)) {
+            self.bury(place);
             self.start(place, 0).await;
             self.end_seeing_to(place);
         }

@@ -150,11 +150,21 @@ async fn readable(readers: &Readers, row: &Row, epoch: u64) -> Result<Option<Rec
     }
 }
 
-/// Gives a claim back to whom it was taken from: whoever takes it next is to know that it was taken over.
+/// Gives the claim on an instance back to whom it was taken from.
 async fn unclaim(readers: &Readers, row: &Row, epoch: u64) -> Result<()> {
-    let query = "UPDATE instances SET claimed_by = $3 WHERE id = $1 AND claimed_by = $2";
-    let before = row.number_or_null(CLAIMED_BEFORE)?;
-    readers.query(query, &[&row.text(ID)?, &clamp(epoch), &before]).await.map(drop)
+    give_back(readers, ("instances", "id"), &row.text(ID)?, epoch, row.number_or_null(CLAIMED_BEFORE)?).await
+}
+
+/// Gives a claim on a row, named by its key, back to whom it was taken from: whoever takes it next is to know that it was taken over.
+async fn give_back(
+    readers: &Readers,
+    (table, key): (&str, &str),
+    name: &(dyn ToSql + Sync),
+    epoch: u64,
+    before: Option<i64>,
+) -> Result<()> {
+    let query = format!("UPDATE {table} SET claimed_by = $3 WHERE {key} = $1 AND claimed_by = $2");
+    readers.query(&query, &[name, &clamp(epoch), &before]).await.map(drop)
 }
 
 /// One row, claimed, due or not.
@@ -219,7 +229,6 @@ pub(super) async fn claim_incarnations(
          SELECT {columns}, claimed_by FROM own LEFT JOIN free ON true ORDER BY due_at, incarnation"
     );
     let rows = readers.query(&query, &[&clamp(epoch), &cell.as_str(), &now.unix_ms(), &clamp(limit)]).await?;
-    let unclaim = "UPDATE incarnations SET claimed_by = $3 WHERE incarnation = $1 AND claimed_by = $2";
     let mut found = Vec::new();
     for row in own(&rows)? {
         match format::incarnation_row(row) {
@@ -227,7 +236,7 @@ pub(super) async fn claim_incarnations(
             Err(error) => {
                 tracing::error!(making = row.text(0)?, error = %Chain(&error), "a making that is to be looked for cannot be read");
                 let before = row.number_or_null(format::INCARNATION_COLUMNS.split(',').count())?;
-                readers.query(unclaim, &[&row.text(0)?, &clamp(epoch), &before]).await?;
+                give_back(readers, ("incarnations", "incarnation"), &row.text(0)?, epoch, before).await?;
             }
         }
     }
@@ -248,7 +257,6 @@ pub(super) async fn inbox(readers: &Readers, epoch: u64, limit: usize) -> Result
          SELECT {REQUEST_COLUMNS}, claimed_by FROM own LEFT JOIN free ON true ORDER BY number"
     );
     let rows = readers.query(&query, &[&clamp(epoch), &clamp(limit)]).await?;
-    let unclaim = "UPDATE inbox SET claimed_by = $3 WHERE number = $1 AND claimed_by = $2";
     let mut found = Vec::new();
     for row in own(&rows)? {
         match rows::request(row, 0) {
@@ -258,7 +266,7 @@ pub(super) async fn inbox(readers: &Readers, epoch: u64, limit: usize) -> Result
                 let number = row.number(0)?;
                 tracing::error!(number, error = %Chain(&error), "a request in the inbox cannot be read and is passed over");
                 let before = row.number_or_null(REQUEST_COLUMNS.split(',').count())?;
-                readers.query(unclaim, &[&number, &clamp(epoch), &before]).await?;
+                give_back(readers, ("inbox", "number"), &number, epoch, before).await?;
             }
         }
     }

@@ -113,12 +113,17 @@ impl Witness {
         self.violated_if(found);
     }
 
-    /// A process gave its claim on an instance up.
-    pub fn released(&self, epoch: u64, id: &InstanceId) {
+    /// A process gave its claim on an instance up, and was told that it did.
+    pub fn released(&self, process: u64, epoch: u64, id: &InstanceId) {
+        let now = self.now_ms();
         let mut state = self.state();
-        if state.sessions.claims.get(id) == Some(&epoch) {
-            state.sessions.claims.remove(id);
-        }
+        let holder = state.sessions.claims.remove(id);
+        let is_own = holder == Some(epoch) && state.sessions.is_of(now, process, epoch);
+        drop(state);
+        self.violated_if(
+            (!is_own)
+                .then(|| format!("process {process} gave {id} back under session {epoch}, and {holder:?} works on it")),
+        );
     }
 
     /// A process claimed a making that is to be looked for.
@@ -443,6 +448,16 @@ mod tests {
         assert_eq!(witness.violation(), None);
         witness.session_renewed(1, 1, &renewed(vec![1, 2]));
         assert!(told(&witness, "was over"), "{:?}", witness.violation());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_gives_back_what_another_one_works_on() {
+        let (witness, _) = witness();
+        assert_eq!(claim(&witness, 1), None);
+        witness.released(1, 1, &id(1));
+        assert_eq!((claim(&witness, 2), witness.violation()), (None, None), "it was given back");
+        witness.released(1, 1, &id(1));
+        assert!(told(&witness, "gave i1 back"), "{:?}", witness.violation());
     }
 
     /// The first session lapses over its claim, as the clock is set forward; the second one takes something, or not; and the clock is set
