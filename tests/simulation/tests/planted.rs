@@ -11,18 +11,20 @@ use simulation::{Request, run};
 const SEEDS: u64 = 128;
 const INSTANCES: usize = 100;
 
-/// What a witness says of each bug.
-fn told_as(bug: PlantedBug) -> &'static str {
+/// What a witness may say of each bug.
+fn told_as(bug: PlantedBug) -> &'static [&'static str] {
     match bug {
-        PlantedBug::SkipsUnsettledWrite => "settled on disk",
-        PlantedBug::TrustsOneAbsent => "was given up, and it is there",
-        PlantedBug::ReusesIncarnation => "is used again",
-        PlantedBug::IgnoresEpoch => "had the session",
-        PlantedBug::RevivesGone => "was revived",
-        PlantedBug::EndsWithoutLooking => "was given up, and it is there",
-        PlantedBug::IgnoresClaims => "does not work on it",
-        PlantedBug::ForgetsTakeover => "as if no late call could come any more",
-        PlantedBug::CallsWithoutSession => "without a session",
+        PlantedBug::SkipsUnsettledWrite => &["settled on disk"],
+        PlantedBug::TrustsOneAbsent => &["was given up, and it is there"],
+        PlantedBug::ReusesIncarnation => &["is used again"],
+        PlantedBug::IgnoresEpoch => &["had the session"],
+        PlantedBug::RevivesGone => &["was revived"],
+        PlantedBug::EndsWithoutLooking => &["was given up, and it is there"],
+        // A claim that its writes leave as it was is taken over anew by each run, and a call may always just have been made: it is
+        // looked at again and again.
+        PlantedBug::IgnoresClaims => &["does not work on it", "within an hour"],
+        PlantedBug::ForgetsTakeover => &["as if no late call could come any more"],
+        PlantedBug::CallsWithoutSession => &["without a session"],
     }
 }
 
@@ -37,7 +39,7 @@ fn is_found(bug: PlantedBug) {
         let request = Request { planted: Some(bug), replicas: Some(replicas(bug)), ..Request::new(seed, INSTANCES) };
         let outcome = run(&request);
         if let Some(violation) = outcome.violation {
-            assert!(violation.contains(told_as(bug)), "{bug} is told as: {violation}");
+            assert!(told_as(bug).iter().any(|told| violation.contains(told)), "{bug} is told as: {violation}");
             return println!("{bug}: found by seed {seed} after {} steps", outcome.steps);
         }
     }
