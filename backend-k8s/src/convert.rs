@@ -167,7 +167,7 @@ fn present(space: &Space, set: &SetDigest) -> Present {
     let mut pods = space.pods_of(incarnation).peekable();
     match set.intended {
         Intended::Zero | Intended::Suspended if set.replicas == 0 => {
-            let is_empty = set.is_seen && set.pods == 0 && pods.peek().is_none();
+            let is_empty = set.is_seen() && set.pods == 0 && pods.peek().is_none();
             match (is_empty, set.intended, space.routes(incarnation)) {
                 // A request that comes there wakes it.
                 (true, Intended::Zero, routes) if routes >= set.routes => present(Phase::Zero),
@@ -187,7 +187,7 @@ fn present(space: &Space, set: &SetDigest) -> Present {
 
 fn running(space: &Space, set: &SetDigest, mut present: Present) -> Present {
     let pod = space.pods_of(set.incarnation).find(|pod| !pod.is_ending && pod.revision == set.revision);
-    let serving = pod.filter(|pod| set.is_seen && set.replicas > 0 && is_serving(space, pod));
+    let serving = pod.filter(|pod| set.is_seen() && set.replicas > 0 && is_serving(space, pod));
     match &space.claim {
         // While a pod uses it, it cannot go: it has lost its labels.
         None if serving.is_some() => {}
@@ -195,7 +195,7 @@ fn running(space: &Space, set: &SetDigest, mut present: Present) -> Present {
         Some(claim) if claim.is_lost => return failed(present, Reason::new("data-missing", "its volume is gone")),
         Some(_) => {}
     }
-    let Some(pod) = pod.filter(|_| set.is_seen && set.replicas > 0) else {
+    let Some(pod) = pod.filter(|_| set.is_seen() && set.replicas > 0) else {
         // Nothing takes the place of a pod that nobody knows to have ended.
         present.reason = lost(space, set.incarnation);
         return present;

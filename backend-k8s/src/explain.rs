@@ -4,14 +4,17 @@ use std::cmp::Reverse;
 
 use k8s_openapi::{
     ByteString,
-    api::core::v1::{Event, Secret},
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{Event, Secret},
+    },
     jiff::Timestamp,
 };
 use kube::api::ListParams;
 use provisioner_core::types::{Observed, Phase, Reason};
 
 use crate::{
-    cache::{PodDigest, SetDigest, Space},
+    cache::{PodDigest, SetDigest, Space, written_at},
     client::Calls,
     home::Home,
     reasons,
@@ -21,6 +24,10 @@ use crate::{
 const LOG_LINES: i64 = 5;
 /// A pod that is younger has no need to say why it does not run yet.
 const STARTS_WITHIN_SECONDS: i64 = 10;
+/// A pod that was refused longer ago is not tried again soon by the controller of its stateful set.
+const TRIED_WITHIN_SECONDS: i64 = 5;
+/// The code of a pod that is more than a quota allows.
+const QUOTA: &str = "quota";
 /// Shorter values are words like 1 or true.
 const VALUE_MIN: usize = 4;
 
@@ -29,10 +36,19 @@ pub(crate) async fn explained(calls: &Calls<'_>, home: &Home, space: &Space, see
     let Observed::Present(mut present) = seen else { return seen };
     let Some(set) = space.set_of(present.incarnation) else { return present.into() };
     let pods: Vec<_> = space.pods_of(present.incarnation).collect();
-    let wants_pod = set.is_seen && set.replicas > 0 && present.phase == Phase::Provisioning;
+    // Where its controller fails to make a pod it does not say either that it has seen the set.
+    let is_tried = set.unseen_since.is_none_or(|since| is_older(since, TRIED_WITHIN_SECONDS));
+    let wants_pod = is_tried && set.replicas > 0 && present.phase == Phase::Provisioning;
     if wants_pod && present.reason.is_none() {
         let why = match pods.iter().find(|pod| !pod.is_ending) {
-            None if pods.is_empty() => why_no_pod(calls, home, &set.name).await,
+            None if pods.is_empty() => {
+                let refusal = refusal(calls, home, &set.name).await;
+                if refusal.as_ref().is_some_and(|refusal| refusal.is_old) {
+                    // Its controller's own next try may be a quarter of an hour away.
+                    present.phase = Phase::Failed;
+                }
+                refusal.map(|refusal| refusal.reason)
+            }
             Some(pod) if waits_for_volume(space, pod) => why_no_volume(calls, home).await,
             // Its node does not start it, or it runs and is not ready for the first time yet.
             Some(pod) if is_old(pod) && pod.trouble.is_none() => why_no_start(calls, home, &pod.name).await,
@@ -52,7 +68,11 @@ pub(crate) async fn explained(calls: &Calls<'_>, home: &Home, space: &Space, see
 }
 
 fn is_old(pod: &PodDigest) -> bool {
-    Timestamp::now().as_second() - pod.made_at > STARTS_WITHIN_SECONDS
+    is_older(pod.made_at, STARTS_WITHIN_SECONDS)
+}
+
+fn is_older(at: i64, seconds: i64) -> bool {
+    Timestamp::now().as_second() - at > seconds
 }
 
 /// Where volumes are made for the node that a pod is to have, the pod has none until then, and nothing says that it waits.
@@ -67,12 +87,37 @@ async fn why_no_volume(calls: &Calls<'_>, home: &Home) -> Option<Reason> {
     Some(Reason::new("volume-pending", reasons::cut(message.as_deref().unwrap_or("its claim has no volume yet"))))
 }
 
-/// What the cluster's events say of a stateful set without a pod.
-async fn why_no_pod(calls: &Calls<'_>, home: &Home, set: &str) -> Option<Reason> {
+/// That the pod of a stateful set was not allowed.
+pub(crate) struct Refusal {
+    pub(crate) reason: Reason,
+    /// Whether it has not been tried since, for a while.
+    is_old: bool,
+}
+
+impl Refusal {
+    pub(crate) fn is_by_quota(&self) -> bool {
+        self.reason.code == QUOTA
+    }
+}
+
+/// What the cluster's events say of a stateful set without a pod. Of many in a row it keeps few.
+pub(crate) async fn refusal(calls: &Calls<'_>, home: &Home, set: &str) -> Option<Refusal> {
     let last = last_warning(calls, home, "StatefulSet", set).await?;
     let message = reasons::cut(last.message.as_deref()?);
-    let code = if message.contains("exceeded quota") { "quota" } else { "not-made" };
-    Some(Reason::new(code, message))
+    let code = if message.contains("exceeded quota") { QUOTA } else { "not-made" };
+    let is_old = is_long_ago(told_at(&last)) && !was_just_written(calls, home, set).await;
+    Some(Refusal { reason: Reason::new(code, message), is_old })
+}
+
+/// Whether we changed a stateful set a moment ago, so that its controller tries again whatever it did before.
+async fn was_just_written(calls: &Calls<'_>, home: &Home, set: &str) -> bool {
+    let set = calls.get::<StatefulSet>(Some(home.namespace()), set).await;
+    matches!(set, Ok(Some(set)) if !is_long_ago(written_at(&set.metadata)))
+}
+
+/// Whether something would have been tried again since.
+fn is_long_ago(at: Option<Timestamp>) -> bool {
+    at.is_none_or(|at| is_older(at.as_second(), TRIED_WITHIN_SECONDS))
 }
 
 /// What the cluster's events say of a pod that has a node and does not get ready there.
@@ -90,13 +135,14 @@ async fn why_no_start(calls: &Calls<'_>, home: &Home, pod: &str) -> Option<Reaso
 async fn last_warning(calls: &Calls<'_>, home: &Home, kind: &str, name: &str) -> Option<Event> {
     let about = format!("involvedObject.kind={kind},involvedObject.name={name},type=Warning");
     let events = calls.list::<Event>(home.namespace(), &ListParams::default().fields(&about)).await.ok()?;
-    // Who reports an event says when in one of three ways.
-    let at = |event: &Event| {
-        let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref()).map(|at| at.0);
-        let last = event.last_timestamp.as_ref().map(|at| at.0);
-        series.max(last).max(event.event_time.as_ref().map(|at| at.0))
-    };
-    events.into_iter().max_by_key(at)
+    events.into_iter().max_by_key(told_at)
+}
+
+/// When something was told of last. Who reports an event says that in one of three ways.
+fn told_at(event: &Event) -> Option<Timestamp> {
+    let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref()).map(|at| at.0);
+    let last = event.last_timestamp.as_ref().map(|at| at.0);
+    series.max(last).max(event.event_time.as_ref().map(|at| at.0))
 }
 
 /// A log without the values of the instance's environment, which may be secret.

@@ -33,6 +33,8 @@ pub(crate) const PARTS: &str = "provisioner.internal/parts";
 pub(crate) const SIZE: &str = "provisioner.internal/size-mib";
 /// On a stateful set: how many routes lead there when it is not suspended.
 pub(crate) const ROUTES: &str = "provisioner.internal/routes";
+/// On a stateful set whose pod was refused: when its controller was last asked to try again, in seconds since 1970.
+pub(crate) const TRIED: &str = "provisioner.internal/tried";
 /// The annotations of a stateful set that change while it stays what it is: verbs write them anew.
 pub(crate) const CHANGING: [&str; 3] = [WRITTEN, INTENDED, ROUTES];
 /// On a stateful set: where it answers.

@@ -124,7 +124,7 @@ const PEERS: &[Peer] = &[
         find: command::program,
         packages: &["kubernetes-client"],
         made: Some(Made::Cluster),
-        wanted_by: &["backend-k8s, targets contract and restart; examples, target k8s: instances as real pods"],
+        wanted_by: &["backend-k8s, targets contract, quota and restart; examples, target k8s: instances as real pods"],
     },
 ];
 

@@ -5,7 +5,8 @@ use k8s_openapi::{
         apps::v1::StatefulSet,
         core::v1::{ConfigMap, Namespace, NamespaceCondition, PersistentVolumeClaim, Pod},
     },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta},
+    jiff::Timestamp,
 };
 use kube::api::DynamicObject;
 use provisioner_core::types::{ControlPlaneId, DataId, Generation, Incarnation, InstanceId, Reason};
@@ -74,8 +75,8 @@ pub(crate) struct SetDigest {
     pub(crate) replicas: i32,
     /// How many pods its controller has counted, those that end among them.
     pub(crate) pods: i32,
-    /// Whether its controller has seen its last change.
-    pub(crate) is_seen: bool,
+    /// When it was changed, in seconds since 1970, if its controller has not acted on that yet. `None`: it has.
+    pub(crate) unseen_since: Option<i64>,
     /// The revision that pods are to have.
     pub(crate) revision: Box<str>,
     pub(crate) is_ending: bool,
@@ -164,6 +165,13 @@ pub(crate) fn version_of(meta: &ObjectMeta) -> u64 {
     meta.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
 }
 
+/// When we wrote an object last, by the cluster's clock, in whole seconds. `None`: it says nothing of that.
+pub(crate) fn written_at(meta: &ObjectMeta) -> Option<Timestamp> {
+    let ours = |fields: &&ManagedFieldsEntry| fields.manager.as_deref() == Some(names::FIELD_MANAGER);
+    let times = meta.managed_fields.iter().flatten().filter(ours).filter_map(|fields| fields.time.as_ref());
+    times.map(|time| time.0).max()
+}
+
 /// The making that an object belongs to: as it was noted, where that was noted.
 pub(crate) fn incarnation_of(meta: &ObjectMeta) -> Option<Incarnation> {
     let noted = applied::noted_labels(meta).get(names::INCARNATION).and_then(|noted| noted.parse().ok());
@@ -250,6 +258,8 @@ impl SetDigest {
     pub(crate) fn of(set: &StatefulSet) -> Option<Self> {
         let meta = &set.metadata;
         let status = set.status.as_ref();
+        let is_seen = status.and_then(|status| status.observed_generation) >= meta.generation;
+        let changed_at = || written_at(meta).or_else(|| meta.creation_timestamp.as_ref().map(|at| at.0));
         annotation(meta, names::GENERATION)?.parse::<u64>().ok()?;
         let has_other_marks = !applied::has_marks(meta);
         Some(Self {
@@ -260,7 +270,7 @@ impl SetDigest {
             intended: Intended::parse(annotation(meta, names::INTENDED)?)?,
             replicas: set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1),
             pods: status.map_or(0, |status| status.replicas),
-            is_seen: status.and_then(|status| status.observed_generation) >= meta.generation,
+            unseen_since: (!is_seen).then(|| changed_at().map_or(0, Timestamp::as_second)),
             revision: status.and_then(|status| status.update_revision.as_deref()).unwrap_or_default().into(),
             is_ending: meta.deletion_timestamp.is_some(),
             held: held(meta),
@@ -272,6 +282,11 @@ impl SetDigest {
             parts: annotation(meta, names::PARTS).and_then(|parts| parts.parse().ok()).unwrap_or(0),
             routes: annotation(meta, names::ROUTES).and_then(|routes| routes.parse().ok()).unwrap_or(0),
         })
+    }
+
+    /// Whether its controller has acted on its last change.
+    pub(crate) fn is_seen(&self) -> bool {
+        self.unseen_since.is_none()
     }
 }
 

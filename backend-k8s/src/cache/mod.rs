@@ -33,7 +33,7 @@ use tokio_util::{
 pub(crate) use self::{
     awaited::Awaited,
     compare::{compare, compare_all},
-    digest::{HomeDigest, Intended, PodDigest, SetDigest, Trouble, incarnation_of, is_told, version_of},
+    digest::{HomeDigest, Intended, PodDigest, SetDigest, Trouble, incarnation_of, is_told, version_of, written_at},
     space::Space,
 };
 use self::{awaited::Told, packed::Spaces};

@@ -165,7 +165,7 @@ mod tests {
             intended: Intended::Zero,
             replicas: 0,
             pods: 0,
-            is_seen: true,
+            unseen_since: None,
             revision: format!("{name}-7d9c5b6f4").into(),
             is_ending: false,
             held: None,

@@ -1,16 +1,20 @@
 //! The small objects: bounds, policies, service, routes, and the environment.
 
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ResourceQuota, Secret};
 use provisioner_core::Result;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{OVERTAKEN_MAX, Secrets, Work};
+use super::{OVERTAKEN_MAX, Secrets, Work, resource};
 use crate::{
     applied,
     cache::{Kind, Space, version_of},
+    client::operation,
     names,
     render::{self, Part},
 };
+
+/// What a quota may allow or not: nobody makes any in a home.
+const UNCHARGED: &str = "/spec/hard/replicationcontrollers";
 
 impl Work<'_> {
     pub(super) async fn apply_all(&self, parts: &[Part], space: Option<&Space>) -> Result<()> {
@@ -46,6 +50,24 @@ impl Work<'_> {
             seen = found.map(|found| (applied::generation(&found.metadata), version_of(&found.metadata)));
         }
         Err(self.overtaken())
+    }
+
+    /// Has the cluster count anew what its quotas charge the making for. It charges for a pod before that is made, and where that
+    /// fails it finds out minutes later; but at once where what a quota allows is changed. See
+    /// <https://github.com/kubernetes/kubernetes/blob/v1.31.0/pkg/controller/resourcequota/resource_quota_controller.go>.
+    pub(super) async fn have_quotas_counted(&self, space: &Space) -> Result<()> {
+        let quota = resource::<ResourceQuota>();
+        for (_, name) in space.parts(self.incarnation()).filter(|(kind, _)| *kind == Kind::Quota) {
+            for patch in [json!([operation("add", UNCHARGED, "0")]), json!([{"op": "remove", "path": UNCHARGED}])] {
+                match self.calls.patch(&quota, Some(self.home.namespace()), name, patch).await {
+                    Ok(object) => self.note(Kind::Quota, &object),
+                    // Somebody else is at it, or has taken it away, which is seen.
+                    Err(failure) if failure.is_overtaken() || failure.is_not_found() => {}
+                    Err(failure) => return Err(self.calls.writing(failure)),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Takes away what may be there of routes, but for these.

@@ -1,8 +1,11 @@
 //! Making an instance, bringing it to its spec, waking it.
 
-use k8s_openapi::api::{
-    apps::v1::StatefulSet,
-    core::v1::{PersistentVolumeClaim, Pod},
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{PersistentVolumeClaim, Pod},
+    },
+    jiff::Timestamp,
 };
 use provisioner_core::{Error, ErrorKind, Result, types::DataSource};
 use serde_json::json;
@@ -11,7 +14,7 @@ use super::{Secrets, Work, resource, set::edits_after};
 use crate::{
     cache::{Intended, PodDigest, SetDigest, Space},
     client::{operation, path_of},
-    convert, names,
+    convert, explain, names,
     render::Objects,
 };
 
@@ -139,10 +142,13 @@ impl Work<'_> {
 
     /// What failed to start is tried from the beginning: the cluster's own next try may be minutes away.
     pub(super) async fn try_again(&self, space: &Space) -> Result<()> {
-        let revision = space.set_of(self.incarnation()).map(|set| &set.revision);
+        let Some(set) = space.set_of(self.incarnation()) else { return Ok(()) };
+        if space.pods_of(self.incarnation()).next().is_none() {
+            return self.try_pod_again(set, space).await;
+        }
         // One of an older spec that is not ready: some releases let it use up what may be unavailable, and never replace it; see
         // <https://github.com/kubernetes/kubernetes/issues/137409>.
-        let is_stuck = |pod: &PodDigest| !pod.is_ready && revision.is_some_and(|revision| *revision != pod.revision);
+        let is_stuck = |pod: &PodDigest| !pod.is_ready && set.revision != pod.revision;
         let is_failed = |pod: &PodDigest| pod.trouble.as_ref().is_some_and(|trouble| trouble.is_failure);
         let failed = |pod: &&PodDigest| is_failed(pod) || is_stuck(pod);
         let failed: Vec<_> = space.pods_of(self.incarnation()).filter(|pod| !pod.is_ending).filter(failed).collect();
@@ -159,6 +165,20 @@ impl Work<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A pod that was refused is tried at once by the controller of its set where that changes.
+    async fn try_pod_again(&self, set: &SetDigest, space: &Space) -> Result<()> {
+        let Some(refusal) = explain::refusal(&self.calls, self.home, &set.name).await else { return Ok(()) };
+        if refusal.is_by_quota() {
+            self.have_quotas_counted(space).await?;
+        }
+        let now = Timestamp::now().as_second().to_string();
+        let patch = json!([
+            operation("test", "/metadata/uid", &*set.uid),
+            operation("add", &path_of("annotations", names::TRIED), now),
+        ]);
+        self.patch_set(patch).await
     }
 
     /// Makes everything as the target says, in the order in which one thing needs another.

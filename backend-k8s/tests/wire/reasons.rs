@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::jiff::Timestamp;
 use provisioner_core::{
     Provisioner,
     types::{Observed, Phase, Target},
@@ -45,6 +46,29 @@ async fn reason(fixture: &Fixture, target: &Target, phase: Phase) -> (String, St
     panic!("no reason in time: {:?}", fixture.observe(target).await);
 }
 
+#[tokio::test]
+async fn nothing_is_asked_about_a_set_that_its_controller_may_just_be_about_to_see() {
+    let fixture = without_a_pod(false).await;
+    let set = fixture.key_of("statefulsets");
+    for (at, asks) in [(Timestamp::now(), false), (Timestamp::UNIX_EPOCH, true)] {
+        let wrote = json!([{"manager": "provisioner", "operation": "Update", "time": at.to_string()}]);
+        fixture.server.world(|world| world.change(&set, |set| set["metadata"]["managedFields"] = wrote));
+        let observed = async || {
+            fixture.server.seen();
+            fixture.observe(&target(1)).await;
+            fixture.server.count("list", "events") > 0
+        };
+        // As soon as the watch has told of it.
+        for tries in 0.. {
+            if observed().await == asks {
+                break;
+            }
+            assert!(tries < 250, "the cluster is asked: {}, expected {asks}", !asks);
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+}
+
 /// A warning about something, which the cluster keeps as an event.
 fn warn(fixture: &Fixture, kind: &str, name: &str, why: &str, message: &str) {
     let namespace = fixture.namespace();
@@ -63,20 +87,75 @@ fn old_pod(fixture: &Fixture, change: impl FnOnce(&mut Value)) {
     });
 }
 
-#[tokio::test]
-async fn a_quota_that_keeps_its_pod_from_being_made_is_told() {
-    for (message, code) in [("pods \"a-0\" is forbidden: exceeded quota: product", "quota"), ("no", "not-made")] {
-        let fixture = Fixture::new().await;
-        fixture.server.world(|world| world.is_uncontrolled = true);
-        fixture.backend.create(&cx(), &target(1)).await.unwrap();
-        let set = fixture.key_of("statefulsets");
-        // Its controller has seen it, and makes no pod.
+/// An instance whose controller makes no pod. Whether it says then that it has seen the set, depends on the release.
+async fn without_a_pod(is_seen: bool) -> Fixture {
+    let fixture = Fixture::new().await;
+    fixture.server.world(|world| world.is_uncontrolled = true);
+    fixture.backend.create(&cx(), &target(1)).await.unwrap();
+    let set = fixture.key_of("statefulsets");
+    if is_seen {
         fixture.server.world(|world| {
             world.change(&set, |set| set["status"] = json!({"observedGeneration": 1, "replicas": 0}));
         });
+    }
+    fixture.server.seen();
+    fixture
+}
+
+const BEYOND_QUOTA: &str = "pods \"a-0\" is forbidden: exceeded quota: product";
+
+#[tokio::test]
+async fn a_quota_that_keeps_its_pod_from_being_made_is_told() {
+    for (message, code, is_seen) in [(BEYOND_QUOTA, "quota", true), ("no", "not-made", true), ("no", "not-made", false)]
+    {
+        let fixture = without_a_pod(is_seen).await;
+        let set = fixture.key_of("statefulsets");
         warn(&fixture, "StatefulSet", &set.2, "FailedCreate", message);
-        let told = reason(&fixture, &target(1), Phase::Provisioning).await;
-        assert_eq!((told.0.as_str(), told.1.as_str()), (code, message));
+        let event = key("events", &set.1, "e");
+        // Just now, and it will be tried again soon; or not for a long time.
+        for (at, phase) in [(Timestamp::now(), Phase::Provisioning), (Timestamp::UNIX_EPOCH, Phase::Failed)] {
+            fixture.server.world(|world| world.change(&event, |event| event["lastTimestamp"] = json!(at.to_string())));
+            let told = reason(&fixture, &target(1), phase).await;
+            assert_eq!((told.0.as_str(), told.1.as_str()), (code, message));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_refused_before_our_last_write_is_no_failure_yet() {
+    let fixture = without_a_pod(true).await;
+    let set = fixture.key_of("statefulsets");
+    warn(&fixture, "StatefulSet", &set.2, "FailedCreate", BEYOND_QUOTA);
+    for (manager, phase) in [("provisioner", Phase::Provisioning), ("kube-controller-manager", Phase::Failed)] {
+        let wrote = json!([{"manager": manager, "operation": "Update", "time": Timestamp::now().to_string()}]);
+        fixture.server.world(|world| world.change(&set, |set| set["metadata"]["managedFields"] = wrote));
+        assert_eq!(reason(&fixture, &target(1), phase).await.0, "quota");
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_was_refused_is_tried_at_once_and_what_its_quota_charges_is_counted_anew() {
+    for (message, counts) in [(BEYOND_QUOTA, 2), ("no", 0)] {
+        let fixture = without_a_pod(true).await;
+        let (set, quota) = (fixture.key_of("statefulsets"), fixture.key_of("resourcequotas"));
+        let allows = fixture.server.world(|world| world.objects[&quota]["spec"].clone());
+        // As long as nothing was refused, nothing is written.
+        fixture.backend.create(&cx(), &target(1)).await.unwrap();
+        assert_eq!(fixture.server.count("patch", "*"), 0);
+        warn(&fixture, "StatefulSet", &set.2, "FailedCreate", message);
+        fixture.backend.create(&cx(), &target(1)).await.unwrap();
+        // What it allows is changed, and then as it was.
+        assert_eq!(fixture.server.count("patch", "resourcequotas"), counts, "{message}");
+        assert_eq!(fixture.server.count("patch", "statefulsets"), 1, "{message}");
+        fixture.server.world(|world| {
+            assert_eq!(world.objects[&quota]["spec"], allows);
+            assert!(world.objects[&set]["metadata"]["annotations"]["provisioner.internal/tried"].is_string());
+        });
+        // What was noted so is nobody else's change.
+        let told = reason(&fixture, &target(1), Phase::Failed).await;
+        assert_eq!(told.1, message);
+        let Observed::Present(present) = fixture.observe(&target(1)).await else { panic!("it is there") };
+        assert_eq!(present.generation.0, 1);
     }
 }
 
