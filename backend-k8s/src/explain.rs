@@ -1,6 +1,6 @@
 //! What the cluster has to be asked for to say why an instance is in trouble.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, time::Duration};
 
 use k8s_openapi::{
     ByteString,
@@ -10,13 +10,14 @@ use k8s_openapi::{
     },
     jiff::Timestamp,
 };
-use kube::api::ListParams;
-use provisioner_core::types::{Observed, Phase, Reason};
+use kube::{ResourceExt, api::ListParams};
+use provisioner_core::types::{Observed, Phase, Present, Reason};
 
 use crate::{
     cache::{PodDigest, SetDigest, Space, written_at},
     client::Calls,
     home::Home,
+    names::{self, FIELD_MANAGER},
     reasons,
 };
 
@@ -26,6 +27,10 @@ const LOG_LINES: i64 = 5;
 const STARTS_WITHIN_SECONDS: i64 = 10;
 /// A pod that was refused longer ago is not tried again soon by the controller of its stateful set.
 const TRIED_WITHIN_SECONDS: i64 = 5;
+/// The same for one that we had tried: what lasts is not tried so often that nobody waits for its end any more.
+const TRIED_AGAIN_WITHIN_SECONDS: i64 = 60;
+/// When a set without a pod is looked at again: then a refusal lasts.
+const LOOK_AGAIN: Duration = Duration::from_secs(TRIED_WITHIN_SECONDS as u64 + 1);
 /// The code of a pod that is more than a quota allows.
 const QUOTA: &str = "quota";
 /// Shorter values are words like 1 or true.
@@ -36,19 +41,12 @@ pub(crate) async fn explained(calls: &Calls<'_>, home: &Home, space: &Space, see
     let Observed::Present(mut present) = seen else { return seen };
     let Some(set) = space.set_of(present.incarnation) else { return present.into() };
     let pods: Vec<_> = space.pods_of(present.incarnation).collect();
-    // Where its controller fails to make a pod it does not say either that it has seen the set.
-    let is_tried = set.unseen_since.is_none_or(|since| is_older(since, TRIED_WITHIN_SECONDS));
-    let wants_pod = is_tried && set.replicas > 0 && present.phase == Phase::Provisioning;
-    if wants_pod && present.reason.is_none() {
+    let wants_pod = set.replicas > 0 && present.phase == Phase::Provisioning && present.reason.is_none();
+    if wants_pod && pods.is_empty() {
+        return without_pod(calls, home, set, present).await.into();
+    }
+    if wants_pod && set.is_seen() {
         let why = match pods.iter().find(|pod| !pod.is_ending) {
-            None if pods.is_empty() => {
-                let refusal = refusal(calls, home, &set.name).await;
-                if refusal.as_ref().is_some_and(|refusal| refusal.is_old) {
-                    // Its controller's own next try may be a quarter of an hour away.
-                    present.phase = Phase::Failed;
-                }
-                refusal.map(|refusal| refusal.reason)
-            }
             Some(pod) if waits_for_volume(space, pod) => why_no_volume(calls, home).await,
             // Its node does not start it, or it runs and is not ready for the first time yet.
             Some(pod) if is_old(pod) && pod.trouble.is_none() => why_no_start(calls, home, &pod.name).await,
@@ -87,11 +85,26 @@ async fn why_no_volume(calls: &Calls<'_>, home: &Home) -> Option<Reason> {
     Some(Reason::new("volume-pending", reasons::cut(message.as_deref().unwrap_or("its claim has no volume yet"))))
 }
 
+/// What is seen of a stateful set without a pod. No watch tells that one was refused.
+async fn without_pod(calls: &Calls<'_>, home: &Home, set: &SetDigest, mut present: Present) -> Present {
+    // Where its controller fails to make a pod it may not say that it has seen the set.
+    if set.unseen_since.is_none_or(|since| is_older(since, TRIED_WITHIN_SECONDS))
+        && let Some(refusal) = refusal(calls, home, &set.name).await
+    {
+        present.reason = Some(refusal.reason);
+        if refusal.is_failure {
+            present.phase = Phase::Failed;
+            return present;
+        }
+    }
+    present.look_again(LOOK_AGAIN)
+}
+
 /// That the pod of a stateful set was not allowed.
 pub(crate) struct Refusal {
     pub(crate) reason: Reason,
-    /// Whether it has not been tried since, for a while.
-    is_old: bool,
+    /// Whether its controller leaves it at that for now: its own next try may be a quarter of an hour away.
+    pub(crate) is_failure: bool,
 }
 
 impl Refusal {
@@ -100,24 +113,22 @@ impl Refusal {
     }
 }
 
-/// What the cluster's events say of a stateful set without a pod. Of many in a row it keeps few.
-pub(crate) async fn refusal(calls: &Calls<'_>, home: &Home, set: &str) -> Option<Refusal> {
-    let last = last_warning(calls, home, "StatefulSet", set).await?;
+/// What the cluster's events say of a stateful set without a pod, if that is so still.
+pub(crate) async fn refusal(calls: &Calls<'_>, home: &Home, name: &str) -> Option<Refusal> {
+    let last = last_warning(calls, home, "StatefulSet", name).await?;
+    let refused_at = told_at(&last).filter(|_| last.reason.as_deref() == Some("FailedCreate"))?.as_second();
+    let set = calls.get::<StatefulSet>(Some(home.namespace()), name).await.ok()??;
+    // Its controller wrote what it has done since. Both are told in whole seconds, which are not rounded alike.
+    if written_at(&set.metadata, |by| by != FIELD_MANAGER).is_some_and(|at| refused_at + 1 < at.as_second()) {
+        return None;
+    }
     let message = reasons::cut(last.message.as_deref()?);
     let code = if message.contains("exceeded quota") { QUOTA } else { "not-made" };
-    let is_old = is_long_ago(told_at(&last)) && !was_just_written(calls, home, set).await;
-    Some(Refusal { reason: Reason::new(code, message), is_old })
-}
-
-/// Whether we changed a stateful set a moment ago, so that its controller tries again whatever it did before.
-async fn was_just_written(calls: &Calls<'_>, home: &Home, set: &str) -> bool {
-    let set = calls.get::<StatefulSet>(Some(home.namespace()), set).await;
-    matches!(set, Ok(Some(set)) if !is_long_ago(written_at(&set.metadata)))
-}
-
-/// Whether something would have been tried again since.
-fn is_long_ago(at: Option<Timestamp>) -> bool {
-    at.is_none_or(|at| is_older(at.as_second(), TRIED_WITHIN_SECONDS))
+    let written_at = written_at(&set.metadata, |by| by == FIELD_MANAGER).map_or(0, Timestamp::as_second);
+    let tried_at = set.annotations().get(names::TRIED).and_then(|at| at.parse().ok()).unwrap_or(0);
+    let is_failure =
+        is_older(refused_at.max(written_at), TRIED_WITHIN_SECONDS) && is_older(tried_at, TRIED_AGAIN_WITHIN_SECONDS);
+    Some(Refusal { reason: Reason::new(code, message), is_failure })
 }
 
 /// What the cluster's events say of a pod that has a node and does not get ready there.

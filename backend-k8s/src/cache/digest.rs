@@ -165,10 +165,11 @@ pub(crate) fn version_of(meta: &ObjectMeta) -> u64 {
     meta.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
 }
 
-/// When we wrote an object last, by the cluster's clock, in whole seconds. `None`: it says nothing of that.
-pub(crate) fn written_at(meta: &ObjectMeta) -> Option<Timestamp> {
-    let ours = |fields: &&ManagedFieldsEntry| fields.manager.as_deref() == Some(names::FIELD_MANAGER);
-    let times = meta.managed_fields.iter().flatten().filter(ours).filter_map(|fields| fields.time.as_ref());
+/// When an object was last written by such field managers, by the cluster's clock, in whole seconds. `None`: it says nothing of
+/// that.
+pub(crate) fn written_at(meta: &ObjectMeta, by: impl Fn(&str) -> bool) -> Option<Timestamp> {
+    let theirs = |fields: &&ManagedFieldsEntry| fields.manager.as_deref().is_some_and(&by);
+    let times = meta.managed_fields.iter().flatten().filter(theirs).filter_map(|fields| fields.time.as_ref());
     times.map(|time| time.0).max()
 }
 
@@ -259,7 +260,10 @@ impl SetDigest {
         let meta = &set.metadata;
         let status = set.status.as_ref();
         let is_seen = status.and_then(|status| status.observed_generation) >= meta.generation;
-        let changed_at = || written_at(meta).or_else(|| meta.creation_timestamp.as_ref().map(|at| at.0));
+        let changed_at = || {
+            written_at(meta, |by| by == names::FIELD_MANAGER)
+                .or_else(|| meta.creation_timestamp.as_ref().map(|at| at.0))
+        };
         annotation(meta, names::GENERATION)?.parse::<u64>().ok()?;
         let has_other_marks = !applied::has_marks(meta);
         Some(Self {

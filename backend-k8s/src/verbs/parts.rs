@@ -1,20 +1,25 @@
 //! The small objects: bounds, policies, service, routes, and the environment.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::{ResourceQuota, Secret};
 use provisioner_core::Result;
-use serde_json::{Value, json};
+use serde_json::Value;
+use tokio::time::Instant;
 
-use super::{OVERTAKEN_MAX, Secrets, Work, resource};
+use super::{OVERTAKEN_MAX, Secrets, Work};
 use crate::{
     applied,
     cache::{Kind, Space, version_of},
-    client::operation,
     names,
     render::{self, Part},
 };
 
-/// What a quota may allow or not: nobody makes any in a home.
-const UNCHARGED: &str = "/spec/hard/replicationcontrollers";
+/// What a quota may limit or not, as nobody makes any.
+const UNCHARGED: &str = "replicationcontrollers";
+/// How long a cluster may take to count for a quota that was changed, and how often it is asked meanwhile.
+const COUNTED_WITHIN: Duration = Duration::from_secs(2);
+const COUNTED_LOOK: Duration = Duration::from_millis(100);
 
 impl Work<'_> {
     pub(super) async fn apply_all(&self, parts: &[Part], space: Option<&Space>) -> Result<()> {
@@ -52,20 +57,38 @@ impl Work<'_> {
         Err(self.overtaken())
     }
 
-    /// Has the cluster count anew what its quotas charge the making for. It charges for a pod before that is made, and where that
-    /// fails it finds out minutes later; but at once where what a quota allows is changed. See
+    /// Has the cluster count anew what the quotas of the making are charged for. It charges for a pod before that is made, and where
+    /// that fails it finds out minutes later; but at once where what a quota allows is changed. See
     /// <https://github.com/kubernetes/kubernetes/blob/v1.31.0/pkg/controller/resourcequota/resource_quota_controller.go>.
-    pub(super) async fn have_quotas_counted(&self, space: &Space) -> Result<()> {
-        let quota = resource::<ResourceQuota>();
-        for (_, name) in space.parts(self.incarnation()).filter(|(kind, _)| *kind == Kind::Quota) {
-            for patch in [json!([operation("add", UNCHARGED, "0")]), json!([{"op": "remove", "path": UNCHARGED}])] {
-                match self.calls.patch(&quota, Some(self.home.namespace()), name, patch).await {
-                    Ok(object) => self.note(Kind::Quota, &object),
-                    // Somebody else is at it, or has taken it away, which is seen.
-                    Err(failure) if failure.is_overtaken() || failure.is_not_found() => {}
-                    Err(failure) => return Err(self.calls.writing(failure)),
-                }
+    pub(super) async fn have_quotas_counted(&self) -> Result<()> {
+        let objects = self.objects();
+        for quota in objects.before.iter().filter(|part| Kind::of(&part.resource) == Some(Kind::Quota)) {
+            let hard = &quota.body["spec"]["hard"];
+            // What a layout limits by itself stays as it is.
+            if !hard.is_object() || hard.get(UNCHARGED).is_some() {
+                continue;
             }
+            let mut changed = quota.clone();
+            changed.body["spec"]["hard"][UNCHARGED] = "0".into();
+            self.apply_part(&changed, None).await?;
+            self.until_counted(quota).await?;
+            // Also if this is not reached: whoever applies it next takes away what only the other one says.
+            self.apply_part(quota, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until what a changed quota allows is what was counted for. What is tried before that is refused again.
+    async fn until_counted(&self, quota: &Part) -> Result<()> {
+        let deadline = Instant::now() + COUNTED_WITHIN;
+        while Instant::now() < deadline {
+            let found = self.calls.get::<ResourceQuota>(Some(self.home.namespace()), &quota.name).await;
+            let found = found.map_err(|failure| self.calls.reading(failure))?;
+            let counted = found.and_then(|found| found.status?.hard);
+            if counted.is_some_and(|counted| counted.contains_key(UNCHARGED)) {
+                break;
+            }
+            tokio::time::sleep(COUNTED_LOOK).await;
         }
         Ok(())
     }

@@ -50,6 +50,13 @@ impl Work<'_> {
             remove_all(&self.calls, self.cache, self.home, home, &space).await?;
             return self.remove_independent(&space).await;
         }
+        let other = space.sets.iter().find(|set| set.incarnation != self.incarnation());
+        if let Some(other) = other.filter(|_| is_user && !keeps_data) {
+            // Who has the data is the last to be asked to delete them: they would stay, and nobody know of them.
+            self.remove_making(&space).await?;
+            let message = format!("the making {} is still there, on the same data", other.incarnation);
+            return Err(self.overtaken().with_message(message));
+        }
         if is_user && home.released.is_none() {
             self.release().await?;
         }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     fixture::{Fixture, cx, target},
     repairs::with_route,
+    server::Answer,
     world::key,
 };
 
@@ -122,14 +123,33 @@ async fn a_quota_that_keeps_its_pod_from_being_made_is_told() {
 }
 
 #[tokio::test]
-async fn what_was_refused_before_our_last_write_is_no_failure_yet() {
+async fn what_was_refused_before_somebody_acted_on_it_is_no_failure() {
     let fixture = without_a_pod(true).await;
     let set = fixture.key_of("statefulsets");
     warn(&fixture, "StatefulSet", &set.2, "FailedCreate", BEYOND_QUOTA);
-    for (manager, phase) in [("provisioner", Phase::Provisioning), ("kube-controller-manager", Phase::Failed)] {
+    reason(&fixture, &target(1), Phase::Failed).await;
+    // We did, and its controller is about to. Or it has, and the refusal is history.
+    for (manager, told) in [("provisioner", Some("quota")), ("kube-controller-manager", None)] {
         let wrote = json!([{"manager": manager, "operation": "Update", "time": Timestamp::now().to_string()}]);
         fixture.server.world(|world| world.change(&set, |set| set["metadata"]["managedFields"] = wrote));
-        assert_eq!(reason(&fixture, &target(1), phase).await.0, "quota");
+        let Observed::Present(present) = fixture.observe(&target(1)).await else { panic!("it is there") };
+        assert_eq!(present.phase, Phase::Provisioning);
+        assert_eq!(present.reason.as_ref().map(|reason| &*reason.code), told);
+        // No watch will tell that it lasts.
+        assert!(present.again.is_some());
+    }
+}
+
+#[tokio::test]
+async fn other_warnings_about_a_set_say_nothing_of_its_next_pod() {
+    let fixture = without_a_pod(true).await;
+    let set = fixture.key_of("statefulsets");
+    warn(&fixture, "StatefulSet", &set.2, "RecreatingFailedPod", "it recreates the pod that failed");
+    for _ in 0..10 {
+        if let Observed::Present(present) = fixture.observe(&target(1)).await {
+            assert_eq!((present.phase, present.reason), (Phase::Provisioning, None));
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
 }
 
@@ -139,24 +159,45 @@ async fn a_pod_that_was_refused_is_tried_at_once_and_what_its_quota_charges_is_c
         let fixture = without_a_pod(true).await;
         let (set, quota) = (fixture.key_of("statefulsets"), fixture.key_of("resourcequotas"));
         let allows = fixture.server.world(|world| world.objects[&quota]["spec"].clone());
+        let create = async || fixture.backend.create(&cx(), &target(1)).await.unwrap();
+        let writes = || {
+            let count = |verb, plural| fixture.server.count(verb, plural);
+            (
+                count("apply", "resourcequotas"),
+                count("patch", "statefulsets"),
+                count("apply", "*") + count("patch", "*"),
+            )
+        };
         // As long as nothing was refused, nothing is written.
-        fixture.backend.create(&cx(), &target(1)).await.unwrap();
-        assert_eq!(fixture.server.count("patch", "*"), 0);
+        create().await;
+        assert_eq!(writes(), (0, 0, 0));
         warn(&fixture, "StatefulSet", &set.2, "FailedCreate", message);
-        fixture.backend.create(&cx(), &target(1)).await.unwrap();
+        create().await;
         // What it allows is changed, and then as it was.
-        assert_eq!(fixture.server.count("patch", "resourcequotas"), counts, "{message}");
-        assert_eq!(fixture.server.count("patch", "statefulsets"), 1, "{message}");
+        assert_eq!(writes(), (counts, 1, counts + 1), "{message}");
         fixture.server.world(|world| {
             assert_eq!(world.objects[&quota]["spec"], allows);
             assert!(world.objects[&set]["metadata"]["annotations"]["provisioner.internal/tried"].is_string());
         });
-        // What was noted so is nobody else's change.
-        let told = reason(&fixture, &target(1), Phase::Failed).await;
+        // What was noted so is nobody else's change, and not repeated before that could have helped.
+        let told = reason(&fixture, &target(1), Phase::Provisioning).await;
         assert_eq!(told.1, message);
         let Observed::Present(present) = fixture.observe(&target(1)).await else { panic!("it is there") };
         assert_eq!(present.generation.0, 1);
+        create().await;
+        assert_eq!(writes(), (counts, 1, counts + 1), "{message}");
     }
+}
+
+#[tokio::test]
+async fn a_quota_that_cannot_be_counted_anew_keeps_no_pod_from_being_tried() {
+    let fixture = without_a_pod(true).await;
+    let set = fixture.key_of("statefulsets");
+    warn(&fixture, "StatefulSet", &set.2, "FailedCreate", BEYOND_QUOTA);
+    let denied = Answer::refusal(403, "Forbidden", "admission webhook \"quotas\" denied the request");
+    fixture.server.answer("apply", "resourcequotas", 9, denied);
+    fixture.backend.create(&cx(), &target(1)).await.unwrap();
+    assert_eq!(fixture.server.count("patch", "statefulsets"), 1);
 }
 
 #[tokio::test]

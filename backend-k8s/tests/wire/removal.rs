@@ -281,3 +281,43 @@ async fn a_namespace_that_is_taken_back_during_its_removal_is_released_again() {
     let released = &namespaces[0]["metadata"]["annotations"]["provisioner.internal/released"];
     assert_eq!(released, &json!(target.incarnation.to_string()));
 }
+
+#[tokio::test]
+async fn data_that_another_making_is_still_on_are_not_called_deleted() {
+    let (fixture, target) = Fixture::with_instance().await;
+    let (set, namespace) = (fixture.key_of("statefulsets"), fixture.namespace());
+    // A restored backup, or a late call, made a set of a making that nobody has any more.
+    let other = Incarnation::new(7, 7).to_string();
+    let stray = key("statefulsets", &namespace, "stray");
+    fixture.server.world(|world| {
+        let mut object = world.objects[&set].clone();
+        object["metadata"]["name"] = json!("stray");
+        object["metadata"]["labels"]["provisioner.internal/incarnation"] = json!(other);
+        let noted = object["metadata"]["annotations"]["provisioner.internal/applied"].as_str().unwrap().to_owned();
+        let noted = noted.replace(&target.incarnation.to_string(), &other);
+        object["metadata"]["annotations"]["provisioner.internal/applied"] = json!(noted);
+        object["spec"]["replicas"] = json!(0);
+        world.create(&stray, object).unwrap();
+    });
+    let destroy = async || fixture.backend.destroy(&cx(), &target, DataDisposition::Delete).await;
+    // Until it is seen, its home would go with it, and all would be well.
+    for tries in 0.. {
+        let listed: Vec<_> = fixture.backend.list(&cx()).collect().await;
+        if listed.len() == 2 {
+            break;
+        }
+        assert!(tries < 250, "it is not seen: {listed:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let error = destroy().await.unwrap_err();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Conflict, Retry::Backoff));
+    assert!(error.to_string().contains(&other), "{error}");
+    let is_there = || fixture.server.world(|world| world.objects.contains_key(&key("namespaces", "", &namespace)));
+    assert!(is_there());
+    let stray_target = Target { incarnation: Incarnation::new(7, 7), ..target.clone() };
+    fixture.backend.destroy(&cx(), &stray_target, DataDisposition::Retain).await.unwrap();
+    until_absent(&fixture, &stray_target).await;
+    destroy().await.unwrap();
+    until_absent(&fixture, &target).await;
+    assert!(!is_there());
+}

@@ -242,6 +242,12 @@ impl World {
             }
             self.write(&claim, object);
         }
+        let quotas = self.objects.keys().filter(|key| key.0 == "resourcequotas").cloned();
+        for quota in quotas.collect::<Vec<_>>() {
+            let mut object = self.objects[&quota].clone();
+            object["status"]["hard"] = object["spec"]["hard"].clone();
+            self.write(&quota, object);
+        }
         let sets = self.objects.keys().filter(|key| key.0 == "statefulsets").cloned();
         for set in sets.collect::<Vec<_>>() {
             self.control_set(&set);
