@@ -12,6 +12,7 @@ mod view;
 use std::{sync::Arc, time::Duration};
 
 use futures::stream::BoxStream;
+use tokio::sync::watch;
 use tracing::info;
 
 pub use builder::ControlPlaneBuilder;
@@ -21,7 +22,7 @@ pub use view::{CellStatus, FleetCounts, Instance, Page, ProvisioningSlo};
 
 use self::{accept::Ask, origin::Origin};
 use crate::{
-    engine::{DriftReport, Engine, cells::CellHandle, draft::Draft, drift, is_planted},
+    engine::{DriftReport, Engine, cells::CellHandle, draft::Draft, drift, is_planted, waiters::News},
     error::{Error, ErrorKind, Result, Retry},
     placement::Placement,
     store::{DataRow, DataState, Event, InstanceFilter, Lane, Operation, Record, Store, StoreError, Verb, Worker},
@@ -100,9 +101,9 @@ impl ControlPlane {
         draft.open_operation(operation.clone(), None);
         draft.answer(origin.request);
         match self.commit(draft).await {
-            Ok(()) => {
+            Ok(news) => {
                 info!(instance = %new.id, operation = %operation.id, "create accepted");
-                Ok(self.handle(operation))
+                Ok(self.handle_of_accepted(operation, news))
             }
             Err(StoreError::KeyUsed(used)) => self.repeated(*used, &fingerprint),
             Err(StoreError::Exists) => self.existing(&new, &fingerprint).await,
@@ -206,9 +207,9 @@ impl ControlPlane {
             draft.answer(origin.request);
             let operation = draft.opened().clone();
             match self.commit(draft).await {
-                Ok(()) => {
+                Ok(news) => {
                     info!(instance = %id, verb, operation = %operation.id, "accepted");
-                    return Ok(self.handle(operation));
+                    return Ok(self.handle_of_accepted(operation, news));
                 }
                 Err(StoreError::Stale) => {}
                 Err(StoreError::KeyUsed(used)) => return self.repeated(*used, &ask.fingerprint(id)),
@@ -219,12 +220,15 @@ impl ControlPlane {
         Err(error.with_message("too many others change it at this moment"))
     }
 
-    /// Commits a draft and hands the row over to the engine.
+    /// Commits a draft that opens an operation and hands the row over to the engine. Answers with where news of its end come.
     ///
     /// In a task of its own: a caller who stops waiting in the middle must not leave a row behind that is accepted and
     /// that nobody looks at.
-    async fn commit(&self, draft: Draft) -> Result<(), StoreError> {
+    async fn commit(&self, draft: Draft) -> Result<watch::Receiver<News>, StoreError> {
         let engine = Arc::clone(&self.engine);
+        let operation = draft.opened().id.clone();
+        // Before anybody can end it.
+        let news = engine.waiters.subscribe(&operation);
         let task = self.engine.tasks.spawn(async move {
             let (change, row) =
                 draft.to_change(engine.epoch_of_writes(engine.tenure.epoch()), engine.claiming(&draft.row.cell));
@@ -233,6 +237,7 @@ impl ControlPlane {
                 Ok(committed) => {
                     match committed.worker {
                         Worker::Here => {
+                            engine.waiters.worked_on(&operation, epoch);
                             engine.offer(epoch, draft.to_record(row, committed.version), Lane::Interactive);
                         }
                         Worker::TakenOver => {
@@ -257,7 +262,7 @@ impl ControlPlane {
                 }
             }
         });
-        task.await.unwrap_or_else(|lost| Err(StoreError::Failed(Box::new(lost))))
+        task.await.unwrap_or_else(|lost| Err(StoreError::Failed(Box::new(lost)))).map(|()| news)
     }
 
     fn cell(&self, name: &CellName, operation: &'static str) -> Result<&Arc<CellHandle>> {
@@ -268,6 +273,10 @@ impl ControlPlane {
 
     fn handle(&self, operation: Operation) -> OperationHandle {
         OperationHandle::new(Arc::clone(&self.engine), operation)
+    }
+
+    fn handle_of_accepted(&self, operation: Operation, news: watch::Receiver<News>) -> OperationHandle {
+        OperationHandle::of_accepted(Arc::clone(&self.engine), operation, news)
     }
 
     /// The operation that a request's key belongs to, while it is kept. The request of the inbox that is being judged has its own.

@@ -9,7 +9,7 @@ use futures::{
 use tokio::sync::watch;
 
 use crate::{
-    engine::{Engine, sharing},
+    engine::{Engine, sharing, waiters::News},
     error::{Error, ErrorKind, Result},
     store::{Event, EventKind, Operation},
     types::InstanceId,
@@ -23,11 +23,18 @@ const PAGE: usize = 256;
 pub struct OperationHandle {
     engine: Arc<Engine>,
     operation: Operation,
+    /// What is known of its end since before it was accepted. `None`: it was accepted before, or elsewhere.
+    news: Option<watch::Receiver<News>>,
 }
 
 impl OperationHandle {
     pub(super) fn new(engine: Arc<Engine>, operation: Operation) -> Self {
-        Self { engine, operation }
+        Self { engine, operation, news: None }
+    }
+
+    /// That of an operation which was just accepted, and of whose end one was to be told since before.
+    pub(super) fn of_accepted(engine: Arc<Engine>, operation: Operation, news: watch::Receiver<News>) -> Self {
+        Self { engine, operation, news: Some(news) }
     }
 
     /// The operation as it was when the handle was made.
@@ -45,16 +52,37 @@ impl OperationHandle {
     /// # Cancellation
     /// Dropping the future changes nothing about the operation.
     pub async fn wait(&self) -> Result<Operation> {
-        // Subscribed before it is read, so that an end in between is not missed.
-        let mut ended = self.engine.waiters.subscribe(&self.operation.id);
+        let subscribe = || self.engine.waiters.subscribe(&self.operation.id);
+        // What was not heard of from the beginning on may have ended before it was asked for news.
+        let (mut news, mut may_be_over) = match &self.news {
+            Some(news) => (news.clone(), false),
+            None => (subscribe(), true),
+        };
         loop {
-            let operation = self.read().await?;
-            if operation.state.is_ended() {
-                return Ok(operation);
+            let told = news.borrow_and_update().clone();
+            match told {
+                News::EndedLike(end) => return Ok(self.operation.clone().ended(end)),
+                News::Ended => {
+                    news = subscribe();
+                    may_be_over = true;
+                }
+                News::None => {}
+            }
+            if may_be_over {
+                let operation = self.read().await?;
+                if operation.state.is_ended() {
+                    return Ok(operation);
+                }
             }
             tokio::select! {
                 biased;
-                _ = ended.changed() => {}
+                // Who told is gone where nothing more is to come.
+                told = news.changed() => {
+                    may_be_over = told.is_err();
+                    if may_be_over {
+                        news = subscribe();
+                    }
+                }
                 () = self.engine.cancel.cancelled() => {
                     let error = Error::new(ErrorKind::Cancelled, "wait").with_instance(&self.operation.instance);
                     return Err(error.with_message("the control plane shuts down; the operation goes on when it is back"));

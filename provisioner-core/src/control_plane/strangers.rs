@@ -76,7 +76,7 @@ impl ControlPlane {
         draft.event(EventKind::StrangerResolved { incarnation: stranger, decision: "adopt".into() });
         draft.open_operation(operation.clone(), None);
         match self.commit(draft).await {
-            Ok(()) => Ok(self.handle(operation)),
+            Ok(news) => Ok(self.handle_of_accepted(operation, news)),
             Err(StoreError::KeyUsed(used)) => self.repeated(*used, &fingerprint),
             Err(error) => Err(accept::refused(error, "adopt", &new.id)),
         }

@@ -34,7 +34,7 @@ mod shared_clock;
 pub(crate) mod sharing;
 pub(crate) mod time;
 mod upkeep;
-mod waiters;
+pub(crate) mod waiters;
 
 use std::{
     collections::BTreeMap,
@@ -257,10 +257,10 @@ impl Engine {
     /// Commits a change. When another session took over, all work stops.
     pub(crate) async fn commit(&self, change: Change) -> Result<Committed, StoreError> {
         let epoch = change.epoch.unwrap_or_default();
-        let ended: Vec<_> = change.ended.iter().map(|end| end.id.clone()).collect();
+        let ended = change.ended.clone();
         let committed = self.seams.durably(self.store.commit(change)).await;
         match &committed {
-            Ok(_) => ended.iter().for_each(|id| self.waiters.ended(id)),
+            Ok(_) => ended.iter().for_each(|end| self.waiters.ended_like(end)),
             Err(error) => self.store_error(error, epoch),
         }
         committed

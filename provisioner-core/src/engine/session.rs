@@ -41,8 +41,8 @@ pub(crate) struct Tenure {
     /// 0 while there is none.
     epoch: AtomicU64,
     lapses_after: Option<Duration>,
-    /// Until when calls may be begun; none: as long as there is a session.
-    calls_until: Mutex<Option<Instant>>,
+    /// When the session was last asked for; it lapses so long after that, at the earliest.
+    asked_at: Mutex<Instant>,
     replicas: AtomicU32,
     lost: Notify,
     clock: Option<Arc<SharedClock>>,
@@ -51,16 +51,14 @@ pub(crate) struct Tenure {
 impl Tenure {
     /// Of a session that was asked for at this time.
     pub(crate) fn new(session: Session, asked_at: Instant) -> Self {
-        let tenure = Self {
+        Self {
             epoch: AtomicU64::new(session.epoch),
             lapses_after: session.lapses_after,
-            calls_until: Mutex::default(),
+            asked_at: Mutex::new(asked_at),
             replicas: AtomicU32::new(1),
             lost: Notify::new(),
             clock: session.now.map(|now| Arc::new(SharedClock::starting(now, asked_at))),
-        };
-        tenure.extend(asked_at);
-        tenure
+        }
     }
 
     /// Learns how many processes share the store, and what its clock shows, until that is known well enough.
@@ -120,14 +118,24 @@ impl Tenure {
         self.lapses_after
     }
 
+    /// Until when calls may be begun; none: as long as there is a session. The store's clock may have begun to count when it was
+    /// asked, and clocks differ a little.
     fn until(&self) -> Option<Instant> {
-        *self.calls_until.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lapses_after.map(|lapses_after| self.asked_at() + lapses_after * 4 / 5)
+    }
+
+    /// Whether others may have taken work from the session, which they then took for lapsed. A renewal that came through all the
+    /// same brings none of that back, and nobody would tell.
+    fn may_have_lapsed(&self) -> bool {
+        self.lapses_after.is_some_and(|lapses_after| self.asked_at().elapsed() >= lapses_after)
+    }
+
+    fn asked_at(&self) -> Instant {
+        *self.asked_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn extend(&self, asked_at: Instant) {
-        // The store's clock may have begun to count when it was asked, and clocks differ a little.
-        let until = self.lapses_after.map(|lapses_after| asked_at + lapses_after * 4 / 5);
-        *self.calls_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+        *self.asked_at.lock().unwrap_or_else(PoisonError::into_inner) = asked_at;
     }
 
     fn begin(&self, session: Session, asked_at: Instant) {
@@ -192,6 +200,12 @@ async fn keep_once(engine: &Arc<Engine>, others: &mut Option<BTreeSet<u64>>) -> 
         return Ok(());
     }
     let renewed = engine.store.renew_session(epoch).await.inspect_err(|error| engine.store_error(error, epoch))?;
+    if engine.tenure.may_have_lapsed() {
+        engine.tenure.lose(epoch);
+        // What it works on still is free at once.
+        engine.store.close_session(epoch).await?;
+        return Err(StoreError::SessionLost);
+    }
     let before = engine.tenure.replicas();
     engine.tenure.renewed(&renewed, asked_at);
     if before > 1 && engine.tenure.replicas() == 1 {
@@ -260,6 +274,17 @@ mod tests {
             assert!(apart <= tenure(Some(START)).skew(), "{apart:?}");
             assert!(apart > CORRECTION, "{apart:?}: no less than this is allowed for");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_renewed_too_late_is_not_gone_on_with() {
+        let tenure = tenure(Some(START));
+        for (wait, allows_calls, may_have_lapsed) in [(11, true, false), (3, false, false), (1, false, true)] {
+            tokio::time::sleep(Duration::from_secs(wait)).await;
+            assert_eq!((tenure.allows_calls(1), tenure.may_have_lapsed()), (allows_calls, may_have_lapsed), "{wait}");
+        }
+        tenure.extend(Instant::now());
+        assert!(tenure.allows_calls(1) && !tenure.may_have_lapsed());
     }
 
     #[tokio::test(start_paused = true)]

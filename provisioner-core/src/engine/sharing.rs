@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tracing::warn;
 
 use super::{Engine, cells::CellHandle};
@@ -19,6 +19,8 @@ const FALLBACK: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often it is asked which of the operations that somebody waits for were ended elsewhere, at most.
 const ENDED_EVERY: Duration = Duration::from_millis(25);
+/// The same of those that this process works on: it ends them itself, unless they were given away meanwhile.
+const OWN_ENDED_EVERY: Duration = Duration::from_secs(1);
 /// After how long without news it is looked for all the same.
 const NEWS_AFTER: Duration = Duration::from_secs(15);
 /// How many operations are asked for at a time.
@@ -29,13 +31,18 @@ pub(crate) async fn listen(engine: Arc<Engine>) {
     let Some(mut signals) = engine.store.signals() else { return };
     // What was told between what the start read and now was not heard.
     look_everywhere(&engine).await;
+    let next_fallback = || Instant::now() + FALLBACK / 2 + engine.seams.random.up_to(FALLBACK);
+    let mut fallback = next_fallback();
     loop {
-        let fallback = FALLBACK / 2 + engine.seams.random.up_to(FALLBACK);
         let signal = tokio::select! {
             biased;
             () = engine.cancel.cancelled() => return,
+            // Before signals, of which there may always be one more.
+            () = tokio::time::sleep_until(fallback) => {
+                fallback = next_fallback();
+                Some(Signal::Missed)
+            }
             signal = signals.next() => signal,
-            () = tokio::time::sleep(fallback) => Some(Signal::Missed),
         };
         let Some(signal) = signal else {
             tokio::time::sleep(PAUSE).await;
@@ -124,7 +131,12 @@ pub(crate) async fn news(engine: &Engine, positions: &mut watch::Receiver<u64>) 
     if engine.tenure.lapses_after().is_none() {
         return positions.changed().await.ok();
     }
-    tokio::time::timeout(NEWS_AFTER, positions.changed()).await.unwrap_or(Ok(())).ok()
+    news_within(NEWS_AFTER, positions).await
+}
+
+/// The same with an end to the waiting.
+async fn news_within(time: Duration, positions: &mut watch::Receiver<u64>) -> Option<()> {
+    tokio::time::timeout(time, positions.changed()).await.unwrap_or(Ok(())).ok()
 }
 
 /// Wakes who waits for operations that other processes ended, until the engine is cancelled.
@@ -133,13 +145,21 @@ pub(crate) async fn tell_waiters(engine: Arc<Engine>) {
         return;
     }
     let mut positions = engine.store.positions();
+    let (mut asked_for_all_at, mut wait) = (Instant::now(), NEWS_AFTER);
     loop {
         tokio::select! {
             biased;
             () = engine.cancel.cancelled() => return,
-            news = news(&engine, &mut positions) => if news.is_none() { return },
+            news = news_within(wait, &mut positions) => if news.is_none() { return },
         }
-        for page in engine.waiters.waited_for().chunks(PAGE) {
+        let asks_for_all = asked_for_all_at.elapsed() >= OWN_ENDED_EVERY;
+        // After the last news one more look is due at those that were left out.
+        wait = if asks_for_all { NEWS_AFTER } else { OWN_ENDED_EVERY };
+        if asks_for_all {
+            asked_for_all_at = Instant::now();
+        }
+        let own = (!asks_for_all).then(|| engine.tenure.epoch());
+        for page in engine.waiters.waited_for(own).chunks(PAGE) {
             match engine.store.ended(page).await {
                 Ok(ended) => ended.iter().for_each(|id| engine.waiters.ended(id)),
                 Err(error) => {

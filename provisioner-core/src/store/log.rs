@@ -87,6 +87,11 @@ impl Operation {
     pub fn waits_in_inbox(&self) -> bool {
         self.state == OperationState::Pending && self.fingerprint.is_empty()
     }
+
+    /// The same, ended like this.
+    pub(crate) fn ended(self, end: OperationEnd) -> Self {
+        Self { state: end.state, ended_at: Some(end.at), failure: end.failure, ..self }
+    }
 }
 
 /// How a pending operation ended.

@@ -374,24 +374,29 @@ async fn what_one_that_is_ahead_accepts_is_called_for_once() {
 
 #[tokio::test(start_paused = true)]
 async fn who_looks_and_has_nothing_to_write_leaves_the_instance_to_all() {
-    let lag = Duration::from_secs(2);
-    let replicas = Replicas::new(2, MemoryConfig { lag, ..MemoryConfig::default() }).await;
-    let plane = &replicas.planes[0];
-    done(&plane.create(new("acme"), by()).await.unwrap()).await;
-    done(&plane.sleep(&id("acme"), by()).await.unwrap()).await;
-    // So long that a look is believed at once, whoever's time the last call was made by.
-    tokio::time::sleep(Duration::from_secs(20)).await;
-    let version = async || replicas.store.instance(&id("acme")).await.unwrap().unwrap().version;
-    // Both are told, and look at what is still shown as it was.
-    let (looked, before) = (replicas.provider.calls()["observe"], version().await);
-    replicas.provider.fail(&plane_id(), &id("acme"), &Reason::new("exited", "with status 137"));
-    tokio::time::sleep(lag / 2).await;
-    assert!(replicas.provider.calls()["observe"] > looked, "somebody looked");
-    assert_eq!(version().await, before, "there was nothing to write");
-    // Whoever finds out later may see to it.
-    let somebody = replicas.store.open_session("somebody", START).await.unwrap().epoch;
-    let taken = replicas.store.claim_instance(somebody, &id("acme")).await.unwrap();
-    assert!(matches!(&taken, Taken::Here(record) if !record.taken_over), "{taken:?}");
+    // One that is due by itself some day is no exception.
+    for suspend_after_seconds in [None, Some(24 * 3600)] {
+        let lag = Duration::from_secs(2);
+        let replicas = Replicas::new(2, MemoryConfig { lag, ..MemoryConfig::default() }).await;
+        let plane = &replicas.planes[0];
+        let mut acme = new("acme");
+        acme.spec.expiry.suspend_after_seconds = suspend_after_seconds;
+        done(&plane.create(acme, by()).await.unwrap()).await;
+        done(&plane.sleep(&id("acme"), by()).await.unwrap()).await;
+        // So long that a look is believed at once, whoever's time the last call was made by.
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let version = async || replicas.store.instance(&id("acme")).await.unwrap().unwrap().version;
+        // Both are told, and look at what is still shown as it was.
+        let (looked, before) = (replicas.provider.calls()["observe"], version().await);
+        replicas.provider.fail(&plane_id(), &id("acme"), &Reason::new("exited", "with status 137"));
+        tokio::time::sleep(lag / 2).await;
+        assert!(replicas.provider.calls()["observe"] > looked, "somebody looked");
+        assert_eq!(version().await, before, "there was nothing to write");
+        // Whoever finds out later may see to it.
+        let somebody = replicas.store.open_session("somebody", START).await.unwrap().epoch;
+        let taken = replicas.store.claim_instance(somebody, &id("acme")).await.unwrap();
+        assert!(matches!(&taken, Taken::Here(record) if !record.taken_over), "{suspend_after_seconds:?}: {taken:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -98,7 +98,7 @@ pub(crate) async fn run(engine: &Engine, cell: &CellHandle, work: Work) -> Next 
     let mut run = Run::new(engine, cell, Claimed { epoch, record });
     match run.finish().await {
         Ok(next) => {
-            if next == Next::Rest {
+            if next == Next::Rest || (matches!(next, Next::Due(_)) && run.draft.row.settled) {
                 run.give_back().await;
             }
             next
@@ -220,7 +220,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// A run that had nothing to write has nothing to do until somebody says so, be that another process: its claim is not kept.
+    /// A run that had nothing to write has nothing to do until somebody says so, be that another process, or until its time is over:
+    /// its claim is not kept.
     async fn give_back(&mut self) {
         let (Some(version), Some(_)) = (self.draft.version(), self.engine.tenure.lapses_after()) else { return };
         if self.has_let_go {
