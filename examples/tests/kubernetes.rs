@@ -13,7 +13,7 @@ use std::{
 
 use libtest_mimic::{Arguments, Completion, Trial};
 use serde_json::{Value, json};
-use support::{Signup, State};
+use support::{PATIENCE, Signup, State};
 use test_peers::kubernetes::{
     Cluster, Image, Origin, is_required,
     volumes::{CLASS, Volumes},
@@ -22,8 +22,6 @@ use test_peers::kubernetes::{
 /// Of a tag that is not `latest`: nodes that have it do not ask where it could be pulled from.
 const IMAGE: &str = "localhost/product:e2e";
 const OWNER: &str = "provisioner.internal/control-plane";
-/// How long what is no request of the service may take.
-const WITHIN: Duration = Duration::from_secs(60);
 
 fn main() {
     let trials =
@@ -110,7 +108,7 @@ async fn live(cluster: Kubernetes) {
     assert_eq!(status, 202);
     signup.until("acme", |status, _| status == 404).await;
     assert_eq!(cluster.namespaces(), [""; 0]);
-    volumes.until_gone(&namespaces, WITHIN).await.unwrap();
+    volumes.until_gone(&namespaces, PATIENCE).await.unwrap();
 }
 
 /// The cluster as somebody with all rights sees it. When dropped, what is left of this run is removed.
@@ -163,9 +161,9 @@ impl Kubernetes {
         let (service, namespace) = name.split_once('.').unwrap();
         let place = "jsonpath={.spec.clusterIP}:{.spec.ports[0].port}";
         let address = self.kubectl(&["get", "service", service, "-n", namespace, "-o", place]);
-        let deadline = tokio::time::Instant::now() + WITHIN;
+        let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            match request(&signup.client, format!("http://{address}")).timeout(WITHIN).send().await {
+            match request(&signup.client, format!("http://{address}")).timeout(PATIENCE).send().await {
                 Ok(answer) => return (answer.status().as_u16(), answer.text().await.unwrap()),
                 // The node's rules follow a pod that has become ready a moment later, and nothing tells when.
                 Err(error) if error.is_connect() && tokio::time::Instant::now() < deadline => {

@@ -9,6 +9,7 @@ use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{PATIENCE, Signup, State, command, parts, problem, refused};
+use tokio::sync::Notify;
 
 const SIGN_UP: &str = "/api/instances";
 
@@ -326,9 +327,14 @@ async fn events_come_in_order_and_go_on_where_they_were_left() {
     assert_eq!(rest[1..], seen[2..]);
     // Whoever comes anew gets what happens from now on.
     let (signup, last) = (&signup, seen.last().unwrap().0);
-    let (news, _) = tokio::join!(stream(signup, None, |data| data["verb"] == "sleep"), async {
-        // The one who listens begins at the position of its beginning, which may be after this.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+    let begun = Notify::new();
+    let is_last = |data: &Value| {
+        begun.notify_one();
+        data["verb"] == "sleep"
+    };
+    let (news, _) = tokio::join!(stream(signup, None, is_last), async {
+        // The first event tells that the position is set after which the stream begins.
+        begun.notified().await;
         signup.done("/api/instances/acme/sleep", json!({})).await
     });
     assert!(news[1..].iter().all(|(id, ..)| *id > last), "{news:?}");

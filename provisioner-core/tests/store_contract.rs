@@ -119,10 +119,8 @@ impl Kind {
 fn run(kind: Kind, rule: &Rule) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        // So long that none lapses in the middle of a rule that is about something else.
-        let long = Duration::from_secs(600);
-        let lapses_after = if sharing::LAPSING.contains(&rule.name) { Duration::from_millis(600) } else { long };
-        let (store, inbox, outlives) = kind.make(lapses_after).await;
+        // So long that none lapses by itself: the rules about that set the clock.
+        let (store, inbox, outlives) = kind.make(Duration::from_secs(600)).await;
         match rule.run {
             Run::Store(run) => run(store).await,
             Run::Inbox(run) => run(store, inbox.expect("whoever shares it has an inbox")).await,

@@ -280,9 +280,9 @@ pub async fn done(operation: &OperationHandle) -> Operation {
 }
 
 /// Opens a site's store. A process that was being started at the moment its control plane ended holds a copy of the
-/// store's lock until it runs its program, for a moment.
+/// store's lock until it runs its program: for a moment, or longer on a busy machine.
 async fn open(site: &Site) -> Arc<SqliteStore> {
-    let deadline = Instant::now() + Duration::from_secs(2);
+    let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         match SqliteStore::open(&site.store, control_plane(), CommitMode::Grouped).await {
             Ok(store) => return store,

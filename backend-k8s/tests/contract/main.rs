@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How long the slow product takes to be ready.
-const SLOW: Duration = Duration::from_secs(4);
+const SLOW: Duration = Duration::from_secs(15);
 
 fn main() -> ExitCode {
     let runtime = Runtime::new().expect("a runtime");

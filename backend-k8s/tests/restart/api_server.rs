@@ -4,7 +4,6 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io::Write,
-    net::TcpListener,
     os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -14,6 +13,7 @@ use std::{
 use kube::{Client, Config};
 use tempfile::TempDir;
 use test_peers::kubernetes::{Cluster, Origin, folder};
+use test_reserved::ports::Ports;
 
 /// Longer than one takes to serve on a busy machine.
 const READY_WITHIN: Duration = Duration::from_secs(120);
@@ -26,6 +26,8 @@ pub(crate) struct ApiServer {
     child: Option<Child>,
     /// With its kubeconfig and its log.
     folder: TempDir,
+    /// The first of them is its own.
+    _ports: Ports,
 }
 
 impl ApiServer {
@@ -35,8 +37,9 @@ impl ApiServer {
             return Err(format!("the API server of the cluster {} is no process of this machine", cluster.origin()));
         }
         let mut words = command_of("kube-apiserver")?;
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-        let port = port.map_err(|error| error.to_string())?.port();
+        // Nobody else's, also while it is down.
+        let ports = Ports::take();
+        let port = *ports.range().start();
         let own = words.iter_mut().find(|word| word.to_string_lossy().starts_with("--secure-port="));
         *own.ok_or("the API server was started without --secure-port")? = format!("--secure-port={port}").into();
         // Or it would lead the cluster's pods to itself.
@@ -54,7 +57,7 @@ impl ApiServer {
         file.write_all(kubeconfig.as_bytes()).map_err(|error| error.to_string())?;
         config.cluster_url = ours.parse().expect("an address");
         let client = client(config)?;
-        Ok(Self { words, client, child: None, folder })
+        Ok(Self { words, client, child: None, folder, _ports: ports })
     }
 
     /// Names a file with the way to it.

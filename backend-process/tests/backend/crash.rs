@@ -78,8 +78,8 @@ async fn a_child_that_has_not_yet_said_who_it_is_is_not_started_beside() {
         let (backend, cx, target) = (site.backend.clone(), site.cx.clone(), target.clone());
         tokio::spawn(async move { backend.create(&cx, &target).await })
     };
-    // The next one does not get past the locks that the child has inherited.
-    for _ in 0..100 {
+    // The next one does not get past the locks that the child has inherited. It waits for them for two seconds.
+    for _ in 0..20 {
         tokio::time::sleep(Duration::from_millis(2)).await;
         assert!(!create.is_finished() && site.starts(&target) == 0);
     }

@@ -149,7 +149,8 @@ pub(crate) async fn destroy(plane: &ControlPlane, n: usize) -> OperationHandle {
 }
 
 pub(crate) async fn done(handle: OperationHandle) {
-    let Ok(ended) = tokio::time::timeout(Duration::from_secs(30), handle.wait()).await else {
+    // Many are waited for at once, each until those before it were launched.
+    let Ok(ended) = tokio::time::timeout(Duration::from_secs(120), handle.wait()).await else {
         let told = handle.progress().take_until(tokio::time::sleep(Duration::from_millis(100)));
         let told: Vec<_> = told.filter_map(|event| async { Some(event.ok()?.event.what) }).collect().await;
         panic!("it does not come to its end: {told:#?}");

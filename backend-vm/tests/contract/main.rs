@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 use crate::outsider::Ec2Outsider;
 
 /// How long the slow product takes to be ready.
-const SLOW: Duration = Duration::from_secs(3);
+const SLOW: Duration = Duration::from_secs(10);
 /// Longer than the stand lags, and than a request is under way on a busy machine.
 const SETTLING: Duration = Duration::from_secs(4);
 const POLICY: &str = include_str!("../../policies/control-plane.json");
@@ -77,7 +77,8 @@ impl Setup for Machines {
             spec.environment.insert(VariableName::new(name).expect("a name"), value.to_owned());
             spec
         };
-        let (slow, broken) = (with("READY_AFTER_SECONDS", &SLOW.as_secs().to_string()), with("EXIT_AT_ONCE", "1"));
+        let (mut slow, broken) = (with("READY_AFTER_SECONDS", &SLOW.as_secs().to_string()), with("EXIT_AT_ONCE", "1"));
+        slow.workload.start_timeout_seconds = 60;
         let mut profile = Profile::new(build(), spec_of).with_outsider(Ec2Outsider { stand: stand.clone() });
         profile.reopen = Some(Box::new(move || build()));
         // On a machine that is busy with something else, the lives of the rules that cut take minutes.
@@ -85,6 +86,8 @@ impl Setup for Machines {
         profile.many = 30;
         // The unit of a product starts it again.
         profile.deaths_pass_unseen = true;
+        // It compares with what it saw at first, and asks for that when it is polled.
+        profile.watch_opens_in = Duration::from_secs(3);
         // Each life is one of machines that boot, there are hundreds, and the server gets slower with each machine that ever was.
         if std::env::var_os("CONTRACT_LIVES").is_none_or(|lives| lives != "all") {
             (profile.cuts_apart, profile.pairs_apart) = (36, 5);

@@ -6,10 +6,12 @@ use provisioner_core::store::*;
 
 use crate::{
     fixture::{Inbox, inbox_rules, *},
+    sharing::by,
     work::{claim, due},
 };
 
 inbox_rules! {
+    a_session_that_is_not_renewed_lapses_and_its_work_is_taken_over,
     who_lapsed_is_in_force_again_where_nothing_was_taken_from_it,
     an_instance_that_is_due_is_not_its_own_again,
     an_instance_that_is_asked_for_is_not_its_own_again,
@@ -40,6 +42,45 @@ async fn works(store: &dyn Store) -> u64 {
     let change = Change { epoch: Some(epoch), claiming: Claiming::Take, ..insert(due("a", 1)) };
     store.commit(change).await.unwrap();
     epoch
+}
+
+async fn a_session_that_is_not_renewed_lapses_and_its_work_is_taken_over(store: Arc<dyn Store>, inbox: Inbox) {
+    let one = claim(&*store).await;
+    let lapses_after = store.open_session("another", at(0)).await.unwrap().lapses_after.unwrap();
+    store.commit(by(one.epoch, Claiming::Take, insert(due("a", 1)))).await.unwrap();
+    store.commit(by(one.epoch, Claiming::Take, insert(due("b", 1)))).await.unwrap();
+    let most = lapses_after * 2 / 3;
+    // As long as it is renewed, it is in force.
+    for _ in 0..3 {
+        inbox.set_clock(true, most).await;
+        store.renew_session(one.epoch).await.unwrap();
+    }
+    store.commit(by(one.epoch, Claiming::Keep, update(due("a", 1), 1))).await.unwrap();
+    let two = claim(&*store).await;
+    // Asking keeps only the one who asks.
+    for is_in_force in [true, false] {
+        inbox.set_clock(true, most).await;
+        let in_force = store.renew_session(two.epoch).await.unwrap().in_force;
+        assert_eq!(in_force.contains(&one.epoch), is_in_force, "{in_force:?}");
+    }
+    for claiming in [Claiming::Keep, Claiming::Leave] {
+        let late = by(one.epoch, claiming, update(due("a", 1), 2));
+        assert!(matches!(store.commit(late).await, Err(StoreError::SessionLost)), "{claiming:?}");
+    }
+    assert!(matches!(store.renew_session(one.epoch).await, Err(StoreError::SessionLost)), "it does not come back");
+    assert!(matches!(store.claim(&one).await, Err(StoreError::SessionLost)));
+    let records = store.claim(&two).await.unwrap();
+    assert_eq!(records.len(), 2);
+    assert!(records.iter().all(|record| record.taken_over), "who goes on must know");
+    let Taken::Here(again) = store.claim_instance(two.epoch, &id("a")).await.unwrap() else { panic!("its own") };
+    assert!(again.taken_over, "until it has written");
+    for (claiming, version) in [(Claiming::Leave, 1), (Claiming::Take, 2)] {
+        let asked = store.commit(by(two.epoch, claiming, update(due("b", 1), version))).await.unwrap();
+        assert_eq!(asked.worker, Worker::TakenOver, "{claiming:?}: a request is no work");
+    }
+    store.commit(by(two.epoch, Claiming::Keep, update(due("a", 1), 2))).await.unwrap();
+    let Taken::Here(again) = store.claim_instance(two.epoch, &id("a")).await.unwrap() else { panic!("its own") };
+    assert!(!again.taken_over);
 }
 
 async fn who_lapsed_is_in_force_again_where_nothing_was_taken_from_it(store: Arc<dyn Store>, inbox: Inbox) {

@@ -1,10 +1,9 @@
-//! How several processes share a store: sessions that lapse, claims, and signals.
+//! How several processes share a store: sessions, claims, and signals.
 
 use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream::BoxStream};
 use provisioner_core::store::*;
-use tokio::time::Instant;
 
 use crate::{
     fixture::{rules, *},
@@ -22,17 +21,13 @@ rules! {
     who_asks_takes_what_nobody_works_on,
     what_is_due_and_nobodys_is_told_to_all,
     a_freeze_is_told_to_all,
-    a_session_that_is_not_renewed_lapses_and_its_work_is_taken_over,
     a_session_that_ends_gives_its_work_up,
     a_making_is_looked_for_by_one,
     of_two_writers_one_is_taken,
     a_store_shows_what_another_process_wrote,
 }
 
-/// The rules for sessions that lapse soon.
-pub(crate) const LAPSING: &[&str] = &["a_session_that_is_not_renewed_lapses_and_its_work_is_taken_over"];
-
-fn by(epoch: u64, claiming: Claiming, change: Change) -> Change {
+pub(crate) fn by(epoch: u64, claiming: Claiming, change: Change) -> Change {
     Change { epoch: Some(epoch), claiming, ..change }
 }
 
@@ -213,46 +208,6 @@ async fn a_freeze_is_told_to_all(store: Arc<dyn Store>) {
     let row = CellRow { name: cell("one"), identity: None, drift_frozen: Some("why".into()) };
     store.commit(Change { cells: vec![row], ..Change::default() }).await.unwrap();
     told(&mut signals, &Signal::Decided).await;
-}
-
-async fn a_session_that_is_not_renewed_lapses_and_its_work_is_taken_over(store: Arc<dyn Store>) {
-    let one = claim(&*store).await;
-    let lapses_after = store.open_session("another", at(0)).await.unwrap().lapses_after.unwrap();
-    store.commit(by(one.epoch, Claiming::Take, insert(due("a", 1)))).await.unwrap();
-    store.commit(by(one.epoch, Claiming::Take, insert(due("b", 1)))).await.unwrap();
-    // As long as it is renewed, it is in force.
-    let began = Instant::now();
-    while began.elapsed() < lapses_after * 2 {
-        store.renew_session(one.epoch).await.unwrap();
-        tokio::time::sleep(lapses_after / 10).await;
-    }
-    store.commit(by(one.epoch, Claiming::Keep, update(due("a", 1), 1))).await.unwrap();
-    let two = claim(&*store).await;
-    let over = async {
-        // Asking keeps only the one who asks.
-        while store.renew_session(two.epoch).await.unwrap().in_force.contains(&one.epoch) {
-            tokio::time::sleep(lapses_after / 20).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), over).await.expect("it lapses");
-    for claiming in [Claiming::Keep, Claiming::Leave] {
-        let late = by(one.epoch, claiming, update(due("a", 1), 2));
-        assert!(matches!(store.commit(late).await, Err(StoreError::SessionLost)), "{claiming:?}");
-    }
-    assert!(matches!(store.renew_session(one.epoch).await, Err(StoreError::SessionLost)), "it does not come back");
-    assert!(matches!(store.claim(&one).await, Err(StoreError::SessionLost)));
-    let records = store.claim(&two).await.unwrap();
-    assert_eq!(records.len(), 2);
-    assert!(records.iter().all(|record| record.taken_over), "who goes on must know");
-    let Taken::Here(again) = store.claim_instance(two.epoch, &id("a")).await.unwrap() else { panic!("its own") };
-    assert!(again.taken_over, "until it has written");
-    for (claiming, version) in [(Claiming::Leave, 1), (Claiming::Take, 2)] {
-        let asked = store.commit(by(two.epoch, claiming, update(due("b", 1), version))).await.unwrap();
-        assert_eq!(asked.worker, Worker::TakenOver, "{claiming:?}: a request is no work");
-    }
-    store.commit(by(two.epoch, Claiming::Keep, update(due("a", 1), 2))).await.unwrap();
-    let Taken::Here(again) = store.claim_instance(two.epoch, &id("a")).await.unwrap() else { panic!("its own") };
-    assert!(!again.taken_over);
 }
 
 async fn a_session_that_ends_gives_its_work_up(store: Arc<dyn Store>) {

@@ -47,6 +47,8 @@ pub struct Profile {
     /// Whether what died may run again before anybody can be told, as a product that its machine starts again within seconds: the
     /// rules about watches stop it at the provider instead.
     pub deaths_pass_unseen: bool,
+    /// How long a watch takes from its first poll until it tells of all that happens then.
+    pub watch_opens_in: Duration,
     /// Somebody who looks at the provider without the backend.
     pub outsider: Option<Arc<dyn Outsider>>,
     /// Kept until the rule has ended: folders, servers.
@@ -68,6 +70,7 @@ impl Profile {
             cuts_apart: 1,
             pairs_apart: 1,
             deaths_pass_unseen: false,
+            watch_opens_in: Duration::from_millis(20),
             outsider: None,
             keep: None,
         }

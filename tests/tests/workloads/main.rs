@@ -41,12 +41,19 @@ impl World {
         Self { place, plane }
     }
 
-    /// A spec whose product is told these things and has a second to start and a second to stop.
+    /// A spec whose product is told these things and has more time to start than it needs, and a second to stop.
     fn spec(&self, version: &str, told: &[(&str, &str)]) -> InstanceSpec {
         let mut spec = self.place.spec(version);
-        spec.workload.start_timeout_seconds = 1;
+        spec.workload.start_timeout_seconds = 10;
         spec.workload.stop_grace_seconds = 1;
         told.iter().for_each(|(name, value)| set(&mut spec, name, value));
+        spec
+    }
+
+    /// The same with so many seconds to start, of which each attempt of a product that does not get ready takes all.
+    fn unready(&self, version: &str, seconds: u32, told: (&str, &str)) -> InstanceSpec {
+        let mut spec = self.spec(version, &[told]);
+        spec.workload.start_timeout_seconds = seconds;
         spec
     }
 

@@ -12,7 +12,7 @@ async fn a_product_that_ignores_the_request_to_stop_is_killed_after_its_grace() 
     let began = Instant::now();
     world.sleep("acme").await;
     let took = began.elapsed();
-    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(3), "{took:?}");
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(20), "{took:?}");
     assert!(world.place.products().is_empty());
     world.wake("acme").await;
     assert_eq!(world.place.products().len(), 1);
@@ -59,7 +59,7 @@ async fn assert_good(world: &World) {
 
 #[tokio::test]
 async fn after_an_update_that_never_gets_ready_sleep_and_wake_bring_the_last_good_version_back() {
-    let (world, reason) = spoiled(|world| world.spec("2.0", &[("STATUS", "500")])).await;
+    let (world, reason) = spoiled(|world| world.unready("2.0", 1, ("STATUS", "500"))).await;
     assert_eq!(reason.code, "start-up-timeout", "{reason}");
     Plane::until_nothing_runs(&world.place).await;
     world.sleep("acme").await;

@@ -51,7 +51,7 @@ async fn a_product_that_exits_at_once_is_tried_three_times_and_given_up_with_its
 #[tokio::test]
 async fn a_product_that_never_listens_is_stopped_and_given_up() {
     let world = World::new().await;
-    let spec = world.spec("1.0", &[("LISTEN", "never")]);
+    let spec = world.unready("1.0", 1, ("LISTEN", "never"));
     let message = never_ready(&world, spec, "start-up-timeout", ATTEMPTS as usize).await;
     assert!(message.contains("not ready after 1 s: connection refused on port"), "{message}");
     world.end("acme").await;
@@ -61,7 +61,7 @@ async fn a_product_that_never_listens_is_stopped_and_given_up() {
 async fn a_product_that_listens_on_another_port_is_stopped_and_given_up() {
     let world = World::new().await;
     let other = std::net::TcpListener::bind((world.place.address, 0)).unwrap().local_addr().unwrap().port();
-    let spec = world.spec("1.0", &[("LISTEN", &other.to_string())]);
+    let spec = world.unready("1.0", 1, ("LISTEN", &other.to_string()));
     let message = never_ready(&world, spec, "start-up-timeout", ATTEMPTS as usize).await;
     let expected = world.place.ports().pop_first().unwrap();
     assert!(message.ends_with(&format!("connection refused on port {expected}")), "{message}");
@@ -71,7 +71,8 @@ async fn a_product_that_listens_on_another_port_is_stopped_and_given_up() {
 #[tokio::test]
 async fn a_product_that_answers_500_on_its_health_path_is_stopped_and_given_up() {
     let world = World::new().await;
-    let spec = world.spec("1.0", &[("STATUS", "500")]);
+    // It has to come so far as to answer.
+    let spec = world.unready("1.0", 4, ("STATUS", "500"));
     let message = never_ready(&world, spec, "start-up-timeout", ATTEMPTS as usize).await;
     assert!(message.ends_with("status 500 on /healthz"), "{message}");
     world.end("acme").await;
@@ -80,9 +81,10 @@ async fn a_product_that_answers_500_on_its_health_path_is_stopped_and_given_up()
 #[tokio::test]
 async fn a_move_that_takes_too_long_is_given_up_and_what_is_still_starting_is_stopped_in_its_own_time() {
     let mut config = config();
-    config.move_deadline = Duration::from_millis(500);
+    // Enough for the first probe, and over long before the product's own time is.
+    config.move_deadline = Duration::from_secs(3);
     let world = World::with(config).await;
-    let spec = world.spec("1.0", &[("LISTEN", "never")]);
+    let spec = world.unready("1.0", 8, ("LISTEN", "never"));
     let created = world.create("acme", spec).await;
     let reason = world.given_up("acme").await;
     assert_eq!(reason.code, "deadline");

@@ -8,7 +8,9 @@ use test_azure::{Options, Style};
 use crate::caller::{Caller, TAG, plan, until};
 
 async fn life(style: Style, mute_sites: bool) {
-    let caller = Caller::start(Options { style, mute_sites, ..Options::default() }).await;
+    // Long enough to see that a site is not there before its write is done.
+    let work = Duration::from_secs(1);
+    let caller = Caller::start(Options { style, mute_sites, work, ..Options::default() }).await;
     let made = caller.ask("PUT", "Microsoft.Web/serverfarms/p", plan()).await;
     assert_eq!(made.header("retry-after"), None);
     let header = (made.header("azure-asyncoperation").is_some(), made.header("location").is_some());

@@ -9,7 +9,7 @@ use crate::caller::{Caller, plan, until, without_boots};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_lag_behind_writes() {
-    let lag = Duration::from_millis(700);
+    let lag = Duration::from_secs(2);
     let caller = Caller::start(Options { lag, style: Style::Immediate, ..without_boots() }).await;
     let path = "Microsoft.Web/sites/one";
     caller.ask("PUT", "Microsoft.Web/serverfarms/p", plan()).await;

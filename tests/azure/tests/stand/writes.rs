@@ -1,13 +1,16 @@
 //! What a write does to what is there, and what is refused.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use test_azure::{Method, Options};
 
 use crate::caller::{Caller, TAG, WEB, plan, without_boots};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plan_takes_one_write_at_a_time_and_only_so_many_sites() {
-    let caller = Caller::start(Options { sites_max: 2, plans_max: 2, ..without_boots() }).await;
+async fn a_plan_takes_one_write_at_a_time() {
+    // What is refused arrives while the first write is under way, also on a busy machine.
+    let caller = Caller::start(Options { work: Duration::from_secs(2), ..without_boots() }).await;
     caller.plan("p").await;
     let body = caller.site_body("p", json!({}));
     let first = caller.ask("PUT", "Microsoft.Web/sites/one", body.clone()).await;
@@ -17,6 +20,15 @@ async fn a_plan_takes_one_write_at_a_time_and_only_so_many_sites() {
     let extended = &refused.body["Details"][2]["ErrorEntity"]["ExtendedCode"];
     assert_eq!((refused.status, refused.code(), extended), (409, "Conflict", &json!("59205")));
     caller.settled("", first).await;
+    assert_eq!(caller.ask("PUT", "Microsoft.Web/sites/two", body).await.status, 202);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_takes_only_so_many_sites() {
+    let caller = Caller::start(Options { sites_max: 2, plans_max: 2, ..without_boots() }).await;
+    caller.plan("p").await;
+    let body = caller.site_body("p", json!({}));
+    caller.site("one", "p", json!({})).await;
     caller.site("two", "p", json!({})).await;
     assert_eq!(caller.ask("PUT", "Microsoft.Web/sites/three", body.clone()).await.status, 409);
     // Those that are there already are none too many.

@@ -13,30 +13,47 @@ use crate::{
 
 /// So long nothing may happen by itself.
 const WATCHED: Duration = Duration::from_millis(400);
+/// So often a verb that comes back late is tried: on a busy machine it may be late now and then, and one that waits is late
+/// each time.
+const TRIES: u32 = 5;
 
 /// A product that takes long to be ready holds no verb up; what is seen meanwhile is that it is on its way.
 pub(super) async fn a_verb_returns_at_once_and_never_waits_for_readiness(subject: Subject) -> Outcome {
     let (spec, slow) = subject.profile.slow.clone().expect("needed");
-    let target = subject.target_of(spec);
-    for prepare in [None, Some(Verb::Zero)] {
-        let verb = if prepare.is_some() { Verb::Resume } else { Verb::Create };
-        if let Some(prepare) = prepare {
-            subject.reach(prepare, &target).await?;
+    let mut target = subject.target_of(spec.clone());
+    for verb in [Verb::Create, Verb::Resume] {
+        for tries in 1.. {
+            if verb == Verb::Resume {
+                subject.reach(Verb::Zero, &target).await?;
+            }
+            let took = call_slow(&subject, verb, &target, slow).await?;
+            if took < slow {
+                break;
+            }
+            ensure!(tries < TRIES, "{verb} took {took:?}, as long as the product takes to be ready");
+            if verb == Verb::Create {
+                target = subject.target_of(spec.clone());
+            }
         }
-        let started = Instant::now();
-        let seen = subject.call(verb, &target).await?;
-        let took = started.elapsed();
-        ensure!(took < slow, "{verb} took {took:?}, as long as the product takes to be ready");
-        ensure!(seen.phase() != Some(Phase::Running), "{verb} says that it runs before it can be ready");
-        let seen = subject.look(&target).await?;
-        if started.elapsed() < slow {
-            ensure!(seen.phase() == Some(Phase::Provisioning), "on its way it is {}, not provisioning", shown(&seen));
-        }
-        subject.reach(verb, &target).await?;
-        let took = started.elapsed();
-        ensure!(took >= slow, "it was said to run after {took:?}, and cannot be ready before {slow:?}");
     }
     Ok(())
+}
+
+/// Calls a verb on an instance that takes so long to be ready, and follows it until it is. Gives how long the call took.
+async fn call_slow(subject: &Subject, verb: Verb, target: &Target, slow: Duration) -> Outcome<Duration> {
+    let started = Instant::now();
+    let seen = subject.call(verb, target).await?;
+    let took = started.elapsed();
+    let early = took < slow && seen.phase() == Some(Phase::Running);
+    ensure!(!early, "{verb} says that it runs before it can be ready");
+    let seen = subject.look(target).await?;
+    if started.elapsed() < slow {
+        ensure!(seen.phase() == Some(Phase::Provisioning), "on its way it is {}, not provisioning", shown(&seen));
+    }
+    subject.reach(verb, target).await?;
+    let ready = started.elapsed();
+    ensure!(ready >= slow, "it was said to run after {ready:?}, and cannot be ready before {slow:?}");
+    Ok(took)
 }
 
 /// What a verb answers is about the incarnation and generation that it was called with.

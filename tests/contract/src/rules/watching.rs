@@ -18,10 +18,13 @@ use crate::{
 /// More than a death is told by.
 const IDS_MAX: usize = 100;
 
-/// A watch that is open: some are opened by the first poll.
+/// The longest that news is waited for.
+const NEWS_MAX: Duration = Duration::from_secs(60);
+
+/// A watch that is open: some are opened by the first poll, and some ask the provider then.
 async fn opened(subject: &Subject) -> BoxStream<'static, InstanceId> {
     let mut stream = subject.backend.watch(&subject.cx());
-    let first = tokio::time::timeout(Duration::from_millis(20), stream.next()).await;
+    let first = tokio::time::timeout(subject.profile.watch_opens_in, stream.next()).await;
     match first {
         Ok(Some(id)) => stream::iter([id]).chain(stream).boxed(),
         _ => stream,
@@ -53,7 +56,7 @@ async fn yields(subject: &Subject, stream: &mut BoxStream<'static, InstanceId>, 
         }
         false
     };
-    tokio::time::timeout(subject.profile.deadline.min(Duration::from_secs(5)), found).await.unwrap_or(false)
+    tokio::time::timeout(subject.profile.deadline.min(NEWS_MAX), found).await.unwrap_or(false)
 }
 
 /// An instance dies or is stopped; and a move whose end nobody was told to look for ends.
@@ -89,7 +92,7 @@ pub(super) async fn watch_yields_nothing_of_another_control_plane(subject: Subje
     strike(&other, &own).await?;
     let mut ids = Vec::new();
     // Some providers notice late.
-    let (soon, late) = (Duration::from_millis(300), subject.profile.deadline.min(Duration::from_secs(5)));
+    let (soon, late) = (Duration::from_millis(300), subject.profile.deadline.min(NEWS_MAX));
     while let Ok(Some(id)) = tokio::time::timeout(if ids.contains(&own.id) { soon } else { late }, stream.next()).await
     {
         ids.push(id);

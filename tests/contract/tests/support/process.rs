@@ -23,7 +23,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::product;
 
 /// How long the slow product takes to be ready.
-const SLOW: Duration = Duration::from_millis(900);
+const SLOW: Duration = Duration::from_secs(3);
 /// A port for each of the instances of the longest rule.
 const PORTS: RangeInclusive<u16> = 20_000..=20_299;
 

@@ -143,7 +143,7 @@ impl World {
 
     /// How an instance is, as a replica knows it. None: there is none.
     pub(crate) async fn look(&self, name: &str) -> Option<Instance> {
-        match self.replicas()[0].answer(Ask::Look { name: name.to_owned() }).await {
+        match self.replicas()[0].insist(Ask::Look { name: name.to_owned() }).await {
             Answer::Instance(instance) => Some(instance),
             Answer::Failed { kind, .. } if kind == "not-found" => None,
             other => panic!("{name}: {other:?}"),
@@ -152,7 +152,7 @@ impl World {
 
     /// What differs between provider and store.
     pub(crate) async fn drift(&self) -> Drift {
-        match self.replicas()[0].answer(Ask::Drift).await {
+        match self.replicas()[0].insist(Ask::Drift).await {
             Answer::Drift(drift) => drift,
             other => panic!("{other:?}"),
         }

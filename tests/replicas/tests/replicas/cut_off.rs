@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use provisioner_core::seams::Random;
+use test_replicas::command::{Answer, Ask, Verb};
 use tokio::time::sleep;
 
 use crate::{
+    PATIENCE,
     customers::Accepted,
     proxy::{Mode, Proxy},
     world::{Database, LAPSES_AFTER, World},
@@ -43,11 +45,13 @@ impl CutOff {
             assert!(replica.is_alive(), "{}", replica.name);
         }
         // Each of them can be asked again.
-        for (name, first) in NAMES.into_iter().zip(0..) {
-            let create = test_replicas::command::Verb::Create;
-            let accepted = self.world.insist(create, &format!("of-{name}"), first).await;
-            assert_eq!(accepted.by, name, "{:?}", accepted.refusals);
-            self.world.done(&accepted.operation).await;
+        for name in NAMES {
+            let (of_it, key) = (format!("of-{name}"), format!("Create of-{name}"));
+            let ask = Ask::Request { verb: Verb::Create, name: of_it, key };
+            match self.world.replica(name).insist(ask).await {
+                Answer::Accepted { operation } => self.world.done(&operation).await,
+                other => panic!("{name}: {other:?}"),
+            }
         }
     }
 }
@@ -83,7 +87,7 @@ pub(crate) async fn swallowed() {
         sleep(LAPSES_AFTER).await;
     };
     let accepted = at.world.sign_up_during(swallowing).await;
-    at.world.replica("a").until_logged("a new session with the store", 5 * LAPSES_AFTER).await;
+    at.world.replica("a").until_logged("a new session with the store", PATIENCE).await;
     at.ends_well(&accepted).await;
 }
 

@@ -129,7 +129,7 @@ async fn never_was(world: &World, shop: &Shop, name: &str, operation: &str) {
     assert_eq!(customers(world, shop, name).await, 0);
     assert_eq!(world.look(name).await, None);
     assert!(!world.provider.made().contains_key(name));
-    match world.replicas()[0].answer(Ask::Wait { operation: operation.to_owned() }).await {
+    match world.replicas()[0].insist(Ask::Wait { operation: operation.to_owned() }).await {
         Answer::Failed { kind, .. } => assert_eq!(kind, "not-found"),
         other => panic!("{name}: {other:?}"),
     }

@@ -18,7 +18,7 @@ use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     process::{Child, ChildStdin, ChildStdout, Command},
     sync::oneshot,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use crate::{PATIENCE, until};
@@ -90,6 +90,20 @@ impl Replica {
     pub(crate) async fn answer(&self, ask: Ask) -> Answer {
         let answer = timeout(PATIENCE, self.ask(ask.clone())).await;
         answer.unwrap_or_else(|_| panic!("{}: no answer to {ask:?}", self.name)).expect("it is alive")
+    }
+
+    /// The same, asked again while it says that it cannot tell now, as with a database that is busy.
+    pub(crate) async fn insist(&self, ask: Ask) -> Answer {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.answer(ask.clone()).await {
+                Answer::Failed { kind, text } if kind == "unavailable" => {
+                    assert!(Instant::now() < deadline, "{}: no answer to {ask:?}: {text}", self.name);
+                }
+                answer => return answer,
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     fn signal(&self, signal: Signal) {
