@@ -209,6 +209,7 @@ impl Calls<'_> {
         Ok((answer.instance_statuses.unwrap_or_default(), answer.next_token.filter(|next| !next.is_empty())))
     }
 
+    /// Images that machines can be made of.
     pub(crate) async fn images(
         &self,
         ids: Vec<String>,
@@ -221,8 +222,9 @@ impl Calls<'_> {
         }
         if let Some(name) = name {
             request = request.set_owners(Some(owners));
-            request = request.filters(by("name", [name])).filters(by("state", ["available".to_owned()]));
+            request = request.filters(by("name", [name]));
         }
+        request = request.filters(by("state", ["available".to_owned()]));
         let answer = self.send(Family::Describe, "DescribeImages", request.send()).await?;
         Ok(answer.images.unwrap_or_default())
     }

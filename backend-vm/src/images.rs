@@ -136,7 +136,7 @@ async fn ask(calls: Calls<'_>, known: &Known, text: &str) -> Result<Image, Failu
         }
     };
     let newest = found.into_iter().max_by(|one, other| one.creation_date().cmp(&other.creation_date()));
-    let newest = newest.ok_or_else(|| none(format!("there is no image {text}")))?;
+    let newest = newest.ok_or_else(|| none(format!("there is no image {text}, or it is not available yet")))?;
     let image = Image::Ami {
         id: newest.image_id.unwrap_or_default(),
         root_device: newest.root_device_name.unwrap_or_else(|| "/dev/xvda".to_owned()),

@@ -7,7 +7,7 @@ use std::{
 
 use provisioner_core::{
     ErrorKind, OpContext, Priority, Result, Retry,
-    types::{ControlPlaneId, DataDisposition, DataId, Incarnation, Observed},
+    types::{DataDisposition, DataId, Incarnation, Observed},
 };
 use tokio::time::Instant;
 
@@ -68,7 +68,9 @@ impl Work<'_> {
     fn follow(&self) {
         let mut followed = self.shared.followed.lock().unwrap_or_else(PoisonError::into_inner);
         if followed.insert(self.incarnation()) {
-            tokio::spawn(follow(Arc::downgrade(self.shared), self.cx.control_plane.clone(), self.incarnation()));
+            let mut cx = OpContext::new(self.cx.control_plane.clone()).with_timeout(FOLLOWED_FOR);
+            (cx.priority, cx.replicas) = (Priority::Background, self.cx.replicas);
+            tokio::spawn(follow(Arc::downgrade(self.shared), cx, self.incarnation()));
         }
     }
 
@@ -143,14 +145,14 @@ impl Work<'_> {
 
 /// Deletes the volumes that are to go with a machine, once it is gone. Where this process ends before, or this takes too long,
 /// `destroy` is called again.
-async fn follow(shared: Weak<Shared>, control_plane: ControlPlaneId, incarnation: Incarnation) {
-    follow_to_the_end(&shared, control_plane, incarnation).await;
+async fn follow(shared: Weak<Shared>, cx: OpContext, incarnation: Incarnation) {
+    follow_to_the_end(&shared, &cx, incarnation).await;
     if let Some(shared) = shared.upgrade() {
         shared.followed.lock().unwrap_or_else(PoisonError::into_inner).remove(&incarnation);
     }
 }
 
-async fn follow_to_the_end(shared: &Weak<Shared>, control_plane: ControlPlaneId, incarnation: Incarnation) {
+async fn follow_to_the_end(shared: &Weak<Shared>, cx: &OpContext, incarnation: Incarnation) {
     static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
     let until = Instant::now() + FOLLOWED_FOR;
@@ -160,10 +162,8 @@ async fn follow_to_the_end(shared: &Weak<Shared>, control_plane: ControlPlaneId,
         let passed = BEGAN.elapsed().as_millis() / every.as_millis();
         tokio::time::sleep_until(*BEGAN + every.saturating_mul(passed as u32 + 1)).await;
         let Some(shared) = shared.upgrade() else { return };
-        let mut cx = OpContext::new(control_plane.clone()).with_timeout(FOLLOWED_FOR);
-        cx.priority = Priority::Background;
         // What cannot be seen or deleted now is tried again: whoever destroys it is told when it does not come to an end.
-        let Ok(seen) = shared.seen(&cx, incarnation).await else { continue };
+        let Ok(seen) = shared.seen(cx, incarnation).await else { continue };
         // Of one that is shown, be it as it was before, volumes are not told.
         if seen.living().is_some() || seen.leaving().is_some() {
             continue;
@@ -172,8 +172,9 @@ async fn follow_to_the_end(shared: &Weak<Shared>, control_plane: ControlPlaneId,
         if ending.is_empty() {
             return;
         }
-        for volume in ending {
-            if let Err(failure) = shared.fleet.during(&cx).delete_volume(&volume.id).await {
+        // One that a machine has is refused: somebody took it to look at it.
+        for volume in ending.into_iter().filter(|volume| volume.machine.is_none()) {
+            if let Err(failure) = shared.fleet.during(cx).delete_volume(&volume.id).await {
                 tracing::debug!(volume = &*volume.id, ?failure, "a volume is not deleted yet");
             }
         }

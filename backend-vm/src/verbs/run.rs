@@ -3,11 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use provisioner_core::{ErrorKind, Result, types::Observed};
+use tracing::warn;
 
 use super::Work;
 use crate::{
     calls::Tags,
-    digest::{Intended, Machine, State},
+    digest::{Intended, Machine, State, Volume},
     launch, names,
     seen::{Health, Seen},
     writes::{STARTED, Write},
@@ -51,7 +52,7 @@ impl Work<'_> {
         }
         let is_newer = machine.generation < target.generation;
         if is_newer && *machine.image != *launch::image_digest(&target.spec) {
-            self.expect_another(seen).await?;
+            self.expect_another().await?;
             // Its data is kept. What takes its place is another incarnation, made when this one is seen to be gone.
             return self.end(seen, machine).await;
         }
@@ -88,9 +89,10 @@ impl Work<'_> {
     }
 
     /// Before a machine is ended for another one: that can be made, as far as that can be known.
-    async fn expect_another(&self, seen: &Seen) -> Result<()> {
+    async fn expect_another(&self) -> Result<()> {
         let spec = &self.target.spec;
-        let zones = seen.volumes.iter().filter(|volume| volume.is_data).map(|volume| &*volume.zone);
+        let volumes = self.volumes().await?;
+        let zones = volumes.iter().filter(|volume| volume.is_data).map(|volume| &*volume.zone);
         let has_place = |zone: &str| self.shared.config.places.iter().any(|place| place.zone == *zone);
         if let Some(zone) = zones.into_iter().find(|zone| !has_place(zone)) {
             return Err(self.no_place(zone));
@@ -113,7 +115,7 @@ impl Work<'_> {
         match health {
             // Its data is kept, and another machine takes its place.
             Some(Health::Unfit(_)) => {
-                self.expect_another(seen).await?;
+                self.expect_another().await?;
                 self.end(seen, machine).await
             }
             Some(Health::Silent(_)) if machine.intended == Intended::Running => {
@@ -188,18 +190,19 @@ impl Work<'_> {
         }
         let calls = self.shared.fleet.during(self.cx);
         let tags = launch::spec_tags(self.target, &self.shared.config.region);
-        calls.tag(&machine.id, &tags).await.map_err(|failure| self.writing(failure))?;
-        self.wrote(Write::Generation(machine.id.clone(), self.target.generation));
-        self.wrote(Write::Intended(machine.id.clone(), Intended::Running));
-        seen.change(&machine.id, |machine| {
-            (machine.generation, machine.intended) = (self.target.generation, Intended::Running);
-        });
+        // First those that go: a machine has room for so many.
         let label = |key: &str| format!("{}{key}", names::LABEL);
         let dropped = machine.labels.iter().map(|(key, _)| label(key)).filter(|key| !tags.contains_key(key));
         let dropped: Vec<_> = dropped.collect();
         if !dropped.is_empty() {
             calls.untag(&machine.id, dropped).await.map_err(|failure| self.writing(failure))?;
         }
+        calls.tag(&machine.id, &tags).await.map_err(|failure| self.writing(failure))?;
+        self.wrote(Write::Generation(machine.id.clone(), self.target.generation));
+        self.wrote(Write::Intended(machine.id.clone(), Intended::Running));
+        seen.change(&machine.id, |machine| {
+            (machine.generation, machine.intended) = (self.target.generation, Intended::Running);
+        });
         Ok(())
     }
 
@@ -208,6 +211,10 @@ impl Work<'_> {
         let volume = self.volume_to_take_up(None).await?;
         let Some(volume) = volume else { return Err(self.data_missing()) };
         let attached = volume.id.clone();
+        // What the spec asks for since another making had it. A machine does not wait for room that may take hours to come.
+        if let Err(error) = self.grow_volume(&volume, launch::volume_gib(&self.target.spec)).await {
+            warn!(volume = &*volume.id, %error, "a volume that is taken up does not grow now");
+        }
         if volume.machine.as_deref() == Some(&*machine.id) {
             seen.change(&machine.id, |machine| machine.volume = Some(attached));
             return Ok(());
@@ -219,7 +226,7 @@ impl Work<'_> {
             }
             done => done.map_err(|failure| self.writing(failure))?,
         }
-        self.wrote(Write::Attached(machine.id.clone(), volume.id));
+        self.wrote(Write::Attached(machine.id.clone(), volume.id.clone()));
         seen.change(&machine.id, |machine| machine.volume = Some(attached));
         Ok(())
     }
@@ -228,8 +235,16 @@ impl Work<'_> {
     async fn grow(&self, machine: &Machine) -> Result<()> {
         let wanted = launch::volume_gib(&self.target.spec);
         let volumes = self.volumes().await?;
-        let own = volumes.iter().find(|volume| Some(&volume.id) == machine.volume.as_ref());
-        let Some(volume) = own.filter(|volume| wanted > volume.size_gib) else { return Ok(()) };
+        match volumes.iter().find(|volume| Some(&volume.id) == machine.volume.as_ref()) {
+            Some(volume) => self.grow_volume(volume, wanted).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn grow_volume(&self, volume: &Volume, wanted: i32) -> Result<()> {
+        if wanted <= volume.size_gib {
+            return Ok(());
+        }
         match self.shared.fleet.during(self.cx).grow(&volume.id, wanted).await {
             // It grows already, and shows that late; or it is not done with growing before, which takes hours.
             Err(failure) if failure.kind == ErrorKind::Conflict => {

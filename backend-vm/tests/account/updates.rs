@@ -27,8 +27,11 @@ pub(crate) async fn of_each_kind() {
     update(spec.clone()).await;
     let machine = stage.machine(1).await;
     assert_eq!(machine.tags.get("provisioner:label:plan").map(String::as_str), Some("gold"));
-    let volume = stage.stand.call("DescribeVolumes", &[("VolumeId.1", &machine.volumes[0])]).await.unwrap();
-    assert!(volume.contains("<size>3</size>"), "{volume}");
+    let size = async |gib: u32| {
+        let volume = stage.stand.call("DescribeVolumes", &[("VolumeId.1", &machine.volumes[0])]).await.unwrap();
+        assert!(volume.contains(&format!("<size>{gib}</size>")), "{volume}");
+    };
+    size(3).await;
     let calls = stage.stand.calls_by_action();
     assert_eq!(calls.get("StopInstances"), None, "nothing was stopped for that");
     spec.labels.clear();
@@ -41,12 +44,14 @@ pub(crate) async fn of_each_kind() {
     let resized = stage.machine(1).await;
     assert_eq!((&resized.id, resized.kind.as_str()), (&first.id, "t3.medium"));
 
-    // Another image: another machine with the same data.
+    // Another image: another machine with the same data, and more room for it.
     spec.workload.vm_image = Some(stage.other_image().await);
+    spec.data.size_mib = 4 << 10;
     update(spec.clone()).await;
     let replaced = stage.machine(1).await;
     assert_ne!(replaced.id, first.id);
     assert_eq!(replaced.volumes, first.volumes);
+    size(4).await;
 
     // What cannot be: refused, and nothing was touched.
     spec.data.size_mib = 1 << 10;

@@ -76,3 +76,40 @@ async fn of_several_volumes_with_the_same_data_none_is_taken() {
     assert!(error.to_string().contains("vol-7") && error.to_string().contains("vol-8"), "{error}");
     assert_eq!(actions(&server.asked(), "RunInstances"), 0);
 }
+
+#[tokio::test]
+async fn a_machine_is_not_ended_for_one_that_cannot_be_made() {
+    let mut newer = target(1);
+    newer.generation = newer.generation.next();
+    Arc::make_mut(&mut newer.spec).workload.vm_image = Some("ami-2".into());
+    let mut elsewhere = config();
+    elsewhere.places.retain(|place| place.zone == "us-east-1b");
+    // An image that is being made still is none yet; and a volume stays in its zone, where the cell has no place any more.
+    for (config, has_image, expected) in [
+        (config(), false, (ErrorKind::InvalidSpec, Some("workload.vm_image"))),
+        (elsewhere, true, (ErrorKind::Conflict, Some("data"))),
+    ] {
+        let server = Server::start(move |asked| match asked.action.as_str() {
+            "DescribeInstances" => machines(asked, &[Thing::machine(&target(1), "running").with("volume", "vol-1")]),
+            "DescribeVolumes" => volumes(asked, &[Thing::volume(&target(1), 1)]),
+            "DescribeImages" if !has_image => ok(asked, "<imagesSet/>"),
+            _ => empty(asked),
+        })
+        .await;
+        let error = server.backend(config).create(&cx(), &newer).await.unwrap_err();
+        assert_eq!((error.kind(), error.field()), expected, "{error}");
+        let asked = server.asked();
+        assert_eq!(actions(&asked, "TerminateInstances"), 0, "{expected:?}");
+        let images = asked.iter().filter(|asked| asked.action == "DescribeImages");
+        assert!(images.into_iter().all(|asked| asked.parameters["Filter.1.Name"] == "state"));
+    }
+    // With both it is.
+    let server = Server::start(|asked| match asked.action.as_str() {
+        "DescribeInstances" => machines(asked, &[Thing::machine(&target(1), "running").with("volume", "vol-1")]),
+        "DescribeVolumes" => volumes(asked, &[Thing::volume(&target(1), 1)]),
+        _ => empty(asked),
+    })
+    .await;
+    server.backend(config()).create(&cx(), &newer).await.unwrap();
+    assert_eq!(actions(&server.asked(), "TerminateInstances"), 1);
+}
