@@ -85,9 +85,11 @@ pub(crate) async fn finished(calls: &Calls<'_>, first: Answer, resource: &Url) -
         }
         match (state(&answer).as_deref(), &told) {
             (Some(bad @ ("Failed" | "Canceled")), _) => {
-                return Err(failure_of_operation(&call, bad, &answer.value()));
+                return Err(failure_of_operation(&call, bad, &answer));
             }
             (Some("Succeeded"), Told::Status(_)) => return shown(calls, resource, &call).await,
+            // An operation of App Service that has ended well has nothing more to say.
+            (None, Told::Status(_)) if answer.status == 204 => return shown(calls, resource, &call).await,
             (None | Some("Succeeded"), Told::Resource) => return Ok(answer),
             _ => {}
         }

@@ -45,6 +45,15 @@ impl Refused {
             message: text(["message", "Message"]),
         }
     }
+
+    /// Both codes, as far as it says them.
+    fn full_code(&self) -> Option<String> {
+        match (self.code.as_str(), self.extended_code.as_str()) {
+            ("", _) => None,
+            (code, "") => Some(code.to_owned()),
+            (code, extended) => Some(format!("{code}/{extended}")),
+        }
+    }
 }
 
 /// Of an answer that is no success.
@@ -57,18 +66,14 @@ pub(crate) fn failure_of(answer: &Answer) -> Failure {
         "" => format!("{}: status {} without a reason that can be read", answer.call, answer.status),
         message => format!("{}: {message}", answer.call),
     };
-    failure.code = Some(match (refused.code.as_str(), refused.extended_code.as_str()) {
-        ("", _) => answer.status.to_string(),
-        (code, "") => code.to_owned(),
-        (code, extended) => format!("{code}/{extended}"),
-    });
+    failure.code = Some(refused.full_code().unwrap_or_else(|| answer.status.to_string()));
     failure.request_id.clone_from(&answer.request_id);
     failure
 }
 
 /// What the service says of an operation that has ended badly.
-pub(crate) fn failure_of_operation(call: &str, status: &str, body: &Value) -> Failure {
-    let refused = Refused::read(body);
+pub(crate) fn failure_of_operation(call: &str, status: &str, answer: &Answer) -> Failure {
+    let refused = Refused::read(&answer.value());
     // It was accepted, and may have left something.
     let mut failure = judged(&refused, 409, None).in_doubt();
     if failure.kind == ErrorKind::Conflict {
@@ -78,7 +83,8 @@ pub(crate) fn failure_of_operation(call: &str, status: &str, body: &Value) -> Fa
         "" => format!("{call}: it ended {status}, and it is not told why"),
         message => format!("{call}: {message}"),
     };
-    failure.code = (!refused.code.is_empty()).then_some(refused.code);
+    failure.code = refused.full_code();
+    failure.request_id.clone_from(&answer.request_id);
     failure
 }
 

@@ -305,8 +305,11 @@ async fn sites_page(
     next: Option<String>,
 ) -> Result<Page<Owned>, Failure> {
     let (found, next) = shared.group.sites_page(&cx, next.as_deref()).await?;
-    let own: Vec<_> =
-        found.into_iter().filter_map(Site::of).filter(|site| site.owner.control_plane == cx.control_plane).collect();
+    // One of another cell, in another region of the group, is that cell's to tell of.
+    let is_own = |site: &Site| {
+        site.owner.control_plane == cx.control_plane && names::is_in(&site.location, &shared.config.region)
+    };
+    let own: Vec<_> = found.into_iter().filter_map(Site::of).filter(is_own).collect();
     living
         .lock()
         .unwrap_or_else(PoisonError::into_inner)

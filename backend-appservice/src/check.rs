@@ -23,6 +23,13 @@ const TAKEN_FOLDERS: [&str; 2] = ["home", "tmp"];
 /// What begins with these is no value, but something that the service looks up.
 const REFERENCES: [&str; 2] = ["@Microsoft.KeyVault(", "@Microsoft.AppConfiguration("];
 
+/// Whether the service would take a value for a reference. It is not told whether it minds capitals.
+pub(crate) fn is_reference(value: &str) -> bool {
+    let begins =
+        |reference: &&str| value.get(..reference.len()).is_some_and(|start| start.eq_ignore_ascii_case(reference));
+    REFERENCES.iter().any(begins)
+}
+
 type Checked = std::result::Result<(), InvalidSpec>;
 
 fn refuse(field: &str, problem: &str) -> Checked {
@@ -97,7 +104,7 @@ fn settings(wanted: &InstanceSpec) -> Checked {
         }
     }
     for (name, value) in &wanted.environment {
-        if REFERENCES.iter().any(|reference| value.starts_with(reference)) {
+        if is_reference(value) {
             let problem =
                 "what the service would look up in a vault: expected a value, or the reference among the secrets";
             return refuse(&format!("environment.{name}"), problem);

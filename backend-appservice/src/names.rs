@@ -62,9 +62,14 @@ pub(crate) fn share(control_plane: &ControlPlaneId, data: &DataId) -> String {
 /// What the names of shares begin with.
 pub(crate) const SHARES: &str = "data-";
 
-/// What the names of a control plane's plans begin with.
-pub(crate) fn plans(control_plane: &ControlPlaneId) -> String {
-    format!("plan-{}-", hash(&[control_plane.as_str()], 10))
+/// What the names of a control plane's plans in a region begin with: a group may have cells in several.
+pub(crate) fn plans(control_plane: &ControlPlaneId, region: &str) -> String {
+    format!("plan-{}-", hash(&[control_plane.as_str(), region], 10))
+}
+
+/// Whether something is in a region. The service calls it by its name or as people do: `westeurope`, `West Europe`.
+pub(crate) fn is_in(location: &str, region: &str) -> bool {
+    location.replace(' ', "").eq_ignore_ascii_case(region)
 }
 
 /// A digest of host names, in any order. Empty, where there are none.
@@ -102,6 +107,8 @@ mod tests {
         let data = DataId::from_random(7);
         assert_ne!(share(&plane, &data), share(&other, &data));
         assert!(share(&plane, &data).len() <= 63);
-        assert_ne!(plans(&plane), plans(&other));
+        assert_ne!(plans(&plane, "westeurope"), plans(&other, "westeurope"));
+        assert_ne!(plans(&plane, "westeurope"), plans(&plane, "northeurope"));
+        assert!(is_in("West Europe", "westeurope") && !is_in("North Europe", "westeurope"));
     }
 }

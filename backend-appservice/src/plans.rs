@@ -74,6 +74,11 @@ impl State {
         }
     }
 
+    /// How many plans are there that new sites may go to. Only these are kept for sites to come.
+    fn open(&self) -> usize {
+        self.plans.values().filter(|known| known.is_made && !known.is_closed).count()
+    }
+
     fn drop_site(&mut self, site: &str) {
         self.given.remove(site);
         for known in self.plans.values_mut() {
@@ -134,7 +139,7 @@ impl Plans {
         site: &str,
     ) -> Result<String, Failure> {
         self.know(cx, group, config).await?;
-        let prefix = names::plans(&cx.control_plane);
+        let prefix = names::plans(&cx.control_plane, &config.region);
         let chosen = self.with(cx, |state| {
             if let Some((plan, _)) = state.given.get(site) {
                 return Some(plan.clone());
@@ -195,22 +200,21 @@ impl Plans {
         config: &AppServiceConfig,
         plan: &str,
     ) -> Result<bool, Failure> {
-        if !plan.starts_with(&names::plans(&cx.control_plane)) {
+        if !plan.starts_with(&names::plans(&cx.control_plane, &config.region)) {
             return Ok(false);
         }
         let _turn = self.turn(cx, plan).await?;
-        let (known, made) = self.with(cx, |state| {
-            (state.plans.get(plan).cloned(), state.plans.values().filter(|known| known.is_made).count())
-        });
+        let (known, open) = self.with(cx, |state| (state.plans.get(plan).cloned(), state.open()));
+        let is_kept = |known: &Known| !known.is_closed && open <= config.plans.plans_min as usize;
         match known {
-            Some(known) if !known.sites.is_empty() || made <= config.plans.plans_min as usize => return Ok(false),
+            Some(known) if !known.sites.is_empty() || is_kept(&known) => return Ok(false),
             Some(known) if known.is_made => {}
             // Nobody here has made or listed it.
             _ => {
                 let found = group.plan(cx, plan).await?;
                 let sites = found.as_ref().and_then(|found| found.properties.number_of_sites).unwrap_or(0);
                 // One that has just gone may be counted still.
-                if !found.is_some_and(|found| is_ours(&found, &cx.control_plane)) || sites > 1 {
+                if !found.is_some_and(|found| is_ours(&found, cx, config)) || sites > 1 {
                     return Ok(false);
                 }
             }
@@ -278,7 +282,7 @@ impl Plans {
         let began = Instant::now();
         let mut plans = BTreeMap::new();
         for plan in group.all_plans(cx).await? {
-            if is_ours(&plan, &cx.control_plane) {
+            if is_ours(&plan, cx, config) {
                 let is_closed = !is_as_wanted(&plan, config);
                 plans.insert(plan.name, Known { sites: BTreeSet::new(), is_made: true, is_closed });
             }
@@ -302,17 +306,19 @@ impl Plans {
         config: &AppServiceConfig,
     ) -> Result<Upkeep, Failure> {
         self.read(cx, group, config).await?;
-        let prefix = names::plans(&cx.control_plane);
+        let prefix = names::plans(&cx.control_plane, &config.region);
         Ok(self.with(cx, |state| {
             let policy = &config.plans;
             let (made, kept) = (state.plans.iter().filter(|(_, known)| known.is_made), policy.plans_min as usize);
             let made: Vec<_> = made.collect();
-            let mut empty: Vec<_> =
-                made.iter().filter(|(_, known)| known.sites.is_empty()).map(|(name, _)| (*name).clone()).collect();
-            empty.truncate(made.len().saturating_sub(kept));
+            let open = state.open();
+            let (closed, mut empty): (Vec<_>, Vec<_>) =
+                made.iter().filter(|(_, known)| known.sites.is_empty()).partition(|(_, known)| known.is_closed);
+            empty.truncate(open.saturating_sub(kept));
+            let empty = closed.into_iter().chain(empty).map(|(name, _)| (*name).clone()).collect();
             let names = (1..=policy.plans_max).map(|number| format!("{prefix}{number}"));
             let free = names.into_iter().filter(|name| !state.plans.contains_key(name));
-            let missing = free.take(kept.saturating_sub(made.len())).collect();
+            let missing = free.take(kept.saturating_sub(open)).collect();
             let sites: usize = made.iter().map(|(_, known)| known.sites.len()).sum();
             let (used, enough) = (
                 made.iter().filter(|(_, known)| !known.sites.is_empty()).count(),
@@ -329,15 +335,15 @@ impl Plans {
     }
 }
 
-fn is_ours(plan: &Plan, control_plane: &ControlPlaneId) -> bool {
+/// Whether a plan is the control plane's, and in the region of this cell: those of another one in the same group are its own.
+fn is_ours(plan: &Plan, cx: &OpContext, config: &AppServiceConfig) -> bool {
     let owner = plan.tags.as_ref().and_then(|tags| tags.get(names::CONTROL_PLANE));
-    owner.is_some_and(|owner| owner == control_plane.as_str())
+    owner.is_some_and(|owner| owner == cx.control_plane.as_str()) && names::is_in(&plan.location, &config.region)
 }
 
 /// Whether a plan is of the kind that new ones are: the cell may have been told of another kind of machine since.
 fn is_as_wanted(plan: &Plan, config: &AppServiceConfig) -> bool {
-    let region = plan.location.replace(' ', "").to_ascii_lowercase();
-    plan.sku.as_ref().is_some_and(|sku| sku.name.eq_ignore_ascii_case(&config.plans.sku)) && region == config.region
+    plan.sku.as_ref().is_some_and(|sku| sku.name.eq_ignore_ascii_case(&config.plans.sku))
 }
 
 /// The plan that a site is in, by its name.

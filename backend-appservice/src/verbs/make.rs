@@ -3,13 +3,13 @@
 use provisioner_account::{Failure, Turn};
 use provisioner_core::{
     Effect, Error, ErrorKind, Result, Retry,
-    secret::SecretString,
+    secret::{ExposeSecret, SecretString},
     types::{DataSource, Target, VariableName},
 };
 use tokio::time::Instant;
 
 use super::{Work, word};
-use crate::{digest::Share, names, render, seen::Seen, writes::Write};
+use crate::{check, digest::Share, names, render, seen::Seen, writes::Write};
 
 impl Work<'_> {
     pub(super) async fn make(&self, seen: &mut Seen) -> Result<()> {
@@ -147,7 +147,9 @@ impl Work<'_> {
             }
         };
         let (owner, size) = (self.owner(), render::share_gib(&self.target.spec));
-        if share.owner != owner || share.making != Some(self.incarnation()) || share.released.is_some() {
+        let is_taken_up = share.owner == owner && share.making == Some(self.incarnation()) && share.released.is_none();
+        // The spec may have grown since a site of it was refused.
+        if !is_taken_up || share.size_gib < size {
             self.note(&mut share, |share| {
                 (share.owner, share.making, share.released) = (owner, Some(self.incarnation()), None);
                 share.size_gib = share.size_gib.max(size);
@@ -211,6 +213,14 @@ impl Work<'_> {
         let mut spec = (*self.target.spec).clone();
         spec.secrets.retain(|_, reference| reference.scheme() != render::KEY_VAULT);
         let resolved = Target { spec: spec.into(), ..self.target.clone() };
-        self.cx.resolve_secrets(self.operation, &resolved).await
+        let secrets = self.cx.resolve_secrets(self.operation, &resolved).await?;
+        // It would fetch it as the identity of the site, which may be one that all sites have.
+        match secrets.iter().find(|(_, value)| check::is_reference(value.expose_secret())) {
+            None => Ok(secrets),
+            Some((name, _)) => {
+                let error = self.error(ErrorKind::InvalidSpec).with_field(format!("secrets.{name}"));
+                Err(error.with_message("what the service would look up in a vault: expected a value"))
+            }
+        }
     }
 }

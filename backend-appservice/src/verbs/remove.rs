@@ -2,7 +2,7 @@
 
 use provisioner_account::{During, Failure, until};
 use provisioner_core::{
-    Effect, ErrorKind, OpContext, Result,
+    Effect, ErrorKind, OpContext, Result, Retry,
     types::{DataDisposition, DataId, Observed},
 };
 use tokio::time::Instant;
@@ -96,7 +96,9 @@ pub(crate) async fn delete_data(shared: &Shared, cx: &OpContext, data: &DataId) 
     let site = names::site(&cx.control_plane, &user.instance, user.incarnation);
     let is_used = shared.group.site_now(cx, &site).await.map_err(reading)?.is_some();
     if is_used || share.making.is_some() {
-        let error = during.error(ErrorKind::Conflict).with_field("data");
+        // One that is being taken up may be let go again.
+        let retry = if is_used { Retry::Never } else { Retry::Backoff };
+        let error = during.error(ErrorKind::Conflict).with_field("data").with_retry(retry);
         return Err(error.with_message(format!("the site {site} uses it")));
     }
     shared.group.delete_share(cx, &name).await.map_err(|failure| failure.during(during, true))?;

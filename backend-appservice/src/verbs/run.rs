@@ -147,9 +147,9 @@ impl Work<'_> {
         for host in missing {
             let bound = group.bind_host(self.cx, &site.name, host.as_str()).await;
             bound.map_err(|failure| match (failure.kind, failure.retry) {
-                // Another site has it.
+                // Another site has it: for good, or until that has been updated too.
                 (_, Some(Retry::Anew)) => {
-                    let taken = Failure { kind: ErrorKind::Conflict, retry: None, ..failure };
+                    let taken = Failure { kind: ErrorKind::Conflict, retry: Some(Retry::Backoff), ..failure };
                     self.writing(taken.about("host_names"))
                 }
                 // Nothing in its zone says that it is ours.

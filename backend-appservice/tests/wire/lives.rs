@@ -7,7 +7,7 @@ use provisioner_core::{
     secret::{SecretReference, SecretResolver, SecretString},
     types::{Package, Phase, Target},
 };
-use test_azure::{Options, Style};
+use test_azure::{Once, Options, Style};
 
 use crate::{
     fixture::{Fixture, changed, cx, host, idle, target},
@@ -102,7 +102,13 @@ async fn secrets_are_settings_and_those_of_a_vault_are_left_to_the_service() {
     let missing = fixture.create(&first).await.unwrap_err();
     assert_eq!((missing.kind(), missing.field()), (ErrorKind::InvalidSpec, Some("secrets.OWN")));
     assert_eq!(fixture.left().await, [""; 0]);
-    let known = cx().with_secrets(Arc::new(Known));
+    // Somebody's own secret may be what the service looks up with the rights of the site.
+    let theirs = cx().with_secrets(Arc::new(Known("@microsoft.keyvault(VaultName=ours;SecretName=all)")));
+    let refused = fixture.backend.create(&theirs, &first).await.unwrap_err();
+    assert_eq!((refused.kind(), refused.field()), (ErrorKind::InvalidSpec, Some("secrets.OWN")));
+    assert!(!format!("{refused:?}").contains("ours"));
+    assert_eq!(fixture.left().await, [""; 0]);
+    let known = cx().with_secrets(Arc::new(Known("hidden")));
     fixture.backend.create(&known, &first).await.unwrap();
     fixture.until(&first, Some(Phase::Running)).await;
     let site = fixture.sites().await[0].name.clone();
@@ -112,14 +118,28 @@ async fn secrets_are_settings_and_those_of_a_vault_are_left_to_the_service() {
     assert!(fixture.stand.search("hidden").await.is_empty());
 }
 
+#[tokio::test]
+async fn data_grow_with_a_spec_that_is_put_right_before_there_is_a_site() {
+    let fixture = Fixture::start(idle()).await;
+    let refused = Once::BeforeSend { status: 400, code: "BadRequest".into(), message: "no".into(), capitalised: true };
+    fixture.stand.once("WebApps_CreateOrUpdate", refused);
+    let small = target("a");
+    let error = fixture.create(&small).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidSpec, "{error}");
+    let large = changed(&small, |spec| spec.data.size_mib = 7 << 10);
+    fixture.create(&Target { data: small.data, ..large }).await.unwrap();
+    let left = fixture.left().await;
+    assert!(left.iter().any(|line| line.starts_with("share ") && line.ends_with("(7 GiB)")), "{left:?}");
+}
+
 /// Knows one word for everything.
 #[derive(Debug)]
-struct Known;
+struct Known(&'static str);
 
 #[async_trait::async_trait]
 impl SecretResolver for Known {
     async fn resolve(&self, _: &SecretReference) -> provisioner_core::Result<SecretString> {
-        Ok(SecretString::from("hidden"))
+        Ok(SecretString::from(self.0))
     }
 }
 

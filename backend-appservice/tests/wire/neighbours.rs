@@ -3,7 +3,7 @@
 use futures::StreamExt;
 use provisioner_core::{
     ErrorKind, Provisioner, Retry,
-    types::{DataDisposition, DataSource, Generation, Incarnation, InstanceId, Phase, Target},
+    types::{DataDisposition, DataSource, Generation, Incarnation, InstanceId, OwnedKind, Phase, Target},
 };
 use serde_json::json;
 use test_azure::Method;
@@ -151,6 +151,8 @@ async fn a_host_name_that_another_site_has_is_named_and_one_that_is_let_go_can_b
     let second = with(&target("b"), &["www.example.com"]);
     let error = fixture.create(&second).await.unwrap_err();
     assert_eq!((error.kind(), error.field()), (ErrorKind::Conflict, Some("host_names")), "{error:?}");
+    // The other one may be about to let it go.
+    assert_eq!(error.retry(), Retry::Backoff);
     // The number of its names stays, and still it is not done before the other one is bound.
     let renamed = with(&first, &["other.example.com"]);
     fixture.stand.once(
@@ -186,6 +188,44 @@ async fn plans_of_another_kind_get_no_more_sites_and_stay_what_they_are() {
     // Its last site takes the old one along.
     other.destroy(&cx(), &target("a"), DataDisposition::Delete).await.unwrap();
     assert_eq!(fixture.plans().await, [1]);
+}
+
+#[tokio::test]
+async fn an_empty_plan_of_another_kind_is_not_kept_for_sites_to_come() {
+    let fixture = Fixture::with(idle(), |config| config.plans.plans_min = 1).await;
+    fixture.backend.maintain(&cx(), false).await.unwrap();
+    let mut config = crate::stand::config(&fixture.stand);
+    (config.plans.sku, config.plans.plans_min) = ("P0v3".to_owned(), 1);
+    let other = crate::stand::backend(&fixture.stand, config);
+    other.maintain(&cx(), false).await.unwrap();
+    let mut left = fixture.left().await;
+    left.retain(|line| line.starts_with("plan"));
+    assert!(left.len() == 1 && left[0].contains("P0v3"), "{left:?}");
+}
+
+#[tokio::test]
+async fn cells_in_several_regions_of_a_group_leave_each_other_alone() {
+    let one_plan = |config: &mut backend_appservice::AppServiceConfig| config.plans.plans_max = 1;
+    let fixture = Fixture::with(idle(), one_plan).await;
+    let mut config = crate::stand::config(&fixture.stand);
+    one_plan(&mut config);
+    (config.region, config.plans.plans_min) = ("northeurope".to_owned(), 1);
+    let north = crate::stand::backend(&fixture.stand, config);
+    north.maintain(&cx(), false).await.unwrap();
+    fixture.create(&target("a")).await.unwrap();
+    north.create(&cx(), &target("b")).await.unwrap();
+    assert_eq!(fixture.plans().await, [1, 1]);
+    for (backend, own) in [(&fixture.backend, "a"), (&north, "b")] {
+        let listed: Vec<_> = backend.list(&cx()).collect().await;
+        let sites = listed.into_iter().map(|it| it.unwrap()).filter(|it| it.kind == OwnedKind::Instance);
+        assert_eq!(sites.map(|it| it.id.to_string()).collect::<Vec<_>>(), [own]);
+    }
+    north.destroy(&cx(), &target("b"), DataDisposition::Delete).await.unwrap();
+    // Theirs is kept for sites to come, whatever is empty here.
+    fixture.backend.maintain(&cx(), false).await.unwrap();
+    assert_eq!(fixture.plans().await, [0, 1]);
+    fixture.destroy(&target("a")).await.unwrap();
+    assert_eq!(fixture.plans().await, [0]);
 }
 
 #[tokio::test]

@@ -83,6 +83,18 @@ async fn a_service_that_fails_while_an_operation_goes_on_is_asked_again() {
 }
 
 #[tokio::test]
+async fn an_operation_without_a_word_about_its_end_has_ended_well() {
+    let fixture = Fixture::start(Options { style: Style::AsyncOperation, ..idle() }).await;
+    // All that the contract has for the operations of App Service.
+    for _ in 0..20 {
+        let ended = Once::BeforeSend { status: 204, code: String::new(), message: String::new(), capitalised: false };
+        fixture.stand.once("Poll", ended);
+    }
+    fixture.create(&target("a")).await.unwrap();
+    assert_eq!(fixture.sites().await.len(), 1);
+}
+
+#[tokio::test]
 async fn an_operation_that_never_ends_is_given_up_at_the_deadline_and_taken_up_later() {
     let fixture = Fixture::start(idle()).await;
     fixture.stand.once("WebApps_CreateOrUpdate", Once::NeverEnds);

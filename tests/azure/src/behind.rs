@@ -76,7 +76,7 @@ impl Azure {
         }
         let key: String = tag.0.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
         let shares = world.shares.all().filter(|share| has(&share.metadata, (&key, tag.1)));
-        left.extend(shares.map(|share| format!("share {}", share.name)));
+        left.extend(shares.map(|share| format!("share {} ({} GiB)", share.name, share.quota)));
         let certificates = world.certificates.all().filter(|it| has(&it.tags, tag));
         left.extend(certificates.map(|it| format!("certificate {}", it.name)));
         left

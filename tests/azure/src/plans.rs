@@ -7,7 +7,7 @@ use crate::{
     asynchronous::{MOMENT, Work},
     plan::{Plan, State},
     request::{Request, location},
-    stand::{REGION, Stand, locked},
+    stand::{REGION, REGIONS, Stand, locked},
     words,
     world::World,
 };
@@ -151,17 +151,18 @@ impl Stand {
     }
 }
 
-/// Whether a body names the one region that there is.
+/// Whether a body names a region that there is.
 pub(crate) fn check_location(body: &Value, kind: &str) -> Result<(), Refusal> {
     let Some(location) = location(body) else {
         let message = "The location property is required for this definition.";
         return Err(Refusal::new(400, "LocationRequired", message));
     };
-    if words::region(location) == REGION {
+    if REGIONS.contains(&&*words::region(location)) {
         return Ok(());
     }
     let message = format!(
-        "The provided location '{location}' is not available for resource type '{kind}'. List of available regions for the resource type is '{REGION}'."
+        "The provided location '{location}' is not available for resource type '{kind}'. List of available regions for the resource type is '{}'.",
+        REGIONS.join(",")
     );
     Err(Refusal::new(400, "LocationNotAvailableForResourceType", message))
 }

@@ -20,7 +20,7 @@ const QUOTA_MAX: u64 = 102_400;
 pub(crate) struct Share {
     pub(crate) name: String,
     /// In gibibytes.
-    quota: u64,
+    pub(crate) quota: u64,
     pub(crate) metadata: BTreeMap<String, String>,
     changed: String,
 }

@@ -32,8 +32,10 @@ use crate::{
     world::World,
 };
 
-/// The one region that there is.
+/// Where everything is that nobody says a region of.
 pub(crate) const REGION: &str = "westeurope";
+/// Those where plans and sites may be.
+pub(crate) const REGIONS: [&str; 2] = [REGION, "northeurope"];
 /// How many addresses a stand has.
 const ADDRESSES: u32 = 4096;
 

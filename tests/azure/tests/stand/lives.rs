@@ -119,7 +119,7 @@ async fn shares_keep_data_and_a_site_without_one_does_not_start() {
     caller.site("two", "p", caller.product("data")).await;
     caller.until_status("two", 200).await;
     assert!(caller.visit("two", "/api/pages").await.unwrap().1.contains("kept"));
-    assert_eq!(caller.azure.left(("my-owner", "test")).await, ["share data"]);
+    assert_eq!(caller.azure.left(("my-owner", "test")).await, ["share data (3 GiB)"]);
     let listed = caller.get(&caller.share_path("")).await.body["value"][0]["properties"].clone();
     assert_eq!((&listed["shareQuota"], &listed["metadata"]), (&json!(3), &Value::Null));
     assert_eq!(
