@@ -12,13 +12,32 @@ use benches::{AT_REST, FLEET, cpu_time, fleet_cell, fleet_id, fleet_tenant, head
 use provisioner_core::{
     ControlPlane, Result,
     memory::{MemoryConfig, MemoryProvisioner},
-    store::{Claim, InstanceFilter, Lane, PostgresConfig, PostgresStore, Store, StoreError},
-    types::{CellName, ControlPlaneId, Phase, Timestamp},
+    store::{
+        Change, Claim, EventKind, InstanceFilter, InstanceWrite, Lane, NewEvent, PostgresConfig, PostgresStore, Store,
+        StoreError,
+    },
+    types::{CellName, ControlPlaneId, IdempotencyKey, Phase, Timestamp},
 };
 use test_peers::postgres::{Durability, Server};
 
 /// How often each query is asked; the middle one counts.
 const ASKED: usize = 21;
+/// How many requests wait in the inbox when it is read.
+const SUBMITTED: i32 = 1000;
+
+/// Asks so often, and prints how long the middle one took.
+macro_rules! time {
+    ($what:literal, $query:expr) => {{
+        let mut times = Vec::new();
+        for _ in 0..ASKED {
+            let began = Instant::now();
+            $query.await?;
+            times.push(began.elapsed());
+        }
+        times.sort();
+        row(&[$what.into(), format!("{:.2} ms", times[ASKED / 2].as_secs_f64() * 1e3), String::new()]);
+    }};
+}
 
 fn main() {
     // A process of its own for the start that is measured: memory that the filling took is not counted.
@@ -102,10 +121,16 @@ async fn start(url: &str) -> Result<()> {
     let at_rest = format!("{rest_calls} calls, {} ms", rest_cpu.as_millis());
     row(&[format!("provider calls and CPU time in {} s at rest", AT_REST.as_secs()), at_rest, "no call".into()]);
     row(&["tables and indexes on disk".into(), format!("{} MiB", size >> 20), String::new()]);
-    queries(&*store).await.map_err(|error| error.into_error("ask"))?;
-    plane.shutdown().await
+    let failed = |error: StoreError| error.into_error("ask");
+    queries(&*store).await.map_err(failed)?;
+    plane.shutdown().await?;
+    // Nobody is there who would take them in.
+    let submit = "SELECT count(bench_fleet.submit('sleep', 'i-' || number, '{}', 'bench')) FROM generate_series(1, $1) AS number";
+    client(url).await.query_one(submit, &[&SUBMITTED]).await.expect("they are put in");
+    writes(&*store).await.map_err(failed)
 }
 
+/// Reads, and what is written on the way.
 async fn queries(store: &dyn Store) -> Result<(), StoreError> {
     let middle = fleet_id(FLEET / 2);
     let now = Timestamp::from_unix_ms(i64::MAX / 2);
@@ -119,18 +144,12 @@ async fn queries(store: &dyn Store) -> Result<(), StoreError> {
     let asleep = of(InstanceFilter { phase: Some(Phase::Zero), ..InstanceFilter::default() });
     let parked = of(InstanceFilter { parked: Some(true), ..InstanceFilter::default() });
     let of_tenant = InstanceFilter { tenant: Some(tenant.clone()), ..InstanceFilter::default() };
-    macro_rules! time {
-        ($what:literal, $query:expr) => {{
-            let mut times = Vec::new();
-            for _ in 0..ASKED {
-                let began = Instant::now();
-                $query.await?;
-                times.push(began.elapsed());
-            }
-            times.sort();
-            row(&[$what.into(), format!("{:.2} ms", times[ASKED / 2].as_secs_f64() * 1e3), String::new()]);
-        }};
-    }
+    let page = store.instances(&all.0, all.1.as_ref(), 256).await?;
+    let record = page.first().expect("the fleet is there");
+    let operations: Vec<_> = page.iter().map(|record| record.row.created_by.clone()).collect();
+    let makings: Vec<_> =
+        page.iter().filter_map(|record| Some(record.row.live.as_ref()?.incarnation)).take(64).collect();
+    let key = IdempotencyKey::new("of nobody").expect("a key");
     time!("one instance", store.instance(&middle));
     time!("100 of all, from the middle", store.instances(&all.0, all.1.as_ref(), 100));
     time!("100 of a cell", store.instances(&in_cell.0, in_cell.1.as_ref(), 100));
@@ -150,5 +169,49 @@ async fn queries(store: &dyn Store) -> Result<(), StoreError> {
     time!("the newest 10,000 creations", store.provisioning_times(Timestamp::from_unix_ms(0), 10_000));
     time!("requests of the inbox: none", store.inbox(epoch, 64));
     time!("a session renewed", store.renew_session(epoch));
+    time!("one operation", store.operation(&operations[0]));
+    time!("the operation of a key: none", store.operation_of_key(&key));
+    time!("which of 256 operations have ended: all", store.ended(&operations));
+    time!("what is known of 64 makings", store.incarnations(&makings));
+    time!("makings that are due: none", store.due_incarnations(&cell, Timestamp::from_unix_ms(0), 64));
+    time!("one data set", store.data_set(&record.row.data));
+    time!("strangers: none", store.strangers());
+    time!("what is recorded of cells", store.cells());
+    time!("whether all is frozen", store.frozen());
+    store.close_session(epoch).await
+}
+
+/// Writes, and what waits for nobody: no control plane runs.
+async fn writes(store: &dyn Store) -> Result<(), StoreError> {
+    let (middle, now) = (fleet_id(FLEET / 2), Timestamp::from_unix_ms(i64::MAX / 2));
+    let epoch = store.open_session("writes", now).await?.epoch;
+    let record = store.instance(&middle).await?.expect("the fleet is there");
+    let mut version = record.version;
+    let happened = NewEvent {
+        instance: Some(middle.clone()),
+        at: now,
+        revision: None,
+        actor: None,
+        reason: None,
+        what: EventKind::Drifted { found: "nothing".into() },
+    };
+    let change = |expected| Change {
+        epoch: Some(epoch),
+        instance: Some(InstanceWrite::Update { row: Arc::clone(&record.row), expected }),
+        events: vec![happened.clone()],
+        ..Change::default()
+    };
+    time!("an instance written, with an event", async {
+        version = store.commit(change(version)).await?.version;
+        Ok::<_, StoreError>(())
+    });
+    time!("an instance claimed, and given back", async {
+        store.claim_instance(epoch, &middle).await?;
+        assert!(store.release(epoch, &middle, version).await?, "nobody else has it");
+        Ok::<_, StoreError>(())
+    });
+    time!("64 of 1,000 requests of the inbox", store.inbox(epoch, 64));
+    time!("what is old enough to be removed: nothing", store.prune(Timestamp::from_unix_ms(0), 1000));
+    time!("1,000 events and 1,000 operations removed", store.prune(now, 1000));
     store.close_session(epoch).await
 }
