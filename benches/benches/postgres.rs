@@ -67,8 +67,9 @@ impl Bench {
         self.stores.iter().map(|(_, store)| store.transactions()).sum()
     }
 
-    fn take(&self) -> Vec<Change> {
-        self.stores.iter().flat_map(|(store, _)| store.take()).collect()
+    /// What each replica wrote, in order.
+    fn take(&self) -> Vec<Vec<Change>> {
+        self.stores.iter().map(|(store, _)| store.take()).collect()
     }
 
     async fn stop(&self) {
@@ -81,31 +82,29 @@ impl Bench {
         &self,
         what: &str,
         count: usize,
-        changes: &[Change],
+        changes: &[Vec<Change>],
         took: Duration,
         transactions: u64,
         samples: &Samples,
     ) {
-        let batch = changes.len().div_ceil(usize::try_from(transactions).unwrap_or(1).max(1));
-        // The floor is that of one writer; several that are recorded apart are in no order.
-        let bare = match self.planes.len() {
-            1 => {
-                drop(open(&self.url, "bare").await);
-                let bare = write_bare(&self.url, "bare", changes, batch).await.expect("the floor is written");
-                drop_schema(&self.url, "bare").await;
-                Some(bare)
-            }
-            _ => None,
-        };
+        let batch = written(changes).count().div_ceil(usize::try_from(transactions).unwrap_or(1).max(1));
+        drop(open(&self.url, "bare").await);
+        let bare = write_bare(&self.url, "bare", changes, batch).await.expect("the floor is written");
+        drop_schema(&self.url, "bare").await;
         row(&[
             format!("{what}, replicas: {}", self.planes.len()),
             format!("{:.0}", count as f64 / took.as_secs_f64()),
             samples.p50_p99(),
             batch.to_string(),
-            bare.map_or_else(String::new, |bare| format!("{:.0}", count as f64 / bare.as_secs_f64())),
-            bare.map_or_else(String::new, |bare| format!("{:.2}", took.as_secs_f64() / bare.as_secs_f64())),
+            format!("{:.0}", count as f64 / bare.as_secs_f64()),
+            format!("{:.2}", took.as_secs_f64() / bare.as_secs_f64()),
         ]);
     }
+}
+
+/// What all replicas wrote.
+fn written(changes: &[Vec<Change>]) -> impl Iterator<Item = &Change> {
+    changes.iter().flatten()
 }
 
 async fn open(url: &str, schema: &str) -> Arc<PostgresStore> {
@@ -132,7 +131,7 @@ async fn steps(url: &str, replicas: usize) {
     let samples = live_all(&bench.planes).await.expect("every request succeeds");
     let (took, transactions, changes) = (began.elapsed(), bench.transactions() - before, bench.take());
     bench.stop().await;
-    let steps = changes.iter().filter(|change| change.operations.is_empty()).count();
+    let steps = written(&changes).filter(|change| change.operations.is_empty()).count();
     bench.print("engine: durable steps", steps, &changes, took, transactions, &samples).await;
     drop_schema(url, &schema).await;
 }
@@ -151,6 +150,7 @@ async fn sign_ups(url: &str, replicas: usize) {
     let samples = sign_up_all(&bench.planes).await.expect("every request succeeds");
     let (took, transactions, changes) = (began.elapsed(), bench.transactions() - before, bench.take());
     bench.stop().await;
-    bench.print("sign-ups accepted, workers idle", changes.len(), &changes, took, transactions, &samples).await;
+    let accepted = written(&changes).count();
+    bench.print("sign-ups accepted, workers idle", accepted, &changes, took, transactions, &samples).await;
     drop_schema(url, &schema).await;
 }

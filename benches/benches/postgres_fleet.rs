@@ -183,12 +183,13 @@ async fn queries(store: &dyn Store) -> Result<(), StoreError> {
 
 /// Writes, and what waits for nobody: no control plane runs.
 async fn writes(store: &dyn Store) -> Result<(), StoreError> {
-    let (middle, now) = (fleet_id(FLEET / 2), Timestamp::from_unix_ms(i64::MAX / 2));
+    // One that nobody has claimed so far.
+    let (one, now) = (fleet_id(FLEET / 3), Timestamp::from_unix_ms(i64::MAX / 2));
     let epoch = store.open_session("writes", now).await?.epoch;
-    let record = store.instance(&middle).await?.expect("the fleet is there");
+    let record = store.instance(&one).await?.expect("the fleet is there");
     let mut version = record.version;
     let happened = NewEvent {
-        instance: Some(middle.clone()),
+        instance: Some(one.clone()),
         at: now,
         revision: None,
         actor: None,
@@ -206,8 +207,8 @@ async fn writes(store: &dyn Store) -> Result<(), StoreError> {
         Ok::<_, StoreError>(())
     });
     time!("an instance claimed, and given back", async {
-        store.claim_instance(epoch, &middle).await?;
-        assert!(store.release(epoch, &middle, version).await?, "nobody else has it");
+        store.claim_instance(epoch, &one).await?;
+        assert!(store.release(epoch, &one, version).await?, "nobody else has it");
         Ok::<_, StoreError>(())
     });
     time!("64 of 1,000 requests of the inbox", store.inbox(epoch, 64));

@@ -227,35 +227,54 @@ fn batch(changes: &[Change]) -> Batch {
     batch
 }
 
-/// Writes the rows of these changes into a schema that has a store's tables, so many changes to a transaction, and says how long
-/// it took, encoding not counted. Durable after each transaction, as the store is; the statements of one are sent together.
+/// Writes the rows of these changes into a schema that has a store's tables, so many changes to a transaction, those of each
+/// writer over a connection of its own, and says how long all of it took, encoding not counted. Durable after each transaction,
+/// as the store is; the statements of one are sent together.
 ///
 /// # Errors
 /// What PostgreSQL answers.
-pub async fn write_bare(url: &str, schema: &str, changes: &[Change], size: usize) -> Result<Duration, Error> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
-    let connection = tokio::spawn(connection);
-    client.batch_execute(&format!("SET search_path TO {schema}")).await?;
-    let mut statements = Vec::new();
-    for (_, sql, kinds) in STATEMENTS {
-        let types: Vec<_> = kinds
-            .iter()
-            .map(|kind| match kind {
-                Text => Type::TEXT_ARRAY,
-                Number => Type::INT8_ARRAY,
-            })
-            .collect();
-        statements.push(client.prepare_typed(sql, &types).await?);
-    }
-    let batches: Vec<_> = changes.chunks(size.max(1)).map(batch).collect();
+pub async fn write_bare(url: &str, schema: &str, writers: &[Vec<Change>], size: usize) -> Result<Duration, Error> {
+    let ready = try_join_all(writers.iter().map(async |changes| {
+        let batches: Vec<_> = changes.chunks(size.max(1)).map(batch).collect();
+        Ok::<_, Error>((Writer::connect(url, schema).await?, batches))
+    }));
+    let ready = ready.await?;
     let began = Instant::now();
-    for batch in &batches {
-        write(&client, &statements, batch).await?;
+    try_join_all(ready.iter().map(|(writer, batches)| writer.write_all(batches))).await?;
+    Ok(began.elapsed())
+}
+
+/// A connection with its statements.
+struct Writer {
+    client: Client,
+    statements: Vec<Statement>,
+}
+
+impl Writer {
+    async fn connect(url: &str, schema: &str) -> Result<Self, Error> {
+        let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+        tokio::spawn(connection);
+        client.batch_execute(&format!("SET search_path TO {schema}")).await?;
+        let mut statements = Vec::new();
+        for (_, sql, kinds) in STATEMENTS {
+            let types: Vec<_> = kinds
+                .iter()
+                .map(|kind| match kind {
+                    Text => Type::TEXT_ARRAY,
+                    Number => Type::INT8_ARRAY,
+                })
+                .collect();
+            statements.push(client.prepare_typed(sql, &types).await?);
+        }
+        Ok(Self { client, statements })
     }
-    let took = began.elapsed();
-    drop(client);
-    let _ = connection.await;
-    Ok(took)
+
+    async fn write_all(&self, batches: &[Batch]) -> Result<(), Error> {
+        for batch in batches {
+            write(&self.client, &self.statements, batch).await?;
+        }
+        Ok(())
+    }
 }
 
 async fn write(client: &Client, statements: &[Statement], batch: &Batch) -> Result<(), Error> {
