@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ResourceQuota, Secret};
-use provisioner_core::Result;
+use provisioner_core::{Result, types::Generation};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -33,7 +33,13 @@ impl Work<'_> {
     /// what a newer one has made meanwhile.
     pub(super) async fn apply_part(&self, part: &Part, space: Option<&Space>) -> Result<()> {
         let kind = Kind::of(&part.resource);
-        let mut seen = space.zip(kind).and_then(|(space, kind)| space.part(kind, &part.name));
+        let seen = space.zip(kind).and_then(|(space, kind)| space.part(kind, &part.name));
+        self.apply_as_seen(part, seen).await.map(drop)
+    }
+
+    /// The same with what was seen: its generation and version. Gives the version that it has now.
+    async fn apply_as_seen(&self, part: &Part, mut seen: Option<(Generation, u64)>) -> Result<u64> {
+        let kind = Kind::of(&part.resource);
         for _ in 0..OVERTAKEN_MAX {
             let mut body = part.body.clone();
             if let Some((generation, version)) = seen {
@@ -45,7 +51,7 @@ impl Work<'_> {
                     if let Some(kind) = kind {
                         self.note(kind, &object);
                     }
-                    return Ok(());
+                    return Ok(version_of(&object.metadata));
                 }
                 Err(failure) if failure.is_overtaken() || (seen.is_some() && failure.is_not_found()) => {}
                 Err(failure) => return Err(self.calls.writing(failure)),
@@ -60,7 +66,7 @@ impl Work<'_> {
     /// Has the cluster count anew what the quotas of the making are charged for. It charges for a pod before that is made, and where
     /// that fails it finds out minutes later; but at once where what a quota allows is changed. See
     /// <https://github.com/kubernetes/kubernetes/blob/v1.31.0/pkg/controller/resourcequota/resource_quota_controller.go>.
-    pub(super) async fn have_quotas_counted(&self) -> Result<()> {
+    pub(super) async fn have_quotas_counted(&self, space: &Space) -> Result<()> {
         let objects = self.objects();
         for quota in objects.before.iter().filter(|part| Kind::of(&part.resource) == Some(Kind::Quota)) {
             let hard = &quota.body["spec"]["hard"];
@@ -70,10 +76,10 @@ impl Work<'_> {
             }
             let mut changed = quota.clone();
             changed.body["spec"]["hard"][UNCHARGED] = "0".into();
-            self.apply_part(&changed, None).await?;
+            let version = self.apply_as_seen(&changed, space.part(Kind::Quota, &quota.name)).await?;
             self.until_counted(quota).await?;
             // Also if this is not reached: whoever applies it next takes away what only the other one says.
-            self.apply_part(quota, None).await?;
+            self.apply_as_seen(quota, Some((self.subject.target.generation, version))).await?;
         }
         Ok(())
     }

@@ -145,7 +145,7 @@ impl Work<'_> {
     pub(super) async fn try_again(&self, space: &Space) -> Result<()> {
         let Some(set) = space.set_of(self.incarnation()) else { return Ok(()) };
         if space.pods_of(self.incarnation()).next().is_none() {
-            return self.try_pod_again(set).await;
+            return self.try_pod_again(set, space).await;
         }
         // One of an older spec that is not ready: some releases let it use up what may be unavailable, and never replace it; see
         // <https://github.com/kubernetes/kubernetes/issues/137409>.
@@ -169,11 +169,11 @@ impl Work<'_> {
     }
 
     /// A pod that was refused is tried at once by the controller of its set where that changes.
-    async fn try_pod_again(&self, set: &SetDigest) -> Result<()> {
+    async fn try_pod_again(&self, set: &SetDigest, space: &Space) -> Result<()> {
         let refusal = explain::refusal(&self.calls, self.home, &set.name).await.filter(|refusal| refusal.is_failure);
         let Some(refusal) = refusal else { return Ok(()) };
         if refusal.is_by_quota()
-            && let Err(error) = self.have_quotas_counted().await
+            && let Err(error) = self.have_quotas_counted(space).await
         {
             warn!(%error, "what a quota charges is not counted anew");
         }

@@ -16,6 +16,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
     config::AuthInfo,
 };
+use provisioner_core::types::{InstanceSpec, Workload};
 use serde::{Serialize, de::DeserializeOwned};
 use test_peers::kubernetes::{
     self as peer, Image,
@@ -207,6 +208,21 @@ fn image() -> Image {
     let image = Image::new(IMAGE, env!("CARGO_BIN_EXE_k8s-test-launcher")).with_file(benches::product(), "/product");
     // What starts the product does not ask for TERM, and what a product has written is there whichever way it ends.
     image.stopped_by("SIGKILL")
+}
+
+/// An instance of the product that takes little of the node.
+pub(crate) fn spec(version: &str) -> InstanceSpec {
+    let mut workload = Workload::new(version);
+    workload.image = Some(IMAGE.into());
+    workload.port = Some(8080);
+    workload.health_path = "/healthz".into();
+    workload.start_timeout_seconds = 60;
+    workload.stop_grace_seconds = 0;
+    let mut spec = InstanceSpec::new(workload);
+    spec.size.cpu_millis = 500;
+    spec.size.memory_mib = 32;
+    spec.data.size_mib = 16;
+    spec
 }
 
 pub(crate) fn named(name: &str) -> ObjectMeta {

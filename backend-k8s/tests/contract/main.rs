@@ -12,11 +12,11 @@ use backend_k8s::{
     render::{NamespaceEach, SharedNamespace},
 };
 use provisioner_contract::{Profile, Setup, Suite};
-use provisioner_core::types::{InstanceSpec, SizeMax, VariableName, Workload};
+use provisioner_core::types::{InstanceSpec, SizeMax, VariableName};
 use tokio::runtime::Runtime;
 
 use crate::{
-    cluster::{Cluster, IMAGE, Rights, SHARED},
+    cluster::{Cluster, Rights, SHARED, spec},
     gate::Gate,
     outsider::ClusterOutsider,
 };
@@ -129,20 +129,6 @@ impl Setup for Kubernetes {
         }));
         profile
     }
-}
-
-fn spec(version: &str) -> InstanceSpec {
-    let mut workload = Workload::new(version);
-    workload.image = Some(IMAGE.into());
-    workload.port = Some(8080);
-    workload.health_path = "/healthz".into();
-    workload.start_timeout_seconds = 60;
-    workload.stop_grace_seconds = 0;
-    let mut spec = InstanceSpec::new(workload);
-    spec.size.cpu_millis = 500;
-    spec.size.memory_mib = 32;
-    spec.data.size_mib = 16;
-    spec
 }
 
 fn with(name: &str, value: &str) -> InstanceSpec {

@@ -25,15 +25,14 @@ use provisioner_core::{
     OpContext, Provisioner,
     seams::Random,
     types::{
-        ControlPlaneId, DataDisposition, DataSource, Generation, InstanceId, InstanceSpec, Observed, Phase, Present,
-        Target, TenantId, Workload,
+        ControlPlaneId, DataDisposition, DataSource, Generation, InstanceId, Observed, Phase, Present, Target, TenantId,
     },
 };
 use serde_json::{Value, json};
 use test_peers::kubernetes::is_required;
 use tokio::runtime::Runtime;
 
-use crate::cluster::{Cluster, IMAGE, Rights};
+use crate::cluster::{Cluster, Rights, spec};
 
 /// How long each part may take, on a busy machine.
 const WITHIN: Duration = Duration::from_secs(300);
@@ -99,7 +98,7 @@ impl Instance {
             tenant: TenantId::new("tenant")?,
             incarnation: random.incarnation(1),
             generation: Generation::FIRST,
-            spec: Arc::new(spec()),
+            spec: Arc::new(spec("1.0")),
             data: DataSource::Fresh(random.data_id()),
         };
         let (owner, admin) = (ControlPlaneId::new(owner)?, cluster.admin.clone());
@@ -188,16 +187,4 @@ fn phase_of(seen: &Observed) -> Option<Phase> {
 
 fn is_refused(seen: &Observed) -> bool {
     matches!(seen, Observed::Present(Present { reason: Some(reason), .. }) if reason.code == "quota")
-}
-
-fn spec() -> InstanceSpec {
-    let mut workload = Workload::new("1.0");
-    workload.image = Some(IMAGE.into());
-    workload.port = Some(8080);
-    workload.health_path = "/healthz".into();
-    workload.start_timeout_seconds = 240;
-    workload.stop_grace_seconds = 0;
-    let mut spec = InstanceSpec::new(workload);
-    (spec.size.cpu_millis, spec.size.memory_mib, spec.data.size_mib) = (500, 64, 16);
-    spec
 }

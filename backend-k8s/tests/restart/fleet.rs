@@ -23,7 +23,7 @@ use provisioner_core::{
     seams::Random,
     types::{
         ControlPlaneId, DataDisposition, DataSource, Generation, InstanceId, InstanceSpec, Observed, Phase, Present,
-        Target, TenantId, Workload,
+        Target, TenantId,
     },
 };
 use serde_json::json;
@@ -31,7 +31,7 @@ use test_peers::kubernetes::volumes::Volumes;
 
 use crate::{
     api_server::ApiServer,
-    cluster::{Cluster, IMAGE},
+    cluster::{self, Cluster},
 };
 
 /// How many there are.
@@ -369,14 +369,8 @@ impl Fleet {
 }
 
 fn spec() -> InstanceSpec {
-    let mut workload = Workload::new("1.0");
-    workload.image = Some(IMAGE.into());
-    workload.port = Some(8080);
-    workload.health_path = "/healthz".into();
-    workload.start_timeout_seconds = 240;
-    workload.stop_grace_seconds = 0;
-    let mut spec = InstanceSpec::new(workload);
-    (spec.size.cpu_millis, spec.size.memory_mib, spec.data.size_mib) = (500, 64, 16);
+    let mut spec = cluster::spec("1.0");
+    (spec.workload.start_timeout_seconds, spec.size.memory_mib) = (240, 64);
     spec
 }
 

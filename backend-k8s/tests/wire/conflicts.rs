@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fixture::{Fixture, cx, cx_after_a_call, target},
+    reasons::{BEYOND_QUOTA, warn, without_a_pod},
     server::{Answer, until},
     world::{World, key},
 };
@@ -175,6 +176,22 @@ async fn until_absent(fixture: &Fixture) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("not told to be absent, with everything told");
+}
+
+#[tokio::test]
+async fn who_has_a_quota_counted_anew_leaves_one_that_is_newer() {
+    let fixture = without_a_pod(true).await;
+    let quota = fixture.key_of("resourcequotas");
+    warn(&fixture, "StatefulSet", &fixture.key_of("statefulsets").2, "FailedCreate", BEYOND_QUOTA);
+    let (newer, changed) = (set_generation(quota.clone(), "9"), quota.clone());
+    let act = move |world: &mut World| {
+        newer(world);
+        world.change(&changed, |quota| quota["spec"]["hard"]["pods"] = json!("7"));
+    };
+    fixture.server.before("apply", "resourcequotas", act, None);
+    fixture.backend.create(&cx(), &target(1)).await.unwrap();
+    let hard = fixture.server.world(|world| world.objects[&quota]["spec"]["hard"].clone());
+    assert_eq!((&hard["pods"], &hard["replicationcontrollers"]), (&json!("7"), &json!(null)));
 }
 
 #[tokio::test]

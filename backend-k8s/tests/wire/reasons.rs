@@ -71,7 +71,7 @@ async fn nothing_is_asked_about_a_set_that_its_controller_may_just_be_about_to_s
 }
 
 /// A warning about something, which the cluster keeps as an event.
-fn warn(fixture: &Fixture, kind: &str, name: &str, why: &str, message: &str) {
+pub(crate) fn warn(fixture: &Fixture, kind: &str, name: &str, why: &str, message: &str) {
     let namespace = fixture.namespace();
     let event = json!({"metadata": {"name": "e"}, "involvedObject": {"kind": kind, "name": name}, "type": "Warning",
         "reason": why, "message": message, "lastTimestamp": "2026-01-01T00:00:00Z"});
@@ -89,7 +89,7 @@ fn old_pod(fixture: &Fixture, change: impl FnOnce(&mut Value)) {
 }
 
 /// An instance whose controller makes no pod. Whether it says then that it has seen the set, depends on the release.
-async fn without_a_pod(is_seen: bool) -> Fixture {
+pub(crate) async fn without_a_pod(is_seen: bool) -> Fixture {
     let fixture = Fixture::new().await;
     fixture.server.world(|world| world.is_uncontrolled = true);
     fixture.backend.create(&cx(), &target(1)).await.unwrap();
@@ -103,7 +103,7 @@ async fn without_a_pod(is_seen: bool) -> Fixture {
     fixture
 }
 
-const BEYOND_QUOTA: &str = "pods \"a-0\" is forbidden: exceeded quota: product";
+pub(crate) const BEYOND_QUOTA: &str = "pods \"a-0\" is forbidden: exceeded quota: product";
 
 #[tokio::test]
 async fn a_quota_that_keeps_its_pod_from_being_made_is_told() {

@@ -226,7 +226,7 @@ impl Work<'_> {
             }
             done => done.map_err(|failure| self.writing(failure))?,
         }
-        self.wrote(Write::Attached(machine.id.clone(), volume.id.clone()));
+        self.wrote(Write::Attached(machine.id.clone(), volume.id));
         seen.change(&machine.id, |machine| machine.volume = Some(attached));
         Ok(())
     }

@@ -60,9 +60,8 @@ impl Waiters {
     /// The operations that somebody waits for, without those that this session works on.
     pub(crate) fn waited_for(&self, not_by: Option<u64>) -> Vec<OperationId> {
         let waiting = self.waiting();
-        let is_asked_for = |awaited: &Awaited| {
-            !awaited.news.is_closed() && (not_by.is_none() || awaited.worked_on_by.is_none_or(|by| Some(by) != not_by))
-        };
+        let is_asked_for =
+            |awaited: &Awaited| !awaited.news.is_closed() && (not_by.is_none() || awaited.worked_on_by != not_by);
         waiting.operations.iter().filter(|(_, awaited)| is_asked_for(awaited)).map(|(id, _)| id.clone()).collect()
     }
 

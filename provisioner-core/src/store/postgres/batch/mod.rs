@@ -5,7 +5,8 @@
 //! that the next one sees it ([`judge`]). The second trip writes what became different, and commits ([`save`]).
 //!
 //! Rows are locked in one order, everywhere: requests of the inbox, instances, usage, versions, data, each by name; then what
-//! is written, sessions that are over (waiting for none of them), and last the counter. A change that is refused has written nothing, in the database or in the picture.
+//! is written, sessions that are over (waiting for none of them), and last the counter. A change that is refused has written
+//! nothing, in the database or in the picture.
 
 pub(super) mod judge;
 pub(super) mod load;
